@@ -1,0 +1,164 @@
+"""A dataclass becomes a command line: presets, the options every script has, and their checks."""
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, TypeVar
+
+import tyro
+
+from common.errors import UsageError
+from common.launch import say
+
+PRESETS = ("smoke", "cpu", "paper")
+
+
+@dataclass(frozen=True)
+class CommonArgs:
+    """Options that every training script has."""
+
+    preset: Literal["smoke", "cpu", "paper"] = "cpu"
+    """a set of defaults: smoke (digits, seconds), cpu (two cores, under an hour), paper (the published setting; the default
+    where a GPU is visible)"""
+    dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"] = "cifar10"
+    """what to train on; digits ships with scikit-learn, the others are downloaded once by torchvision"""
+    data_dir: str = "auto"
+    """folder of the data sets (auto: $EOA_DATA, else data/)"""
+    out: str = "auto"
+    """the run's own directory (auto: a new one under runs/)"""
+    seed: int = 0
+    """everything random is drawn from it"""
+    rounds: int = 12
+    """rounds of training, each ending with evaluation, election, exchange and move (paper: 200)"""
+    round_steps: int = 0
+    """optimizer steps per round; 0 makes a round one epoch, one pass over the training images (paper: one epoch)"""
+    max_steps: int = 0
+    """stop after so many optimizer steps in all; 0 for no limit"""
+    batch_size: int = 256
+    """images per step of all workers together (paper: 1024)"""
+    learning_rate: float = 0.1
+    """base rate eta0, quoted for 128 images behind one averaged gradient (paper: 0.1)"""
+    val_fraction: float = 0.1
+    """share of the training images held out; fitness is measured on it (reference scripts: on the test set)"""
+    fitness_images: int = 2000
+    """at most so many held-out images judge a worker each round; 0 for all"""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """arithmetic of forward and backward passes; auto: bfloat16 where the processor has it (paper: float32)"""
+    resume: bool = False
+    """go on with the run in --out after its last complete round, on the same number of ranks"""
+    model: Literal["wrn", "cnn"] = "wrn"
+    """network: Wide ResNet, or a small CNN (paper: wrn)"""
+    depth: int = 16
+    """layers of the Wide ResNet (paper: 16)"""
+    width: int = 1
+    """widening factor (paper: 8)"""
+    dropout: float = 0.0
+    """dropout inside the blocks of the Wide ResNet (paper: 0)"""
+    optimizer: Literal["sgd", "sam", "asam"] = "asam"
+    """weight optimizer of populations that name none (paper: asam)"""
+    rho: float = 0.5
+    """radius of SAM's perturbation (paper: 0.5, ASAM)"""
+    momentum_factor: float = 0.9
+    """momentum of SGD (paper: 0.9)"""
+    weight_decay: float = 5e-4
+    """weight decay of SGD (paper: 5e-4)"""
+    label_smoothing: float = 0.1
+    """of the training loss (paper: 0.1)"""
+
+
+A = TypeVar("A", bound=CommonArgs)
+
+
+def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | None = None) -> tuple[A, set[str]]:
+    """Read the command line over the chosen preset's defaults.
+
+    Returns the arguments and the names of the options that were given. `--help` prints on rank 0 and exits with 0; an
+    unreadable option raises UsageError.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    chosen = presets[_preset(argv)]
+    output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            args = tyro.cli(type(chosen), args=argv, default=chosen, description=description)
+    except SystemExit as request:
+        if request.code:
+            raise UsageError(f"{_first_paragraph(output.getvalue())} (--help lists all options)") from None
+        say(output.getvalue())
+        raise
+    given = {match[1].replace("-", "_") for a in argv if (match := re.match(r"--(?:no-)?([a-z0-9_-]+)", a))}
+    return args, given
+
+
+def _preset(argv: list[str]) -> str:
+    """`--preset X` from the command line; `paper` where CUDA is visible, else `cpu`. An unknown one is left to tyro."""
+    for i, word in enumerate(argv):
+        name, _, value = word.partition("=")
+        if name == "--preset":
+            value = value or next(iter(argv[i + 1 :]), "")
+            return value if value in PRESETS else "cpu"
+    import torch
+
+    return "paper" if torch.cuda.is_available() else "cpu"
+
+
+def _first_paragraph(box: str) -> str:
+    """The sentence inside the box that tyro draws around an error."""
+    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
+    rule = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
+    return " ".join(lines[:rule]) or "cannot read the command line"
+
+
+def check_common(args: CommonArgs) -> None:
+    """Refuse numbers that cannot work. Raises UsageError naming the option, its value and what would do."""
+    for name, least in (("rounds", 1), ("batch_size", 1), ("seed", 0), ("round_steps", 0), ("max_steps", 0), ("fitness_images", 0)):
+        _require(getattr(args, name) >= least, args, name, f"has to be at least {least}")
+    _require(args.learning_rate > 0, args, "learning_rate", "has to be positive")
+    _require(args.rho > 0, args, "rho", "has to be positive")
+    _require(0 < args.val_fraction < 1, args, "val_fraction", "has to lie between 0 and 1, both excluded; 0.1 is usual")
+    _require(0 <= args.momentum_factor < 1, args, "momentum_factor", "has to lie in [0, 1)")
+    _require(args.weight_decay >= 0, args, "weight_decay", "has to be 0 or more")
+    _require(0 <= args.dropout < 1, args, "dropout", "has to lie in [0, 1)")
+    _require(0 <= args.label_smoothing < 1, args, "label_smoothing", "has to lie in [0, 1)")
+
+
+def _require(condition: bool, args: CommonArgs, name: str, what: str) -> None:
+    if not condition:
+        raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} {what}")
+
+
+def settle_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
+    """The global batch for this world: a preset's is rounded to a multiple of the ranks, an explicit one has to divide.
+
+    Raises UsageError naming the two nearest sizes that divide.
+    """
+    below = args.batch_size // ranks * ranks
+    if below == args.batch_size:
+        return below
+    above = below + ranks
+    if "batch_size" in given:
+        nearest = f"{below} or {above}" if below else str(above)
+        raise UsageError(f"--batch-size {args.batch_size} does not divide by {ranks} ranks; the nearest that do: {nearest}")
+    settled = below if below and args.batch_size - below <= above - args.batch_size else above
+    say(f"batch size {args.batch_size} of preset {args.preset} rounded to {settled}, a multiple of {ranks} ranks")
+    return settled
+
+
+def settle_precision(wanted: str, device_type: str) -> str:
+    """`float32` or `bfloat16`; auto takes bfloat16 where this process's processor or GPU computes in it natively."""
+    if wanted != "auto":
+        return wanted
+    import torch
+
+    if device_type == "cuda":
+        native = torch.cuda.is_bf16_supported()
+    else:
+        # Private names of torch 2.13; without them nothing is known of the processor and float32 is the safe answer.
+        probes = (getattr(torch.cpu, n, bool) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        native = any(probe() for probe in probes)
+    return "bfloat16" if native else "float32"
+
+

@@ -1,0 +1,146 @@
+"""The messages: verbs over one communicator, and nothing else in the project talks.
+
+Tensors travel as flat float32 buffers; only the gathering of tiny records pickles. Buffers on an accelerator go through
+host memory, which also works where several ranks share one GPU (NCCL refuses that). Every verb is a no-op in a group of one.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.flat import host_array
+from common.mpi import MPI
+
+
+class Tag(IntEnum):
+    """Tags of point-to-point messages."""
+
+    WEIGHTS = 1
+
+
+@dataclass
+class Traffic:
+    """Payload this rank has handed over for sending, in bytes.
+
+    inside: buffers given to all-reduces and broadcasts within one communicator, each counted once per call and rank,
+    whatever the algorithm below sends. across: what this rank sent to other populations by `Sendrecv`.
+    """
+
+    inside: int = 0
+    across: int = 0
+
+
+class Group:
+    """One communicator and the verbs on it.
+
+    `horovod` is the initialised `horovod.torch` module where Horovod was started on this very communicator: its all-reduce
+    is then used, else MPI's.
+    """
+
+    def __init__(self, comm: MPI.Comm, traffic: Traffic, horovod: ModuleType | None = None) -> None:
+        self.comm = comm
+        self.traffic = traffic
+        self.horovod = horovod
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+
+    def sum_(self, buffer: Tensor, name: str) -> Tensor:
+        """In-place sum of one contiguous float32 buffer over the group; bit-identical on every rank.
+
+        All ranks call it with the same `name` (Horovod matches by it) and equal sizes.
+        """
+        if self.size == 1:
+            return buffer
+        self.traffic.inside += buffer.numel() * buffer.element_size()
+        if self.horovod is not None:
+            host = buffer.cpu()
+            self.horovod.allreduce_(host, op=self.horovod.Sum, name=name)
+            return buffer if host is buffer else buffer.copy_(host)
+        array = host_array(buffer)
+        self.comm.Allreduce(MPI.IN_PLACE, array)
+        return _put_back(buffer, array)
+
+    def broadcast_(self, buffer: Tensor, root: int) -> Tensor:
+        """In-place copy of the root's contiguous buffer to everybody in the group."""
+        if self.size == 1:
+            return buffer
+        array = host_array(buffer)
+        if self.rank == root:
+            self.traffic.inside += array.nbytes
+        self.comm.Bcast(array, root=root)
+        return _put_back(buffer, array)
+
+    def gather_rows(self, row: np.ndarray) -> np.ndarray:
+        """Everybody's row of float64, shape (size, len(row)), in rank order, on every rank."""
+        table = np.empty((self.size, len(row)))
+        self.comm.Allgather(np.ascontiguousarray(row, dtype=np.float64), table)
+        return table
+
+    def gather_slices_(self, array: np.ndarray, bounds: list[tuple[int, int]]) -> None:
+        """In place: slice i comes from rank i of the group; ranks beyond the last slice only receive."""
+        if self.size == 1 or len(bounds) == 0:
+            return
+        counts = [stop - start for start, stop in bounds] + [0] * (self.size - len(bounds))
+        places = [start for start, _ in bounds] + [0] * (self.size - len(bounds))
+        self.traffic.inside += counts[self.rank] * array.itemsize
+        self.comm.Allgatherv(MPI.IN_PLACE, [array, counts, places, MPI.FLOAT])
+
+    def gather_records(self, record: Any) -> list[Any] | None:
+        """Small picklable records of all ranks on rank 0, None elsewhere."""
+        return self.comm.gather(record, root=0)
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's small picklable value, on every rank."""
+        return self.comm.bcast(value, root=0)
+
+    def barrier(self) -> None:
+        """Wait for everybody."""
+        self.comm.Barrier()
+
+    def swap(self, mine: np.ndarray, theirs: np.ndarray, to: int | None, source: int | None) -> None:
+        """Send `mine` to one rank while receiving `theirs` from another (`Sendrecv`); None means nobody on that side.
+
+        The buffers are contiguous float32, of the size the partner expects, and do not overlap.
+        """
+        self.comm.Sendrecv(
+            mine,
+            dest=MPI.PROC_NULL if to is None else to,
+            sendtag=Tag.WEIGHTS,
+            recvbuf=theirs,
+            source=MPI.PROC_NULL if source is None else source,
+            recvtag=Tag.WEIGHTS,
+        )
+        if to is not None:
+            self.traffic.across += mine.nbytes
+
+
+def finite_mean_(group: Group, values_and_flag: Tensor, name: str) -> int:
+    """Mean over those ranks of the group whose values are finite; in place.
+
+    values_and_flag: shape (n + 1,); the last element is overwritten. A rank with a value that is not finite contributes
+    zeros and flag 0, the others flag 1; the sum is divided by the sum of the flags (spec: non-finite numbers).
+
+    Returns the number of finite ranks, the same on every rank; with 0 the values are all zero.
+    """
+    values = values_and_flag[:-1]
+    finite = bool(torch.isfinite(values).all())
+    if not finite:
+        values.zero_()
+    values_and_flag[-1] = float(finite)
+    group.sum_(values_and_flag, name)
+    count = int(values_and_flag[-1])
+    if count > 1:
+        values.div_(count)
+    return count
+
+
+def _put_back(buffer: Tensor, array: np.ndarray) -> Tensor:
+    """Copy a host array into the buffer it came from; nothing to do where the array is a view of it."""
+    if buffer.device.type != "cpu":
+        buffer.copy_(torch.from_numpy(array))
+    return buffer

@@ -1,0 +1,107 @@
+"""Data of a run: what is trained on, what fitness is measured on, what is only reported."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from common.data.augment import Augmenter, permutation
+from common.data.sources import SOURCES, Source, Split, load
+from common.errors import UsageError
+from common.topology import Topology
+
+DEFAULT_DIRECTORY = os.environ.get("EOA_DATA", "data")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split on the training device: an augmenter over its images, and labels of shape (n,)."""
+
+    augmenter: Augmenter
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All splits of one run; the same on every rank.
+
+    train: what gradients are taken on. validation: held out of the training images; decides. fitness: fixed stratified part
+    of it that every worker is judged on after each round. test: reported once at the end, decides nothing.
+    """
+
+    source: Source
+    train: Pictures
+    validation: Pictures
+    fitness: Pictures
+    test: Pictures
+
+    def batches(self, seed: int, t: int, batch_size: int, rank: int, ranks: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's part of round t: `steps` augmented batches of batch_size / ranks images.
+
+        Step s of all ranks together is the s-th run of `batch_size` images of the world-wide permutation of (seed, t), so the
+        global batches do not depend on the number of ranks; what is left over is dropped.
+        """
+        order = permutation(seed, t, len(self.train))
+        draws = self.train.augmenter.draw(seed, t)
+        mine = order[: steps * batch_size].reshape(steps, ranks, batch_size // ranks)[:, rank]
+        for indices in torch.from_numpy(np.ascontiguousarray(mine)).to(self.train.labels.device):
+            yield self.train.augmenter.augmented(indices, draws), self.train.labels[indices]
+
+
+def open_data(
+    name: str, directory: str, topology: Topology, seed: int, val_fraction: float, fitness_images: int, limit: int = 0
+) -> DataSet:
+    """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
+
+    val_fraction: share of the training images held out, stratified. fitness_images: at most so many of them judge a worker
+    each round (0: all). limit: use only so many training images (0: all). Raises UsageError where data or shares are unusable.
+    """
+    train, test = load(name, directory, topology)
+    source = SOURCES[name]
+    kept, held_out = hold_out(train.labels, val_fraction, seed, source.title)
+    judged = held_out
+    if 0 < fitness_images < len(held_out):
+        judged, _ = train_test_split(
+            held_out, train_size=max(fitness_images, source.classes), stratify=train.labels[held_out], random_state=seed
+        )
+    if limit:
+        kept = kept[np.random.default_rng(seed).permutation(len(kept))[:limit]]
+
+    def pictures(split: Split) -> Pictures:
+        images = torch.from_numpy(np.ascontiguousarray(split.images)).to(topology.device)
+        return Pictures(Augmenter(images, source), torch.from_numpy(split.labels).to(topology.device))
+
+    return DataSet(
+        source=source,
+        train=pictures(train.take(kept)),
+        validation=pictures(train.take(held_out)),
+        fitness=pictures(train.take(judged)),
+        test=pictures(test),
+    )
+
+
+def hold_out(labels: np.ndarray, fraction: float, seed: int, title: str) -> tuple[np.ndarray, np.ndarray]:
+    """Indices that train and indices that validate: disjoint, together everything, stratified by label.
+
+    Raises UsageError unless 0 < fraction < 1 leaves both parts at least one image of each class.
+    """
+    classes = len(np.unique(labels))
+    held = round(fraction * len(labels)) if 0 < fraction < 1 else 0
+    if not classes <= held <= len(labels) - classes:
+        low, high = classes / len(labels), 1 - classes / len(labels)
+        raise UsageError(
+            f"--val-fraction {fraction:g} is not usable: {title} has {len(labels)} training images of {classes} classes, so it "
+            f"has to lie between {low:.4f} and {high:.4f} (fitness is measured on held-out images; 0.1 is usual)"
+        )
+    kept, held_out = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=seed)
+    return kept, held_out
+
+
+__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "hold_out", "open_data", "permutation"]

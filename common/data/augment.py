@@ -1,0 +1,74 @@
+"""From uint8 images to a training batch: crop, flip, normalise and cut out, on whole batches.
+
+What happens to an image is drawn by (seed, round, image index), so it depends neither on the rank that trains on it nor on
+the number of ranks.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.data.sources import Source
+from common.seeding import Purpose, stream
+
+CUTOUT_PROBABILITY = 0.5
+
+
+class Augmenter:
+    """Turns rows of a uint8 tensor into normalised float32 batches, with or without augmentation.
+
+    images: shape (n, h, w, channels), uint8, on the device that trains. Batches have shape (b, channels, h, w) in
+    `channels_last` memory format.
+    """
+
+    def __init__(self, images: Tensor, source: Source) -> None:
+        self.images, self.source = images, source
+        self.scale = 1 / (255 * torch.tensor(source.std, device=images.device))
+        self.shift = -torch.tensor(source.mean, device=images.device) / torch.tensor(source.std, device=images.device)
+
+    def draw(self, seed: int, t: int) -> Tensor:
+        """The choices of round t for every image, shape (n, 6), int64: crop y and x, flip, cut-out or not, its y and x."""
+        n, h, w, _ = self.images.shape
+        pad, half = self.source.pad, self.source.cutout // 2
+        low = [0, 0, 0, 0, -half, -half]
+        high = [2 * pad + 1, 2 * pad + 1, 2 if self.source.flip else 1, 2, h - half, w - half]
+        draws = stream(seed, Purpose.AUGMENT, t).integers(low, high, size=(n, 6))
+        return torch.from_numpy(draws).to(self.images.device)
+
+    def plain(self, indices: Tensor) -> Tensor:
+        """A batch as it is, normalised."""
+        return self._normalise(self.images[indices])
+
+    def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
+        """A batch after this round's choices; draws: what `draw` gave, shape (n, 6)."""
+        choices = draws[indices]
+        batch = self._normalise(self._crop_and_flip(self.images[indices], choices))
+        return self._cut_out(batch, choices) if self.source.cutout else batch
+
+    def _crop_and_flip(self, batch: Tensor, choices: Tensor) -> Tensor:
+        """Pad with zeros, then read each image from its own window, from right to left where it is flipped."""
+        b, h, w, _ = batch.shape
+        pad = self.source.pad
+        padded = F.pad(batch, (0, 0, pad, pad, pad, pad))
+        rows = choices[:, 0, None] + torch.arange(h, device=batch.device)
+        columns = torch.arange(w, device=batch.device).expand(b, w)
+        columns = torch.where(choices[:, 2, None] == 1, w - 1 - columns, columns) + choices[:, 1, None]
+        return padded[torch.arange(b, device=batch.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+    def _normalise(self, batch: Tensor) -> Tensor:
+        return batch.to(torch.float32).mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
+
+    def _cut_out(self, batch: Tensor, choices: Tensor) -> Tensor:
+        """Zero (the mean colour) in a square of which part may lie outside; each image with probability 1/2."""
+        _, _, h, w = batch.shape
+        top, left = choices[:, 4, None], choices[:, 5, None]
+        ys, xs = torch.arange(h, device=batch.device), torch.arange(w, device=batch.device)
+        in_rows = (ys >= top) & (ys < top + self.source.cutout) & (choices[:, 3, None] == 1)
+        in_columns = (xs >= left) & (xs < left + self.source.cutout)
+        return batch.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+
+
+def permutation(seed: int, t: int, n: int) -> np.ndarray:
+    """The world-wide order of n training images in round t."""
+    return stream(seed, Purpose.SHUFFLE, t).permutation(n)

@@ -1,0 +1,134 @@
+"""Data sets as uint8 arrays in memory. torchvision downloads and checks them; scikit-learn's digits need no download."""
+
+import contextlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from common.errors import UsageError
+from common.topology import Topology
+
+SYNTHETIC_HINT = "--dataset digits"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of shape (n, h, w, channels) uint8, and labels of shape (n,) int64."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: np.ndarray) -> "Split":
+        """The images at these indices, in this order."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is known of a data set before it is read.
+
+    mean, std: per channel, of pixels in [0, 1], over the training images. pad, flip, cutout: its usual augmentation: pixels
+    of padding for the random crop, whether mirror images keep their class, side of the square that is cut out (0: none).
+    """
+
+    title: str
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pad: int
+    flip: bool
+    cutout: int
+
+    @property
+    def channels(self) -> int:
+        """Colour channels of an image."""
+        return len(self.mean)
+
+
+SOURCES = {
+    "digits": Source("digits", 10, (0.3053,), (0.3760,), pad=1, flip=False, cutout=0),
+    "mnist": Source("MNIST", 10, (0.1307,), (0.3081,), pad=2, flip=False, cutout=0),
+    "fashion-mnist": Source("Fashion-MNIST", 10, (0.2860,), (0.3530,), pad=2, flip=True, cutout=0),
+    "cifar10": Source("CIFAR-10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True, cutout=16),
+    "cifar100": Source("CIFAR-100", 100, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), pad=4, flip=True, cutout=16),
+}
+
+
+def load(name: str, directory: str, topology: Topology) -> tuple[Split, Split]:
+    """Training and test split of a data set, on every rank. Collective over the world.
+
+    One rank per node downloads what is missing, the others wait. Raises UsageError, on all ranks, where the data cannot be
+    had or a file is damaged.
+    """
+    if name == "digits":
+        return _digits()
+    local = topology.node
+    with topology.agreed():
+        if local.rank == 0:
+            _open(name, directory, train=True, download=True)
+            _open(name, directory, train=False, download=True)
+    with topology.agreed():
+        return _open(name, directory, train=True), _open(name, directory, train=False)
+
+
+def _digits() -> tuple[Split, Split]:
+    """1797 handwritten digits of 8 x 8 pixels; a stratified 20 % (seed 0) is the test split."""
+    digits = load_digits()
+    images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    train, test = train_test_split(np.arange(len(images)), test_size=0.2, stratify=digits.target, random_state=0)
+    everything = Split(images, digits.target.astype(np.int64))
+    return everything.take(train), everything.take(test)
+
+
+def _open(name: str, directory: str, train: bool, download: bool = False) -> Split:
+    """One split through torchvision, which checks the files."""
+    classes = _torchvision_classes()
+    where = Path(directory).absolute()
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            data = classes[name](root=where, train=train, download=download)
+            images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise UsageError(
+            f"{SOURCES[name].title} is not (complete) in {where} and could not be downloaded ({_brief(error)}): "
+            f"name its folder with --data-dir or EOA_DATA, or use {SYNTHETIC_HINT}, which needs no files"
+        ) from None
+    return Split(images if images.ndim == 4 else images[..., None], labels)
+
+
+def _brief(error: Exception) -> str:
+    return " ".join(str(error).split())[:100] or type(error).__name__
+
+
+def _torchvision_classes() -> dict[str, Callable]:
+    """torchvision's data sets; imported late because most runs on digits never need it."""
+    import torch
+
+    try:
+        from torchvision import datasets
+    except RuntimeError as error:
+        if "nms" not in str(error):
+            raise
+        # torchvision's wheel registers its C++ operators only beside a CUDA build of torch; naming them is enough to import.
+        library = torch.library.Library("torchvision", "DEF")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _kept.append(library)
+        from torchvision import datasets
+    return {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+        "cifar100": datasets.CIFAR100,
+    }
+
+
+_kept: list = []  # a Library undefines its operators when it is collected

@@ -1,0 +1,102 @@
+"""A model as one contiguous buffer.
+
+    state     [ parameters: P floats | floating-point buffers (batch-norm statistics): B floats ]
+    gradient  [ P floats | 1 float: the finite flag of `comm.finite_mean_` ]
+
+The module's parameters, buffers and gradients become views into these, so averaging is one all-reduce, an exchange needs
+no packing, a perturbation is two vector operations and a checkpoint is one array. Both buffers keep the plain (row-major)
+layout whatever memory format the activations have.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+
+class FlatModel:
+    """Moves a module's float32 parameters, gradients and floating buffers into contiguous storage, in place.
+
+    Attributes:
+        module: the module itself; using it uses the flat buffers.
+        state: shape (P + B,), float32; parameters first, then floating buffers, each in the module's own order.
+        parameters: shape (P,), view of `state`. Its `.grad` is `gradient`, so torch optimizers can step on it as one tensor.
+        buffers: shape (B,), view of `state`.
+        gradient: shape (P,), view of `gradient_and_flag`.
+        gradient_and_flag: shape (P + 1,).
+
+    Raises ValueError if a parameter or floating buffer is not float32, or they lie on several devices.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        tensors = list(module.parameters())
+        statistics = [b for b in module.buffers() if b.is_floating_point()]
+        _check(tensors + statistics)
+        size, extra = (sum(t.numel() for t in group) for group in (tensors, statistics))
+        device = tensors[0].device
+        self.module = module
+        self.state = torch.empty(size + extra, device=device)
+        self.buffers = self.state[size:]
+        self.gradient_and_flag = torch.zeros(size + 1, device=device)
+        self.gradient = self.gradient_and_flag[:size]
+        self.parameters = nn.Parameter(self.state[:size])
+        self.parameters.grad = self.gradient
+        self._views = list(_adopt(tensors, self.state[:size], self.gradient))
+        list(_adopt(statistics, self.buffers, None))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the buffers live."""
+        return self.state.device
+
+    def zero_gradient(self) -> None:
+        """Set the flat gradient to zero: every backward pass adds to it."""
+        self.gradient.zero_()
+
+    def collect_gradient(self) -> None:
+        """Bring gradients that a foreign `zero_grad(set_to_none=True)` moved elsewhere back into the flat buffer."""
+        for tensor, view in self._views:
+            if tensor.grad is view:
+                continue
+            view.zero_() if tensor.grad is None else view.copy_(tensor.grad)
+            tensor.grad = view
+
+    def is_finite(self) -> bool:
+        """Whether all parameters and floating buffers of this worker are finite."""
+        return bool(torch.isfinite(self.state).all())
+
+    def sha256(self) -> str:
+        """Digest of the little-endian float32 parameters followed by the floating buffers."""
+        return hashlib.sha256(self.state.detach().cpu().numpy().astype("<f4", copy=False).tobytes()).hexdigest()
+
+
+def _check(tensors: list[Tensor]) -> None:
+    if not tensors:
+        raise ValueError("the model has no parameters, so there is nothing to train or to exchange")
+    odd = {str(t.dtype) for t in tensors if t.dtype != torch.float32}
+    if odd:
+        raise ValueError(f"the flat buffer is float32, but the model holds {sorted(odd)}: call model.float() first")
+    devices = {str(t.device) for t in tensors}
+    if len(devices) > 1:
+        raise ValueError(f"the model lies on several devices ({sorted(devices)}): move it to one first")
+
+
+def _adopt(tensors: list[Tensor], storage: Tensor, gradient: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
+    """Copy tensors into consecutive places of `storage` and make them views of it; the same for gradients."""
+    offset = 0
+    for tensor in tensors:
+        place = slice(offset, offset + tensor.numel())
+        offset = place.stop
+        view = storage[place].view(tensor.shape)
+        view.data.copy_(tensor.data)
+        tensor.data = view.data
+        if gradient is not None and tensor.requires_grad:
+            tensor.grad = gradient[place].view(tensor.shape)
+            yield tensor, tensor.grad
+
+
+def host_array(tensor: Tensor) -> np.ndarray:
+    """The tensor as a float32 array that MPI can send: a view on CPU, a copy from an accelerator."""
+    return tensor.detach().cpu().numpy()

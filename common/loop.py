@@ -1,0 +1,125 @@
+"""One round of training and one evaluation. They return measurements and print nothing."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from common import faults
+from common.comm import Group
+from common.data import DataSet, Pictures
+from common.ecosphere import Ecosphere
+from common.optim import WeightOptimizer
+from common.seeding import Purpose, torch_seed
+
+EVALUATION_BATCH = 250  # small enough that activations of a Wide ResNet stay in cache and memory
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one round consists of: `steps` optimizer steps of `batch_size` images over all workers."""
+
+    batch_size: int
+    steps: int
+    label_smoothing: float
+    precision: str
+
+
+@dataclass(frozen=True)
+class Trained:
+    """This rank's measurements of one round: mean loss and accuracy (fraction) over its own augmented images."""
+
+    loss: float
+    accuracy: float
+    images: int
+    gradient_evaluations: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Mean cross-entropy and accuracy (fraction) over a set of images."""
+
+    loss: float
+    accuracy: float
+    seconds: float
+
+
+def train_round(
+    ecosphere: Ecosphere,
+    optimizer: WeightOptimizer,
+    data: DataSet,
+    seed: int,
+    t: int,
+    plan: Plan,
+    after_step: Callable[[int], None] = lambda step: None,
+) -> Trained:
+    """Round t on this rank's shard: `plan.steps` steps, each averaging gradients over the gradient scope.
+
+    Collective: all ranks make the same number of steps. `after_step(step)` is called after each, for progress.
+    """
+    began = time.perf_counter()
+    world, model = ecosphere.topology.world, ecosphere.model
+    torch.manual_seed(torch_seed(seed, Purpose.DROPOUT, t, world.rank))
+    model.module.train()
+    total = torch.zeros(2, device=model.device)  # summed loss, correct answers
+    per_rank = plan.batch_size // world.size
+    for step, (images, labels) in enumerate(data.batches(seed, t, plan.batch_size, world.rank, world.size, plan.steps)):
+        closure = _closure(ecosphere, images, labels, plan)
+        total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))
+        after_step(step)
+    if faults.trip("train", world.rank, t):
+        model.state.detach().fill_(torch.nan)
+    loss, correct = (total / (plan.steps * per_rank)).tolist()
+    images_seen = plan.steps * per_rank
+    return Trained(loss, correct, images_seen, images_seen * optimizer.passes, time.perf_counter() - began)
+
+
+def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan) -> Callable[[], Tensor]:
+    """Forward and backward on one batch; returns (summed loss, correct answers) without waiting for an accelerator."""
+    model = ecosphere.model
+
+    def closure() -> Tensor:
+        model.zero_gradient()
+        with autocast(images.device, plan.precision):
+            logits = model.module(images).float()
+        loss = F.cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
+        loss.backward()
+        correct = (logits.detach().argmax(1) == labels).sum()
+        return torch.stack([loss.detach() * len(labels), correct.float()])
+
+    return closure
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Forward passes in bfloat16 where the run asks for it; parameters and their sums stay float32."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
+
+
+@torch.no_grad()
+def evaluate(module: nn.Module, pictures: Pictures, precision: str, group: Group | None = None) -> Judged:
+    """Loss and accuracy without augmentation or smoothing, in evaluation mode.
+
+    With a group, its ranks share the images out and the sums are reduced over it (collective): all get the same answer,
+    provided that they hold the same weights. Without one, every rank judges its own weights on all the images.
+    """
+    began = time.perf_counter()
+    module.eval()
+    device = pictures.labels.device
+    everything = torch.arange(len(pictures), device=device)
+    mine = everything[group.rank :: group.size] if group else everything
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    for indices in mine.split(EVALUATION_BATCH):
+        with autocast(device, precision):
+            logits = module(pictures.augmenter.plain(indices)).float()
+        labels = pictures.labels[indices]
+        total[0] += F.cross_entropy(logits, labels, reduction="sum")
+        total[1] += (logits.argmax(1) == labels).sum()
+    sums = total.cpu().numpy()
+    if group:
+        sums = group.gather_rows(sums).sum(axis=0)
+    loss, accuracy = sums / len(pictures)
+    return Judged(float(loss), float(accuracy), time.perf_counter() - began)

@@ -1,0 +1,62 @@
+"""Sharpness-aware minimisation on flat buffers: the perturbations, and the batch-norm freeze of the second pass.
+
+Foret et al. 2021 (SAM, eq. 2) and Kwon et al. 2021 (ASAM, eq. 7 with the layer-wise constant eta = 0). One norm over the
+whole flat buffer.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+TINY = 1e-12  # keeps the quotient finite where the gradient is exactly zero
+
+Perturbation = Callable[[Tensor, Tensor, float], Tensor]
+
+
+def sam_perturbation(weights: Tensor, gradient: Tensor, rho: float) -> Tensor:
+    """e = rho g / (||g|| + 1e-12). weights, gradient and result: shape (P,). Pure; nothing is reduced over ranks."""
+    return gradient * (rho / (gradient.norm() + TINY))
+
+
+def asam_perturbation(weights: Tensor, gradient: Tensor, rho: float) -> Tensor:
+    """e = rho w^2 g / (|| |w| g || + 1e-12), element-wise products. Shapes (P,). Pure; nothing is reduced over ranks."""
+    scaled = weights * gradient  # |w| g up to sign, which neither the norm nor the second product keeps
+    return scaled * weights * (rho / (scaled.norm() + TINY))
+
+
+PERTURBATIONS: dict[str, Perturbation] = {"sam": sam_perturbation, "asam": asam_perturbation}
+
+
+@contextmanager
+def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
+    """Batch-norm layers normalise by the batch, as in training, but leave their running statistics alone.
+
+    The second pass runs at perturbed weights; the statistics are to be those of the weights themselves.
+    """
+    layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for layer in layers:
+        layer.track_running_stats = False
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.track_running_stats = True
+
+
+class Sharpness:
+    """The two-pass gradient: perturb, differentiate again, put the weights back bit for bit."""
+
+    passes = 2
+
+    def __init__(self, perturbation: Perturbation, rho: float) -> None:
+        self.perturbation, self.rho = perturbation, rho
+
+    @torch.no_grad()
+    def perturb(self, weights: Tensor, gradient: Tensor) -> Tensor:
+        """Move `weights` by e in place; returns the copy to put back."""
+        before = weights.clone()
+        weights.add_(self.perturbation(weights, gradient, self.rho))
+        return before

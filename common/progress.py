@@ -1,0 +1,64 @@
+"""What a user sees while a run goes on; rank 0 only. A bar on a terminal, plain lines elsewhere."""
+
+import sys
+import time
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from common.launch import launcher_rank
+
+
+class Reporter:
+    """Prints a line per round with the state of every population, and on a terminal a bar over the run's steps."""
+
+    def __init__(self, rounds: int, first_round: int, steps_per_round: int) -> None:
+        self.rounds, self.steps = rounds, steps_per_round
+        self.active = launcher_rank() == 0
+        self.began = time.monotonic()
+        self.first_round = first_round
+        self.bar: Progress | None = None
+        if self.active and sys.stdout.isatty():
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
+            self.bar = Progress(*columns, console=Console(), transient=True)
+            self.task = self.bar.add_task("training", total=rounds * steps_per_round, completed=first_round * steps_per_round)
+            self.bar.start()
+
+    def step(self, t: int, step: int) -> None:
+        """One optimizer step of round t is done."""
+        if self.bar:
+            self.bar.update(self.task, completed=t * self.steps + step + 1, description=f"round {t + 1}/{self.rounds}")
+
+    def round(self, t: int, rows: list[dict[str, Any]]) -> None:
+        """One round is done; rows: every rank's line of the record."""
+        if not self.active:
+            return
+        seconds = time.monotonic() - self.began
+        done = t + 1 - self.first_round
+        left = seconds / done * (self.rounds - t - 1)
+        loss = sum(r["train_loss"] for r in rows) / len(rows)
+        states = " | ".join(_population(k, rows) for k in sorted({r["population"] for r in rows}))
+        self.line(f"round {t + 1:>{len(str(self.rounds))}}/{self.rounds}  loss {loss:.3f} | {states} | {seconds:.0f} s, {left:.0f} s to go")
+
+    def line(self, text: str) -> None:
+        """One line, above the bar if there is one."""
+        if self.bar:
+            self.bar.console.print(text, highlight=False, markup=False)
+        elif self.active:
+            print(text, flush=True)
+
+    def close(self) -> None:
+        """Take the bar away."""
+        if self.bar:
+            self.bar.stop()
+
+
+def _population(number: int, rows: list[dict[str, Any]]) -> str:
+    """`gwo lr 0.08-0.11 fitness 71.2 %`: rates from lowest to highest, fitness of the best worker."""
+    mine = [r for r in rows if r["population"] == number]
+    rates = [r["lr"] for r in mine]
+    lost = sum(r["fitness"] == float("-inf") for r in mine)
+    span = f"{min(rates):.3g}" if min(rates) == max(rates) else f"{min(rates):.3g}..{max(rates):.3g}"
+    best = max(r["fitness"] for r in mine)
+    return f"{mine[0]['species']} lr {span} fitness {100 * best:.1f} %" + (f" ({lost} of {len(mine)} diverged)" if lost else "")

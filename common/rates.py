@@ -1,0 +1,175 @@
+"""Which learning rate a worker uses when. Pure; no MPI.
+
+`EcosphereRates` is EOA (spec steps 0, 4 and 6), `ScheduledRates` an ordinary schedule on the same harness. Both answer
+three questions: where everybody starts, what the rates of a population are after a round, and what the rate is at a step.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+
+from common.election import Standings
+from common.populations import PopulationSpec
+from common.seeding import Purpose, stream
+from common.species import SPECIES, Moment, Rules
+
+BASE_RULES = ("best", "blend", "anneal")
+QUOTED_BATCH = 128  # eta0 is quoted for this many images behind one gradient
+LIMITS = (1e-3, 10.0)  # a rate stays within these multiples of its worker's starting rate
+
+
+class RateRule(Protocol):
+    """What the ecosphere asks of a rule for learning rates; ranks are numbered as in the world."""
+
+    start: np.ndarray  # shape (N,): everybody's starting rate
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """Rates of one population's workers for round t + 1, shape (m_k,)."""
+        ...
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The rate of one step, for a worker whose rate of the round is `rate`; rounds_done = t + fraction of round t."""
+        ...
+
+
+def base_rate(rule: str, leader_rate: float, eta0: float, k: float, moment: Moment) -> float:
+    """The base (prey) rate b_t, t counted from 0.
+
+    best: x*. blend: (x* + k eta0 (1 + cos(pi t/T))/2) / 2. anneal: x* (1 + cos(pi (t+1)/T)) / (1 + cos(pi t/T)), and 0 from
+    t = T - 1 on. Raises ValueError for another name.
+    """
+    t, rounds = moment.t, moment.rounds
+    match rule:
+        case "best":
+            return leader_rate
+        case "blend":
+            return (leader_rate + k * cosine(eta0, t / rounds)) / 2
+        case "anneal":
+            if t >= rounds - 1:
+                return 0.0
+            return leader_rate * (1 + math.cos(math.pi * (t + 1) / rounds)) / (1 + math.cos(math.pi * t / rounds))
+    raise ValueError(f"unknown base rate rule '{rule}': choose from {', '.join(BASE_RULES)}")
+
+
+def cosine(rate: float, progress: float) -> float:
+    """Rate (1 + cos(pi progress)) / 2, progress in [0, 1]."""
+    return rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def warmed_up(rate: float, eta0: float, rounds_done: float, warmup_rounds: float) -> float:
+    """Linear warm-up: from eta0 (or the rate itself, if that is lower) to the rate over the first `warmup_rounds`."""
+    if rounds_done >= warmup_rounds:
+        return rate
+    start = min(eta0, rate)
+    return start + (rate - start) * rounds_done / warmup_rounds
+
+
+@dataclass(frozen=True)
+class EoaSettings:
+    """The published variants of one algorithm; defaults are this project's."""
+
+    base_rule: str = "blend"
+    rules: Rules = field(default_factory=Rules)
+    count_workers: bool = False  # k = number of workers, instead of images behind one gradient / 128
+    limited: bool = True  # keep rates within LIMITS
+    warmup_epochs: float = 1.0
+
+
+# The reference scripts, by data set (spec: the columns of the tables of steps 4 and 6).
+_REFERENCE = EoaSettings(count_workers=True, limited=False, warmup_epochs=0.0)
+REFERENCE = {
+    "cifar10": replace(
+        _REFERENCE, base_rule="best", rules=Rules("annealed", signed=False, higher_rank_first=True, world_prey=True)
+    ),
+    "cifar100": replace(
+        _REFERENCE, base_rule="blend", rules=Rules("relative", signed=True, absolute_leaders=True, higher_rank_first=True)
+    ),
+    "vit": replace(
+        _REFERENCE, base_rule="best", rules=Rules("fixed", signed=False, higher_rank_first=True, world_prey=True)
+    ),
+    "imagenet": replace(
+        _REFERENCE,
+        base_rule="anneal",
+        rules=Rules("scaled", signed=False, higher_rank_first=True, world_prey=True, fold_prey=True),
+        warmup_epochs=5.0,
+    ),
+}
+
+
+class EcosphereRates:
+    """EOA's learning rates: species move the workers of a population around a base rate that the world elects.
+
+    specs: the populations, in rank order. images_per_gradient: per population, images behind one averaged gradient.
+    rounds_per_epoch: how many rounds make one pass over the training data (warm-up is counted in passes).
+    """
+
+    def __init__(
+        self,
+        specs: list[PopulationSpec],
+        eta0: float,
+        rounds: int,
+        images_per_gradient: list[float],
+        seed: int,
+        settings: EoaSettings | None = None,
+        rounds_per_epoch: float = 1.0,
+    ) -> None:
+        self.specs, self.eta0, self.rounds, self.seed = specs, eta0, rounds, seed
+        self.settings = settings or EoaSettings()
+        self.workers = sum(s.workers for s in specs)
+        self.k = [self.workers if self.settings.count_workers else n / QUOTED_BATCH for n in images_per_gradient]
+        self.warmup_rounds = self.settings.warmup_epochs * rounds_per_epoch
+        self.bounds = np.cumsum([0, *(s.workers for s in specs)])
+        self.start = np.concatenate([self._start(p) for p in range(len(specs))])
+
+    def _start(self, population: int) -> np.ndarray:
+        """Step 0: x_i = scale eta0 (1 + 0.1 u_i); a single worker in all starts without noise."""
+        spec = self.specs[population]
+        scale = SPECIES[spec.species].start_scale(self.k[population])
+        ranks = range(self.bounds[population], self.bounds[population + 1])
+        noise = np.array([stream(self.seed, Purpose.START, 0, population, i).random() for i in ranks])
+        return scale * self.eta0 * (1 + 0.1 * noise * (self.workers > 1))
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """Steps 4 and 6 for one population: drawn from (seed, t, population), so all its workers agree without a message."""
+        moment = Moment(t, self.rounds)
+        base = base_rate(self.settings.base_rule, standings.leader_rate, self.eta0, self.k[population], moment)
+        if self.workers == 1:
+            return np.array([base])
+        mine = slice(self.bounds[population], self.bounds[population + 1])
+        move = SPECIES[self.specs[population].species].move
+        rng = stream(self.seed, Purpose.MOVE, t, population)
+        moved = move(standings.rates[mine], standings.fitness[mine], base, moment, rng, self.settings.rules, standings.rates)
+        if self.settings.limited:
+            moved = np.clip(moved, LIMITS[0] * self.start[mine], LIMITS[1] * self.start[mine])
+        return moved
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The worker's rate of the round, warmed up during the first epoch."""
+        return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
+
+
+class ScheduledRates:
+    """A plain schedule for every worker: `peak` times `shape(progress)`, with linear warm-up from eta0."""
+
+    def __init__(
+        self,
+        shape: Callable[[float], float],
+        peak: float,
+        eta0: float,
+        workers: int,
+        rounds: int,
+        warmup_rounds: float = 0.0,
+    ) -> None:
+        self.shape, self.peak, self.eta0, self.rounds, self.warmup_rounds = shape, peak, eta0, rounds, warmup_rounds
+        self.start = np.full(workers, peak * shape(0.0))
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """The schedule at the start of round t + 1, whatever the standings (one population only)."""
+        return np.full(len(self.start), self.peak * self.shape((t + 1) / self.rounds))
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The schedule at this very step; `rate`, its value at the start of the round, is not used."""
+        return warmed_up(self.peak * self.shape(rounds_done / self.rounds), self.eta0, rounds_done, self.warmup_rounds)

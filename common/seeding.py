@@ -1,0 +1,32 @@
+"""Random streams with an address.
+
+Every random number of a run comes from a generator named by what it is for and where it is used. Nothing depends on how
+many numbers were drawn elsewhere, so a run can stop after any round and go on with the same numbers, and ranks that name
+the same address draw the same numbers without a message.
+"""
+
+from enum import IntEnum
+
+import numpy as np
+
+
+class Purpose(IntEnum):
+    """What a stream is for; part of its address."""
+
+    START = 1  # starting rates, one stream per worker
+    MOVE = 2  # the moves of a population, one stream per round and population
+    SHUFFLE = 3  # the world-wide permutation of a round
+    AUGMENT = 4  # crops, flips and cut-outs of a round, one row per training image
+    SPLIT = 5  # which training images are held out
+    INITIAL = 6  # initial weights
+    DROPOUT = 7  # torch's own generator, one stream per round and worker
+
+
+def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker: int = 0) -> np.random.Generator:
+    """Generator at one address; `t` is the round. All arguments are non-negative integers."""
+    return np.random.default_rng([seed, int(purpose), t, population, worker])
+
+
+def torch_seed(seed: int, purpose: Purpose, t: int = 0, worker: int = 0) -> int:
+    """A 63-bit seed for `torch.manual_seed` at one address."""
+    return int(stream(seed, purpose, t, worker=worker).integers(2**63 - 1))

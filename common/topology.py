@@ -1,0 +1,153 @@
+"""Who is who: the only place that splits communicators, starts Horovod, and hands out devices and threads.
+
+World communicator -> `Split` into one communicator per population, ranks in order. Horovod is started on the communicator
+over which gradients are averaged (`scope`): the population's own, or the world's.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+
+from common import launch
+from common.comm import Group, Traffic
+from common.errors import UsageError
+from common.mpi import MPI
+from common.populations import PopulationSpec
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The world as one worker sees it.
+
+    Attributes:
+        world, population: the two communicators every worker is in.
+        gradients: the one gradients are averaged over; either of the two above.
+        specs: all populations, in order of their ranks.
+        index: number of my population.
+        offsets: world rank of the first worker of each population.
+        node: the ranks of this machine.
+        device: where this worker computes.
+        threads: this worker's share of the machine's cores.
+        traffic: bytes this rank has sent.
+    """
+
+    world: Group
+    population: Group
+    gradients: Group
+    specs: list[PopulationSpec]
+    index: int
+    offsets: list[int]
+    node: Group
+    device: torch.device
+    threads: int
+    traffic: Traffic
+
+    @property
+    def spec(self) -> PopulationSpec:
+        """My population."""
+        return self.specs[self.index]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Workers in each population."""
+        return [s.workers for s in self.specs]
+
+    def population_of(self, rank: int) -> int:
+        """Number of the population that a world rank belongs to."""
+        return max(k for k, first in enumerate(self.offsets) if first <= rank)
+
+    def counterpart(self, population: int) -> int:
+        """World rank of the worker of another population that has my index."""
+        return self.offsets[population] + self.population.rank
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """A block in which any rank may raise UsageError: all ranks then raise the error of the lowest such rank."""
+        mine: str | None = None
+        try:
+            yield
+        except UsageError as error:
+            mine = str(error)
+        messages = self.world.comm.allgather(mine)
+        first = next((m for m in messages if m is not None), None)
+        if first is not None:
+            raise UsageError(first) from None
+
+
+def world_size() -> int:
+    """Ranks in this job. Raises UsageError if the launcher started more processes than MPI can see."""
+    size, promised = MPI.COMM_WORLD.Get_size(), launch.launcher_size()
+    if promised is not None and promised != size:
+        raise UsageError(
+            f"the launcher started {promised} processes, but MPI sees a world of {size}: the mpirun on PATH belongs to another "
+            "MPI than mpi4py; activate .venv, or run scripts/setup.sh --system-mpi to build against the MPI on PATH"
+        )
+    return size
+
+
+def build_topology(specs: list[PopulationSpec], scope: str = "population", horovod: bool = True) -> Topology:
+    """Split the world into populations and start Horovod on the gradient scope. Collective over the world.
+
+    scope: `population` or `world`. With `horovod` false, or where Horovod is not installed, MPI all-reduces gradients.
+    """
+    comm = MPI.COMM_WORLD
+    rank = comm.Get_rank()
+    traffic = Traffic()
+    offsets = [sum(s.workers for s in specs[:k]) for k in range(len(specs))]
+    index = max(k for k, first in enumerate(offsets) if first <= rank)
+    population = comm.Split(color=index, key=rank)
+    launch.place["population"] = f"{index} ({specs[index].species})"
+    node = Group(comm.Split_type(MPI.COMM_TYPE_SHARED), traffic)
+    scope_comm = comm if scope == "world" else population
+    engine = start_horovod(scope_comm) if horovod and scope_comm.Get_size() > 1 else None
+    groups = {"world": Group(comm, traffic), "population": Group(population, traffic)}
+    groups[scope] = Group(scope_comm, traffic, engine)
+    return Topology(
+        world=groups["world"],
+        population=groups["population"],
+        gradients=groups[scope],
+        specs=specs,
+        index=index,
+        offsets=offsets,
+        node=node,
+        device=choose_device(node.rank),
+        threads=set_threads(node),
+        traffic=traffic,
+    )
+
+
+def start_horovod(comm: MPI.Comm) -> ModuleType | None:
+    """Start Horovod on a communicator; None, said once on rank 0, where it is not installed."""
+    try:
+        import horovod.torch as hvd
+    except ImportError:
+        launch.say("note: Horovod is not installed; gradients are averaged by MPI all-reduce")
+        return None
+    hvd.init(comm=comm)
+    return hvd
+
+
+def choose_device(local_rank: int) -> torch.device:
+    """One GPU per local rank, shared in turn where there are more ranks than GPUs; else the CPU."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def set_threads(node: Group) -> int:
+    """Give this rank its part of the node's cores, at least one thread, unless OMP_NUM_THREADS is set already.
+
+    node: the ranks of this machine. Cores are counted over all of them, since a launcher may have bound each to its own.
+    """
+    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    cores = set().union(*node.comm.allgather(own))
+    share = max(1, min(len(own), len(cores) // node.size))
+    threads = int(os.environ.get("OMP_NUM_THREADS", share))
+    torch.set_num_threads(threads)
+    return threads
