@@ -114,7 +114,14 @@ def _first_paragraph(box: str) -> str:
 
 def check_common(args: CommonArgs) -> None:
     """Refuse numbers that cannot work. Raises UsageError naming the option, its value and what would do."""
-    for name, least in (("rounds", 1), ("batch_size", 1), ("seed", 0), ("round_steps", 0), ("max_steps", 0), ("fitness_images", 0)):
+    for name, least in (
+        ("rounds", 1),
+        ("batch_size", 1),
+        ("seed", 0),
+        ("round_steps", 0),
+        ("max_steps", 0),
+        ("fitness_images", 0),
+    ):
         _require(getattr(args, name) >= least, args, name, f"has to be at least {least}")
     _require(args.learning_rate > 0, args, "learning_rate", "has to be positive")
     _require(args.rho > 0, args, "rho", "has to be positive")
@@ -160,5 +167,3 @@ def settle_precision(wanted: str, device_type: str) -> str:
         probes = (getattr(torch.cpu, n, bool) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         native = any(probe() for probe in probes)
     return "bfloat16" if native else "float32"
-
-

@@ -8,6 +8,7 @@ round each population gathers the slices once.
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -50,9 +51,7 @@ def sum_everywhere(n: int) -> Schedule:
     core = 1 << (n.bit_length() - 1)
     extra = range(core, n)
     fold_in = [Transfer(e, e - core, Effect.ADD) for e in extra]
-    doubling = [
-        [Transfer(k, k ^ (1 << bit), Effect.ADD) for k in range(core)] for bit in range(core.bit_length() - 1)
-    ]
+    doubling = [[Transfer(k, k ^ (1 << bit), Effect.ADD) for k in range(core)] for bit in range(core.bit_length() - 1)]
     fold_out = [Transfer(e - core, e, Effect.REPLACE) for e in extra]
     return [r for r in [fold_in, *doubling, fold_out] if r]
 
@@ -101,7 +100,7 @@ def payload(plan: Schedule, parameters_and_buffers: int) -> int:
 def slice_bounds(length: int, slices: int) -> list[tuple[int, int]]:
     """Nearly equal consecutive slices of a buffer: [(start, stop)], `slices` of them."""
     cuts = [length * i // slices for i in range(slices + 1)]
-    return list(zip(cuts, cuts[1:], strict=False))
+    return list(pairwise(cuts))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ layout whatever memory format the activations have.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ class FlatModel:
     def __init__(self, module: nn.Module) -> None:
         tensors = list(module.parameters())
         statistics = [b for b in module.buffers() if b.is_floating_point()]
-        _check(tensors + statistics)
+        _check([*tensors, *statistics])
         size, extra = (sum(t.numel() for t in group) for group in (tensors, statistics))
         device = tensors[0].device
         self.module = module
@@ -72,7 +72,7 @@ class FlatModel:
         return hashlib.sha256(self.state.detach().cpu().numpy().astype("<f4", copy=False).tobytes()).hexdigest()
 
 
-def _check(tensors: list[Tensor]) -> None:
+def _check(tensors: Sequence[Tensor]) -> None:
     if not tensors:
         raise ValueError("the model has no parameters, so there is nothing to train or to exchange")
     odd = {str(t.dtype) for t in tensors if t.dtype != torch.float32}
@@ -83,7 +83,7 @@ def _check(tensors: list[Tensor]) -> None:
         raise ValueError(f"the model lies on several devices ({sorted(devices)}): move it to one first")
 
 
-def _adopt(tensors: list[Tensor], storage: Tensor, gradient: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
+def _adopt(tensors: Sequence[Tensor], storage: Tensor, gradient: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
     """Copy tensors into consecutive places of `storage` and make them views of it; the same for gradients."""
     offset = 0
     for tensor in tensors:

@@ -1,9 +1,9 @@
 """Who is in which population: the `--populations` grammar. Pure; no MPI.
 
-    gwo:4,woa:4          species : workers, adding up to the ranks
-    gwo:50%,woa:50%      species : share of the ranks
-    gwo,woa              equal shares
-    gwo:4:sam,woa:4:sgd  a third part names the weight optimizer
+gwo:4,woa:4          species : workers, adding up to the ranks
+gwo:50%,woa:50%      species : share of the ranks
+gwo,woa              equal shares
+gwo:4:sam,woa:4:sgd  a third part names the weight optimizer
 """
 
 from dataclasses import asdict, dataclass
@@ -81,7 +81,9 @@ def _settle(sizes: tuple[str, ...], ranks: int, text: str) -> list[int]:
     except ValueError as error:
         if isinstance(error, UsageError):
             raise
-        raise UsageError(f"cannot read the sizes in '{text}': workers are whole numbers (gwo:4), shares end in % (gwo:50%)") from None
+        raise UsageError(
+            f"cannot read the sizes in '{text}': workers are whole numbers (gwo:4), shares end in % (gwo:50%)"
+        ) from None
     if not any(sizes):
         return largest_remainder([1.0] * len(sizes), ranks)
     raise UsageError(f"'{text}' mixes sizes, shares and bare names: give all populations workers, or all a share, or none")

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from common.launch import launcher_rank
+from common.launch import launcher_rank, launcher_size
 
 
 class Reporter:
@@ -19,8 +19,15 @@ class Reporter:
         self.began = time.monotonic()
         self.first_round = first_round
         self.bar: Progress | None = None
-        if self.active and sys.stdout.isatty():
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("steps"), TimeRemainingColumn())
+        # A launcher gives rank 0 a terminal of its own whatever the user's output is, so only plain python gets the bar.
+        if self.active and launcher_size() is None and sys.stdout.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("steps"),
+                TimeRemainingColumn(),
+            )
             self.bar = Progress(*columns, console=Console(), transient=True)
             self.task = self.bar.add_task("training", total=rounds * steps_per_round, completed=first_round * steps_per_round)
             self.bar.start()
@@ -39,7 +46,9 @@ class Reporter:
         left = seconds / done * (self.rounds - t - 1)
         loss = sum(r["train_loss"] for r in rows) / len(rows)
         states = " | ".join(_population(k, rows) for k in sorted({r["population"] for r in rows}))
-        self.line(f"round {t + 1:>{len(str(self.rounds))}}/{self.rounds}  loss {loss:.3f} | {states} | {seconds:.0f} s, {left:.0f} s to go")
+        self.line(
+            f"round {t + 1:>{len(str(self.rounds))}}/{self.rounds}  loss {loss:.3f} | {states} | {seconds:.0f} s, {left:.0f} s to go"
+        )
 
     def line(self, text: str) -> None:
         """One line, above the bar if there is one."""

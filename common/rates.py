@@ -87,9 +87,7 @@ REFERENCE = {
     "cifar100": replace(
         _REFERENCE, base_rule="blend", rules=Rules("relative", signed=True, absolute_leaders=True, higher_rank_first=True)
     ),
-    "vit": replace(
-        _REFERENCE, base_rule="best", rules=Rules("fixed", signed=False, higher_rank_first=True, world_prey=True)
-    ),
+    "vit": replace(_REFERENCE, base_rule="best", rules=Rules("fixed", signed=False, higher_rank_first=True, world_prey=True)),
     "imagenet": replace(
         _REFERENCE,
         base_rule="anneal",

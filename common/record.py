@@ -71,7 +71,9 @@ def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume:
 def _check_writable(directory: Path) -> None:
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise UsageError(f"cannot write the record to {directory}: {existing} is not a writable directory; choose another --out")
+        raise UsageError(
+            f"cannot write the record to {directory}: {existing} is not a writable directory; choose another --out"
+        )
 
 
 def check_same_config(directory: Path, config: Mapping[str, Any], topology: Topology) -> None:
@@ -192,8 +194,11 @@ def environment(topology: Topology) -> dict[str, Any]:
         "versions": {name: _version(name) for name in VERSIONS},
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
         "all_reduce": "horovod" if topology.gradients.horovod else "mpi" if topology.gradients.size > 1 else "none",
-        "launcher": "horovodrun" if "HOROVOD_NUM_PROC" in os.environ or "HOROVOD_SIZE" in os.environ
-        else "mpirun" if launch.launcher_size() else "python",
+        "launcher": "horovodrun"
+        if "HOROVOD_NUM_PROC" in os.environ or "HOROVOD_SIZE" in os.environ
+        else "mpirun"
+        if launch.launcher_size()
+        else "python",
         "ranks": topology.world.size,
         "ranks_on_this_node": topology.node.size,
         "threads_per_rank": topology.threads,

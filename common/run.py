@@ -1,19 +1,18 @@
 """What surrounds the round loop of a script: data and batch, resumption, the record of each round, and the end.
 
-    run = Run("eoa-sam", "eoa", args, given, topology)
-    run.start(ecosphere, optimizer, config)
-    with run:
-        for t in run.rounds():
-            trained = run.train(t)
-            judged = run.judge(t)
-            turn = ecosphere.turn(t, judged.accuracy)
-            run.close_round(t, trained, judged, turn)
+run = Run("eoa-sam", "eoa", args, given, topology)
+run.start(ecosphere, optimizer, config)
+with run:
+for t in run.rounds():
+trained = run.train(t)
+judged = run.judge(t)
+turn = ecosphere.turn(t, judged.accuracy)
+run.close_round(t, trained, judged, turn)
 """
 
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -54,10 +53,12 @@ class Run:
         if not self.epoch_steps:
             raise UsageError(
                 f"--batch-size {batch_size} is more than the {len(self.data.train)} training images (a shard of "
-                f"{len(self.data.train) // topology.world.size} for each of {topology.world.size} ranks): choose at most that many"
+                f"{len(self.data.train) // topology.world.size} for each of {topology.world.size} ranks): choose a smaller one"
             )
         if args.round_steps > self.epoch_steps:
-            raise UsageError(f"--round-steps {args.round_steps} is more than one epoch, {self.epoch_steps} steps of {batch_size} images")
+            raise UsageError(
+                f"--round-steps {args.round_steps} is more than one epoch, {self.epoch_steps} steps of {batch_size} images"
+            )
         precision = topology.world.share(settle_precision(args.precision, topology.device.type))
         self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision)
         self.totals = Totals()
@@ -102,10 +103,11 @@ class Run:
     def _describe(self, first: int) -> None:
         topology = self.topology
         sizes = ", ".join(f"{s.workers} {s.species} ({s.optimizer})" for s in topology.specs)
-        reduce = "Horovod" if topology.gradients.horovod else "MPI" if topology.gradients.size > 1 else "nobody to average with"
+        ranks = f"{topology.world.size} rank{'s'[: topology.world.size > 1]}"
+        engine = "Horovod" if topology.gradients.horovod else "MPI" if topology.gradients.size > 1 else "its own"
         self.reporter.line(
-            f"{topology.world.size} ranks: {sizes}; {topology.threads} thread(s) each on {topology.device.type}, "
-            f"{self.plan.precision}; gradients: {reduce}; {len(self.data.train)} training images, "
+            f"{ranks}: {sizes}; {topology.threads} thread(s) each on {topology.device.type}, "
+            f"{self.plan.precision}; gradients: {engine}; {len(self.data.train)} training images, "
             f"{self.plan.steps} steps of {self.plan.batch_size} per round; record: {self.directory}"
         )
         if first:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
 from common.data.augment import Augmenter, permutation
@@ -55,24 +54,17 @@ class DataSet:
             yield self.train.augmenter.augmented(indices, draws), self.train.labels[indices]
 
 
-def open_data(
-    name: str, directory: str, topology: Topology, seed: int, val_fraction: float, fitness_images: int, limit: int = 0
-) -> DataSet:
+def open_data(name: str, directory: str, topology: Topology, seed: int, val_fraction: float, fitness_images: int) -> DataSet:
     """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
 
     val_fraction: share of the training images held out, stratified. fitness_images: at most so many of them judge a worker
-    each round (0: all). limit: use only so many training images (0: all). Raises UsageError where data or shares are unusable.
+    each round (0: all). Raises UsageError where data or shares are unusable.
     """
     train, test = load(name, directory, topology)
     source = SOURCES[name]
-    kept, held_out = hold_out(train.labels, val_fraction, seed, source.title)
-    judged = held_out
-    if 0 < fitness_images < len(held_out):
-        judged, _ = train_test_split(
-            held_out, train_size=max(fitness_images, source.classes), stratify=train.labels[held_out], random_state=seed
-        )
-    if limit:
-        kept = kept[np.random.default_rng(seed).permutation(len(kept))[:limit]]
+    with topology.agreed():
+        mine = split(train.labels, val_fraction, fitness_images, seed, source.title) if topology.world.rank == 0 else None
+    kept, held_out, judged = topology.world.share(mine)
 
     def pictures(split: Split) -> Pictures:
         images = torch.from_numpy(np.ascontiguousarray(split.images)).to(topology.device)
@@ -87,11 +79,16 @@ def open_data(
     )
 
 
-def hold_out(labels: np.ndarray, fraction: float, seed: int, title: str) -> tuple[np.ndarray, np.ndarray]:
-    """Indices that train and indices that validate: disjoint, together everything, stratified by label.
+def split(
+    labels: np.ndarray, fraction: float, fitness_images: int, seed: int, title: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices that train, that validate, and those of the latter that judge a worker every round; stratified by label.
 
+    The first two are disjoint and together everything. fitness_images: size of the third, 0 for all of the second.
     Raises UsageError unless 0 < fraction < 1 leaves both parts at least one image of each class.
     """
+    from sklearn.model_selection import train_test_split  # a second to import, and only rank 0 splits
+
     classes = len(np.unique(labels))
     held = round(fraction * len(labels)) if 0 < fraction < 1 else 0
     if not classes <= held <= len(labels) - classes:
@@ -101,7 +98,11 @@ def hold_out(labels: np.ndarray, fraction: float, seed: int, title: str) -> tupl
             f"has to lie between {low:.4f} and {high:.4f} (fitness is measured on held-out images; 0.1 is usual)"
         )
     kept, held_out = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=seed)
-    return kept, held_out
+    judges = max(fitness_images, classes)
+    if fitness_images == 0 or judges > len(held_out) - classes:
+        return kept, held_out, held_out
+    judged, _ = train_test_split(held_out, train_size=judges, stratify=labels[held_out], random_state=seed)
+    return kept, held_out, judged
 
 
-__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "hold_out", "open_data", "permutation"]
+__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "open_data", "permutation", "split"]

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from common.errors import UsageError
 from common.topology import Topology
@@ -69,10 +67,10 @@ def load(name: str, directory: str, topology: Topology) -> tuple[Split, Split]:
     had or a file is damaged.
     """
     if name == "digits":
-        return _digits()
-    local = topology.node
+        # scikit-learn takes a second to import, which sixteen ranks on two cores would feel; one reads for all.
+        return topology.world.share(_digits() if topology.world.rank == 0 else None)
     with topology.agreed():
-        if local.rank == 0:
+        if topology.node.rank == 0:
             _open(name, directory, train=True, download=True)
             _open(name, directory, train=False, download=True)
     with topology.agreed():
@@ -81,6 +79,9 @@ def load(name: str, directory: str, topology: Topology) -> tuple[Split, Split]:
 
 def _digits() -> tuple[Split, Split]:
     """1797 handwritten digits of 8 x 8 pixels; a stratified 20 % (seed 0) is the test split."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     digits = load_digits()
     images = np.round(digits.images * (255 / 16)).astype(np.uint8)[..., None]
     train, test = train_test_split(np.arange(len(images)), test_size=0.2, stratify=digits.target, random_state=0)
@@ -109,7 +110,7 @@ def _brief(error: Exception) -> str:
 
 
 def _torchvision_classes() -> dict[str, Callable]:
-    """torchvision's data sets; imported late because most runs on digits never need it."""
+    """Torchvision's data sets; imported late because most runs on digits never need it."""
     import torch
 
     try:

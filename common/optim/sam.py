@@ -17,12 +17,12 @@ Perturbation = Callable[[Tensor, Tensor, float], Tensor]
 
 
 def sam_perturbation(weights: Tensor, gradient: Tensor, rho: float) -> Tensor:
-    """e = rho g / (||g|| + 1e-12). weights, gradient and result: shape (P,). Pure; nothing is reduced over ranks."""
+    """E = rho g / (||g|| + 1e-12). weights, gradient and result: shape (P,). Pure; nothing is reduced over ranks."""
     return gradient * (rho / (gradient.norm() + TINY))
 
 
 def asam_perturbation(weights: Tensor, gradient: Tensor, rho: float) -> Tensor:
-    """e = rho w^2 g / (|| |w| g || + 1e-12), element-wise products. Shapes (P,). Pure; nothing is reduced over ranks."""
+    """E = rho w^2 g / (|| |w| g || + 1e-12), element-wise products. Shapes (P,). Pure; nothing is reduced over ranks."""
     scaled = weights * gradient  # |w| g up to sign, which neither the norm nor the second product keeps
     return scaled * weights * (rho / (scaled.norm() + TINY))
 

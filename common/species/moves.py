@@ -52,7 +52,7 @@ class Moment:
 
     @property
     def annealing(self) -> float:
-        """lambda = (1 + cos(pi (t+1)/T)) / 2, the strength of the damping `annealed`."""
+        """Lambda = (1 + cos(pi (t+1)/T)) / 2, the strength of the damping `annealed`."""
         return (1 + math.cos(math.pi * (self.t + 1) / self.rounds)) / 2
 
 
