@@ -51,7 +51,7 @@ class Args(CommonArgs):
 PAPER = Args(preset="paper", rounds=200, batch_size=1024, width=8, fitness_images=0)
 PRESETS = {
     "smoke": Args(preset="smoke", dataset="digits", rounds=12, batch_size=64, model="cnn", width=2, rho=0.2),
-    "cpu": Args(preset="cpu", rounds=12, batch_size=256, width=1),
+    "cpu": Args(preset="cpu", rounds=16, batch_size=256, width=1, fitness_images=1000),
     "paper": PAPER,
 }
 COST = {

@@ -5,6 +5,7 @@ other exception takes the whole job down with its traceback, rank and population
 would otherwise wait for ever in their next collective.
 """
 
+import ctypes
 import importlib.metadata
 import os
 import sys
@@ -55,9 +56,24 @@ def prepare_environment() -> None:
         # Waiting ranks must give their core away: horovodrun hides from Open MPI that it is oversubscribed.
         env.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
         # Horovod's background threads negotiate once a cycle; many of them on few cores would eat the training's time.
-        env.setdefault("HOROVOD_CYCLE_TIME", "2.5")
+        env.setdefault("HOROVOD_CYCLE_TIME", "5")
     env.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", "60")
     env.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")  # its default, 0, waits for ever
+
+
+def keep_freed_memory() -> None:
+    """Tell glibc to keep freed memory for the next step instead of handing it back to the system.
+
+    Activations of a few MB are allocated and freed in every layer; by default each costs a system call and fresh page faults,
+    a fifth of a small network's step on a CPU. Elsewhere than on glibc this does nothing.
+    """
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD of malloc.h
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(mmap_threshold, 2**30)
 
 
 def available_cores() -> int:

@@ -94,6 +94,7 @@ def build_topology(specs: list[PopulationSpec], scope: str = "population", horov
 
     scope: `population` or `world`. With `horovod` false, or where Horovod is not installed, MPI all-reduces gradients.
     """
+    launch.keep_freed_memory()
     comm = MPI.COMM_WORLD
     rank = comm.Get_rank()
     traffic = Traffic()
