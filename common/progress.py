@@ -46,9 +46,8 @@ class Reporter:
         left = seconds / done * (self.rounds - t - 1)
         loss = sum(r["train_loss"] for r in rows) / len(rows)
         states = " | ".join(_population(k, rows) for k in sorted({r["population"] for r in rows}))
-        self.line(
-            f"round {t + 1:>{len(str(self.rounds))}}/{self.rounds}  loss {loss:.3f} | {states} | {seconds:.0f} s, {left:.0f} s to go"
-        )
+        number = f"{t + 1:>{len(str(self.rounds))}}/{self.rounds}"
+        self.line(f"round {number}  loss {loss:.3f} | {states} | {seconds:.0f} s, {left:.0f} s to go")
 
     def line(self, text: str) -> None:
         """One line, above the bar if there is one."""

@@ -171,3 +171,19 @@ class ScheduledRates:
     def at(self, rate: float, rounds_done: float) -> float:
         """The schedule at this very step; `rate`, its value at the start of the round, is not used."""
         return warmed_up(self.peak * self.shape(rounds_done / self.rounds), self.eta0, rounds_done, self.warmup_rounds)
+
+
+class ReplayedRates:
+    """Rates read from a file, one per round, the same for every worker; with the ecosphere's warm-up."""
+
+    def __init__(self, rates: list[float], eta0: float, workers: int, warmup_rounds: float = 0.0) -> None:
+        self.rates, self.eta0, self.warmup_rounds = rates, eta0, warmup_rounds
+        self.start = np.full(workers, rates[0])
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """The file's rate of round t + 1 (after the last one, the last)."""
+        return np.full(len(self.start), self.rates[min(t + 1, len(self.rates) - 1)])
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The rate of the round, warmed up during the first epoch."""
+        return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)

@@ -194,11 +194,7 @@ def environment(topology: Topology) -> dict[str, Any]:
         "versions": {name: _version(name) for name in VERSIONS},
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
         "all_reduce": "horovod" if topology.gradients.horovod else "mpi" if topology.gradients.size > 1 else "none",
-        "launcher": "horovodrun"
-        if "HOROVOD_NUM_PROC" in os.environ or "HOROVOD_SIZE" in os.environ
-        else "mpirun"
-        if launch.launcher_size()
-        else "python",
+        "launcher": launcher(),
         "ranks": topology.world.size,
         "ranks_on_this_node": topology.node.size,
         "threads_per_rank": topology.threads,
@@ -207,8 +203,27 @@ def environment(topology: Topology) -> dict[str, Any]:
         "cores": launch.available_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.platform(),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(topology),
     }
+
+
+def command(topology: Topology) -> str:
+    """The command line of this run, as it can be typed in the project's folder."""
+    root = Path(__file__).parent.parent
+    script = Path(sys.argv[0]).resolve()
+    words = [str(script.relative_to(root)) if script.is_relative_to(root) else script.name, *sys.argv[1:]]
+    ranks = topology.world.size
+    start = {"mpirun": f"mpirun --oversubscribe --bind-to none -np {ranks} ", "horovodrun": f"horovodrun -np {ranks} "}
+    return start.get(launcher(), "") + "python " + " ".join(words)
+
+
+def launcher() -> str:
+    """What started this process: `horovodrun`, `mpirun` (any MPI launcher) or `python`."""
+    if launch.launcher_size() is None:
+        return "python"
+    # horovodrun leaves no variable behind: it starts mpirun, so it is found among this process's ancestors or not at all.
+    ancestors = (word for parent in psutil.Process().parents() for word in parent.cmdline()[:2])
+    return "horovodrun" if any(Path(word).name == "horovodrun" for word in ancestors) else "mpirun"
 
 
 def commit() -> str:

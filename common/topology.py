@@ -7,7 +7,7 @@ over which gradients are averaged (`scope`): the population's own, or the world'
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
@@ -63,6 +63,12 @@ class Topology:
     def counterpart(self, population: int) -> int:
         """World rank of the worker of another population that has my index."""
         return self.offsets[population] + self.population.rank
+
+    def alone(self) -> "Topology":
+        """A world of this rank only, on the same device: what the same program does without the others."""
+        me = Group(MPI.COMM_SELF, Traffic())
+        spec = replace(self.spec, workers=1)
+        return Topology(me, me, me, [spec], 0, [0], me, self.device, self.threads, me.traffic)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:

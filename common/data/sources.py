@@ -2,9 +2,9 @@
 
 import contextlib
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 
@@ -91,11 +91,17 @@ def _digits() -> tuple[Split, Split]:
 
 def _open(name: str, directory: str, train: bool, download: bool = False) -> Split:
     """One split through torchvision, which checks the files."""
-    classes = _torchvision_classes()
+    datasets = import_torchvision().datasets
+    kinds = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+        "cifar100": datasets.CIFAR100,
+    }
     where = Path(directory).absolute()
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            data = classes[name](root=where, train=train, download=download)
+            data = kinds[name](root=where, train=train, download=download)
             images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         raise UsageError(
@@ -109,27 +115,25 @@ def _brief(error: Exception) -> str:
     return " ".join(str(error).split())[:100] or type(error).__name__
 
 
-def _torchvision_classes() -> dict[str, Callable]:
-    """Torchvision's data sets; imported late because most runs on digits never need it."""
+def import_torchvision() -> ModuleType:
+    """torchvision; imported late because runs on digits never need it.
+
+    Its wheel registers C++ operators only beside a CUDA build of torch, and importing it fails where two of them are unknown.
+    Naming them is enough for data sets and transforms.
+    """
     import torch
 
     try:
-        from torchvision import datasets
+        import torchvision
     except RuntimeError as error:
         if "nms" not in str(error):
             raise
-        # torchvision's wheel registers its C++ operators only beside a CUDA build of torch; naming them is enough to import.
         library = torch.library.Library("torchvision", "DEF")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         _kept.append(library)
-        from torchvision import datasets
-    return {
-        "mnist": datasets.MNIST,
-        "fashion-mnist": datasets.FashionMNIST,
-        "cifar10": datasets.CIFAR10,
-        "cifar100": datasets.CIFAR100,
-    }
+        import torchvision
+    return torchvision
 
 
 _kept: list = []  # a Library undefines its operators when it is collected

@@ -1,0 +1,109 @@
+"""What a user would pick instead of an ecosphere, on the same harness: one schedule, ordinary data parallelism.
+
+cosine    eta0, annealed to 0 by a cosine
+linear    the same from k eta0 (k = batch / 128), after one epoch of linear warm-up
+sqrt      the same from sqrt(k) eta0
+replay    the rates that an ecosphere found, from its rates.csv
+
+python baselines/Baselines.py --method cosine --preset smoke
+mpirun --oversubscribe --bind-to none -np 2 python baselines/Baselines.py --method linear --preset cpu
+python baselines/Baselines.py --replay runs/eoa-sam/RUN/rates.csv --preset cpu
+"""
+
+import csv
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from common import launch
+from common.cli import CommonArgs, check_common, parse_args
+from common.ecosphere import Ecosphere
+from common.errors import UsageError
+from common.exchange import Exchange
+from common.optim import OptimizerSettings, WeightOptimizer
+from common.populations import PopulationSpec
+from common.rates import QUOTED_BATCH, RateRule, ReplayedRates, ScheduledRates, cosine
+from common.run import Run
+from common.topology import build_topology, world_size
+
+
+@dataclass(frozen=True)
+class Args(CommonArgs):
+    """Options of the baselines, after those that every script has."""
+
+    method: Literal["cosine", "linear", "sqrt", "replay"] = "cosine"
+    """the schedule; replay is implied by --replay"""
+    replay: str = ""
+    """a rates.csv: use its column `mean`, round by round"""
+
+
+PRESETS = {
+    "smoke": Args(preset="smoke", dataset="digits", rounds=12, batch_size=64, model="cnn", width=2, rho=0.2),
+    "cpu": Args(preset="cpu", rounds=16, batch_size=128, width=1, fitness_images=1000),
+    "paper": Args(preset="paper", rounds=200, batch_size=1024, width=8, fitness_images=0),
+}
+COST = {
+    "smoke": "10 to 30 seconds",
+    "cpu": "about 15 minutes on 2 cores",
+    "paper": "200 epochs of WRN-16-8: hours on 8 GPUs, weeks on a laptop",
+}
+
+
+def main() -> None:
+    """Parse, build one population over all ranks, train."""
+    args, given = parse_args(PRESETS, __doc__)
+    check_common(args)
+    method = "replay" if args.replay else args.method
+    launch.say(
+        f"Baseline {method}, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in half a minute"
+    )
+    ranks = world_size()
+    replayed = read_rates(args, given) if method == "replay" else []
+    topology = build_topology([PopulationSpec(method, ranks, args.optimizer)])
+    run = Run("baselines", method, args, given, topology)
+
+    rates = rate_rule(method, args, run, replayed)
+    ecosphere = Ecosphere(topology, rates, Exchange("average"))
+    ecosphere.adopt(run.build_model())
+    settings = OptimizerSettings(args.optimizer, args.momentum_factor, args.weight_decay, args.rho)
+    optimizer = WeightOptimizer(ecosphere, settings)
+
+    run.start(ecosphere, optimizer, {"replayed_rates": replayed})
+    with run:
+        for t in run.rounds():
+            rate = ecosphere.rate
+            trained = run.train(t)  # Horovod: all-reduce over all ranks, every step
+            judged = run.judge(t)  # for the record only: nothing is decided by it
+            turn = ecosphere.turn(t, judged.accuracy)  # batch-norm statistics are averaged, the schedule goes on
+            run.close_round(t, rate, trained, judged, turn)
+
+
+def rate_rule(method: str, args: Args, run: Run, replayed: list[float]) -> RateRule:
+    """The schedule of one method for this world and batch."""
+    ranks = run.topology.world.size
+    epoch = run.epoch_steps / run.plan.steps  # warm-up is one epoch, counted in rounds
+    if method == "replay":
+        return ReplayedRates(replayed, args.learning_rate, ranks, epoch)
+    k = run.plan.batch_size / QUOTED_BATCH
+    scale = {"cosine": 1.0, "linear": k, "sqrt": math.sqrt(k)}[method]
+    warmup = 0.0 if method == "cosine" else epoch
+    return ScheduledRates(lambda p: cosine(1.0, p), scale * args.learning_rate, args.learning_rate, ranks, args.rounds, warmup)
+
+
+def read_rates(args: Args, given: set[str]) -> list[float]:
+    """The column `mean` of a rates.csv; needs as many rounds as are to be run. Raises UsageError."""
+    if "method" in given and args.method != "replay":
+        raise UsageError(f"--replay and --method {args.method} exclude each other: leave one of them out")
+    try:
+        with open(Path(args.replay), newline="") as file:
+            rates = [float(line["mean"]) for line in csv.DictReader(file)]
+    except (OSError, KeyError, ValueError) as error:
+        raise UsageError(f"cannot read rates from '{args.replay}' ({error}): name a rates.csv that an EOA run wrote") from None
+    if len(rates) < args.rounds:
+        raise UsageError(f"{args.replay} holds the rates of {len(rates)} rounds, not {args.rounds}: add --rounds {len(rates)}")
+    return rates
+
+
+if __name__ == "__main__":
+    launch.run(main)

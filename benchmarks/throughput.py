@@ -1,0 +1,276 @@
+"""Images per second of a training step, beside two yardsticks measured in the same run, in turn.
+
+    step       this project's training step: augmentation, ASAM, averaging, update
+    ceiling    forward and backward alone, same network, precision and batch, data already in place; the images per second
+               of a two-pass optimizer can be at most half of it, and that half is what is shown
+    ordinary   what people write: one process, all cores, DataLoader with per-image torchvision transforms (best of 0, 1
+               and 2 loader workers), float32, per-tensor ASAM
+
+    python benchmarks/throughput.py                                               # one process, all cores
+    mpirun --oversubscribe --bind-to none -np 8 python benchmarks/throughput.py   # that, and all ranks with a share of cores
+
+Every measurement is taken `--repeats` times, interleaved with the others; medians and ratios of medians are written to
+results/benchmarks/. Random images of CIFAR's shape: nothing is downloaded.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from common import launch
+from common.cli import settle_precision
+from common.data import SOURCES, DataSet, Pictures
+from common.data.augment import Augmenter
+from common.data.sources import import_torchvision
+from common.ecosphere import Ecosphere
+from common.exchange import Exchange
+from common.flat import FlatModel
+from common.loop import Plan, autocast, train_round
+from common.models import build_model, model_title
+from common.optim import OptimizerSettings, WeightOptimizer
+from common.populations import parse_populations
+from common.rates import EcosphereRates
+from common.record import environment
+from common.topology import Topology, build_topology, world_size
+
+RHO = 0.5
+
+
+@dataclass(frozen=True)
+class Args:
+    """What is measured."""
+
+    depth: int = 16
+    """of the Wide ResNet"""
+    width: int = 1
+    """of the Wide ResNet"""
+    batch_size: int = 128
+    """images per step in one process"""
+    world_batch_size: int = 256
+    """images per step of all ranks together"""
+    steps: int = 10
+    """steps per measurement"""
+    repeats: int = 5
+    """measurements of each kind"""
+    out: str = "results/benchmarks"
+    """folder for throughput.json and throughput.md"""
+
+
+def main() -> None:
+    """Measure, print the table, write it on rank 0."""
+    args = tyro.cli(Args, description=__doc__)
+    ranks = world_size()
+    specs = parse_populations("gwo,woa" if ranks > 1 else "gwo", ranks, "asam", ("gwo", "woa"), ("asam",))
+    topology = build_topology(specs)
+    data = random_images(args, topology)
+    alone = topology.world.rank == 0
+    kinds = one_process(args, topology, data) if alone else {}
+    together = all_ranks(args, topology, data) if ranks > 1 else None
+    rates: dict[str, list[float]] = {}
+    for repeat in range(-1, args.repeats):  # the first, unrecorded, warms everything up
+        for name, measure in kinds.items():
+            torch.set_num_threads(launch.available_cores())
+            images = measure()
+            rates.setdefault(name, []).extend([images] if repeat >= 0 else [])
+        torch.set_num_threads(topology.threads)
+        meet(topology)
+        if together:
+            images = together()
+            rates.setdefault(f"step, {ranks} ranks", []).extend([images] if repeat >= 0 else [])
+        launch.say(f"measured {repeat + 1} of {args.repeats}")
+    if alone:
+        report(args, topology, {name: statistics.median(values) for name, values in rates.items()}, rates)
+
+
+def random_images(args: Args, topology: Topology) -> DataSet:
+    """Random pixels in CIFAR-10's shape, enough for the steps of one measurement; one object serves as every split."""
+    generator = torch.Generator().manual_seed(0)
+    n = max(args.batch_size, args.world_batch_size) * args.steps
+    images = torch.randint(256, (n, 32, 32, 3), dtype=torch.uint8, generator=generator).to(topology.device)
+    labels = torch.randint(10, (n,), generator=generator).to(topology.device)
+    pictures = Pictures(Augmenter(images, SOURCES["cifar10"]), labels)
+    return DataSet(SOURCES["cifar10"], pictures, pictures, pictures, pictures)
+
+
+def meet(topology: Topology) -> None:
+    """A barrier that sleeps: ranks that wait while rank 0 measures alone must not use its cores."""
+    request = topology.world.comm.Ibarrier()
+    while not request.Test():
+        time.sleep(0.02)
+
+
+def one_process(args: Args, topology: Topology, data: DataSet) -> dict[str, Callable[[], float]]:
+    """Measurements that rank 0 makes alone, with all cores: name to a function that returns images per second."""
+    precision = settle_precision("auto", topology.device.type)
+    loaders = {w: loader(args, data, w) for w in (0, 1, 2)}
+    return {
+        "ceiling, one process": ceiling(args, topology.device, precision),
+        "step, one process": lone_step(args, topology, data, precision),
+        **{f"ordinary loop, {w} loader workers": ordinary(args, topology.device, loaders[w]) for w in loaders},
+    }
+
+
+def build(args: Args, device: torch.device) -> nn.Module:
+    """The network of every measurement."""
+    return build_model("wrn", 3, 10, args.depth, args.width).to(device)
+
+
+def clock(images: int, device: torch.device, work: Callable[[], object]) -> float:
+    """Images per second of one piece of work."""
+    began = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return images / (time.perf_counter() - began)
+
+
+def ceiling(args: Args, device: torch.device, precision: str) -> Callable[[], float]:
+    """Forward and backward alone on one batch; halved, for two passes per image."""
+    model = FlatModel(build(args, device))
+    batch = torch.randn(args.batch_size, 32, 32, 3, device=device).permute(0, 3, 1, 2)
+    labels = torch.randint(10, (args.batch_size,), device=device)
+
+    def work() -> None:
+        for _ in range(2 * args.steps):
+            model.zero_gradient()
+            with autocast(device, precision):
+                logits = model.module(batch).float()
+            F.cross_entropy(logits, labels, label_smoothing=0.1).backward()
+
+    return lambda: clock(args.steps * args.batch_size, device, work)
+
+
+def lone_step(args: Args, topology: Topology, data: DataSet, precision: str) -> Callable[[], float]:
+    """The project's training round in a world of one (rank 0's own communicator)."""
+    alone = topology.alone()
+    member = member_of(args, alone, args.batch_size)
+    plan = Plan(args.batch_size, args.steps, 0.1, precision)
+    return lambda: clock(
+        args.steps * args.batch_size, topology.device, lambda: train_round(*member, data, seed=0, t=0, plan=plan)
+    )
+
+
+def all_ranks(args: Args, topology: Topology, data: DataSet) -> Callable[[], float]:
+    """The project's training round on all ranks, two populations."""
+    member = member_of(args, topology, args.world_batch_size)
+    plan = Plan(args.world_batch_size, args.steps, 0.1, settle_precision("auto", topology.device.type))
+
+    def measure() -> float:
+        def work() -> None:
+            train_round(*member, data, seed=0, t=0, plan=plan)
+            topology.world.barrier()
+
+        return clock(args.steps * args.world_batch_size, topology.device, work)
+
+    return measure
+
+
+def member_of(args: Args, topology: Topology, batch_size: int) -> tuple[Ecosphere, WeightOptimizer]:
+    """An ecosphere's member with a fresh network."""
+    behind = [batch_size * s.workers / topology.world.size for s in topology.specs]
+    ecosphere = Ecosphere(topology, EcosphereRates(topology.specs, 0.1, 10, behind, 0), Exchange("average"))
+    ecosphere.adopt(build(args, topology.device))
+    return ecosphere, WeightOptimizer(ecosphere, OptimizerSettings("asam", rho=RHO))
+
+
+class OrdinaryImages(Dataset):
+    """One image at a time, through torchvision's transforms, as in most published scripts."""
+
+    def __init__(self, data: DataSet) -> None:
+        transforms = import_torchvision().transforms
+        self.images = data.train.augmenter.images.cpu().numpy()
+        self.labels = data.train.labels.cpu()
+        source = data.source
+        self.transform = transforms.Compose(
+            [
+                transforms.ToPILImage(),
+                transforms.RandomCrop(32, padding=source.pad),
+                transforms.RandomHorizontalFlip(),
+                transforms.ToTensor(),
+                transforms.Normalize(source.mean, source.std),
+            ]
+        )
+        self.cutout = source.cutout
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
+        image = self.transform(self.images[i])
+        if torch.rand(()) < 0.5:
+            top, left = (torch.randint(-self.cutout // 2, 32 - self.cutout // 2, (2,))).tolist()
+            image[:, max(0, top) : top + self.cutout, max(0, left) : left + self.cutout] = 0
+        return image, self.labels[i]
+
+
+def loader(args: Args, data: DataSet, workers: int) -> Iterator[list[Tensor]]:
+    """Endless batches of an ordinary DataLoader."""
+    options = {"multiprocessing_context": "forkserver", "persistent_workers": True} if workers else {}
+    batches = DataLoader(OrdinaryImages(data), args.batch_size, shuffle=True, num_workers=workers, drop_last=True, **options)
+    while True:
+        yield from batches
+
+
+def ordinary(args: Args, device: torch.device, batches: Iterator[list[Tensor]]) -> Callable[[], float]:
+    """The ordinary loop: float32, plain layout, ASAM and SGD tensor by tensor."""
+    module = build(args, device)
+    parameters = list(module.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=5e-4)
+
+    def backward(images: Tensor, labels: Tensor) -> None:
+        optimizer.zero_grad()
+        F.cross_entropy(module(images), labels, label_smoothing=0.1).backward()
+
+    def work() -> None:
+        for _ in range(args.steps):
+            images, labels = (t.to(device) for t in next(batches))
+            backward(images, labels)
+            with torch.no_grad():
+                norm = torch.stack([(p.abs() * p.grad).norm() for p in parameters]).norm() + 1e-12
+                before = [p.clone() for p in parameters]
+                for p in parameters:
+                    p.add_(RHO * p.square() * p.grad / norm)
+            backward(images, labels)
+            with torch.no_grad():
+                for p, old in zip(parameters, before, strict=True):
+                    p.copy_(old)
+            optimizer.step()
+
+    return lambda: clock(args.steps * args.batch_size, device, work)
+
+
+def report(args: Args, topology: Topology, medians: dict[str, float], rates: dict[str, list[float]]) -> None:
+    """Print and write the table."""
+    top = medians["ceiling, one process"]
+    loop = max(value for name, value in medians.items() if name.startswith("ordinary"))
+    ranks = topology.world.size
+    prefix = f"mpirun --oversubscribe --bind-to none -np {ranks} " if ranks > 1 else ""
+    lines = [
+        f"{model_title('wrn', args.depth, args.width)} with ASAM, batch {args.batch_size} in one process, "
+        f"{args.world_batch_size} over all ranks; {launch.available_cores()} cores; median of {args.repeats}, interleaved.",
+        "",
+        "| measured | images/s | of the ceiling | against the ordinary loop |",
+        "| --- | --- | --- | --- |",
+        *(f"| {name} | {value:.0f} | {100 * value / top:.0f} % | {value / loop:.2f} x |" for name, value in medians.items()),
+        "",
+        f"Made by `{prefix}python benchmarks/throughput.py`.",
+    ]
+    print("\n".join(lines))
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "throughput.md").write_text("\n".join(lines) + "\n")
+    record = {"arguments": vars(args), "medians": medians, "all": rates, "environment": environment(topology)}
+    (folder / "throughput.json").write_text(json.dumps(record, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,143 @@
+#!/usr/bin/env bash
+# Every table and figure again. `./run_all.sh --help` says what the profiles are.
+set -euo pipefail
+cd "$(dirname "$0")"
+
+usage() {
+    cat <<'TEXT'
+usage: ./run_all.sh [--profile smoke|cpu|gpu|paper] [--only NAME ...] [--seeds K] [--fresh]
+
+Sets up .venv if needed, runs the experiments of a profile one after another, then makes results/PROFILE/tables,
+results/PROFILE/figures and results/PROFILE/report.html from their records.
+
+  smoke   (default) handwritten digits that ship with scikit-learn; minutes on two cores, no download, always from scratch
+  cpu     CIFAR-10 and CIFAR-100 at a size two cores can do overnight
+  gpu     the published setting (WRN-16-8, 200 epochs) on the GPUs of one node, one seed
+  paper   the same for 5 seeds, and the reference scripts' behaviour beside it
+
+  --only NAME   run only the experiments named (repeat NAME); the names are printed before each run
+  --seeds K     seeds 0 .. K-1 of every experiment
+  --fresh       forget the records of the experiments that are run; without it, finished ones are kept and unfinished
+                ones resumed (smoke is always fresh)
+
+Data sets are looked for in $EOA_DATA (default: data/) and downloaded there if missing. $RANKS is the number of workers of
+the ecosphere (default 8).
+TEXT
+}
+
+profile=smoke seeds="" fresh=no only=()
+while [ $# -gt 0 ]; do
+    case $1 in
+        --profile) profile=${2:-}; shift 2 ;;
+        --seeds) seeds=${2:-}; shift 2 ;;
+        --fresh) fresh=yes; shift ;;
+        --only) shift; while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do only+=("$1"); shift; done ;;
+        -h | --help) usage; exit 0 ;;
+        *) echo "error: unknown option '$1' (--help lists all)" >&2; exit 2 ;;
+    esac
+done
+case $profile in smoke | cpu | gpu | paper) ;; *) echo "error: unknown profile '$profile': smoke, cpu, gpu or paper" >&2; exit 2 ;; esac
+if [ -z "$seeds" ]; then [ "$profile" = paper ] && seeds=5 || seeds=1; fi
+case $seeds in *[!0-9]* | 0) echo "error: --seeds is a whole number of at least 1, not '$seeds'" >&2; exit 2 ;; esac
+[ "$profile" = smoke ] && fresh=yes
+
+scripts/setup.sh
+# shellcheck disable=SC1091
+. .venv/bin/activate
+[ "$(id -u)" -ne 0 ] || export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+
+preset=$profile
+[ "$profile" = gpu ] && preset=paper
+ranks=${RANKS:-8}
+known=" "
+listing=yes # a first pass only learns the names, so that a wrong --only is refused before anything runs
+
+# experiment NAME RANKS SCRIPT ARGS...: one row of the table, for every seed.
+experiment() {
+    local name=$1 np=$2 script=$3 seed
+    shift 3
+    wanted "$name" || return 0
+    for ((seed = 0; seed < seeds; seed++)); do run_once "$name" "$np" "$script" "$seed" "$@"; done
+}
+
+wanted() {
+    if [ "$listing" = yes ]; then known+="$1 "; return 1; fi
+    [ ${#only[@]} -eq 0 ] || [[ " ${only[*]} " == *" $1 "* ]]
+}
+
+run_once() {
+    local name=$1 np=$2 script=$3 seed=$4 group=baselines out launch=() resume=()
+    shift 4
+    [[ $script == baselines/* ]] || group=$(dirname "$script" | tr '[:upper:]' '[:lower:]')
+    out=results/$profile/$group/$name-seed$seed
+    [ "$fresh" = no ] || rm -rf "$out"
+    if [ -f "$out/summary.json" ]; then echo "== $name, seed $seed: finished before, kept"; return; fi
+    [ ! -d "$out" ] || resume=(--resume)
+    [ "$np" = 1 ] || launch=(mpirun --oversubscribe --bind-to none -np "$np")
+    echo "== $name, seed $seed"
+    if ! "${launch[@]}" python "$script" --preset "$preset" --seed "$seed" --out "$out" "$@" "${resume[@]}"; then
+        # A run that diverged leaves a summary and counts in the tables as what it is; anything else is an error.
+        [ -f "$out/summary.json" ] || { echo "error: $name, seed $seed failed" >&2; exit 1; }
+        echo "== $name, seed $seed: diverged"
+    fi
+}
+
+# A plain run with the mean of the rates that the ecosphere found: what is left of its advantage is not the schedule.
+replay() {
+    local name=$1 of=$2 seed
+    shift 2
+    wanted "$name" || return 0
+    for ((seed = 0; seed < seeds; seed++)); do
+        run_once "$name" 1 baselines/Baselines.py "$seed" --replay "results/$profile/eoa-sam/$of-seed$seed/rates.csv" "$@"
+    done
+}
+
+experiments() {
+    case $profile in
+        smoke)
+            experiment eoa "$ranks" EOA-SAM/EOASAM.py
+            experiment eoa-reference "$ranks" EOA-SAM/EOASAM-cifar100.py --reference
+            experiment cosine 1 baselines/Baselines.py --method cosine
+            experiment linear 2 baselines/Baselines.py --method linear
+            experiment sqrt 2 baselines/Baselines.py --method sqrt
+            replay replay eoa
+            ;;
+        cpu)
+            experiment eoa-cifar10 "$ranks" EOA-SAM/EOASAM.py
+            experiment cosine-cifar10 1 baselines/Baselines.py --method cosine
+            experiment eoa-cifar100 "$ranks" EOA-SAM/EOASAM-cifar100.py
+            experiment cosine-cifar100 1 baselines/Baselines.py --method cosine --dataset cifar100
+            for data in cifar10 cifar100; do
+                experiment linear-$data 2 baselines/Baselines.py --method linear --dataset $data --batch-size 256
+                experiment sqrt-$data 2 baselines/Baselines.py --method sqrt --dataset $data --batch-size 256
+                replay replay-$data eoa-$data --dataset $data
+            done
+            ;;
+        gpu | paper)
+            experiment eoa-cifar10 "$ranks" EOA-SAM/EOASAM.py
+            experiment eoa-cifar100 "$ranks" EOA-SAM/EOASAM-cifar100.py
+            for data in cifar10 cifar100; do
+                for method in cosine linear sqrt; do
+                    experiment $method-$data "$ranks" baselines/Baselines.py --method $method --dataset $data
+                done
+            done
+            if [ "$profile" = paper ]; then
+                experiment eoa-reference-cifar10 "$ranks" EOA-SAM/EOASAM.py --reference
+                experiment eoa-reference-cifar100 "$ranks" EOA-SAM/EOASAM-cifar100.py --reference
+            fi
+            ;;
+    esac
+}
+
+experiments
+for name in "${only[@]}"; do
+    [[ $known == *" $name "* ]] || { echo "error: profile $profile has no experiment '$name'; it has:$known" >&2; exit 2; }
+done
+
+listing=no
+experiments
+
+echo "== tables, figures, report"
+python results/make_tables.py "$profile"
+python results/make_figures.py "$profile"
+python results/make_report.py "$profile"
