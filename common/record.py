@@ -221,9 +221,9 @@ def launcher() -> str:
     """What started this process: `horovodrun`, `mpirun` (any MPI launcher) or `python`."""
     if launch.launcher_size() is None:
         return "python"
-    # horovodrun leaves no variable behind: it starts mpirun, so it is found among this process's ancestors or not at all.
-    ancestors = (word for parent in psutil.Process().parents() for word in parent.cmdline()[:2])
-    return "horovodrun" if any(Path(word).name == "horovodrun" for word in ancestors) else "mpirun"
+    # horovodrun leaves no variable behind; it starts mpirun with options that hardly anybody would type.
+    ancestors = [set(parent.cmdline()) for parent in psutil.Process().parents()]
+    return "horovodrun" if any({"--tag-output", "-map-by", "ob1"} <= words for words in ancestors) else "mpirun"
 
 
 def commit() -> str:
