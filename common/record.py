@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -211,10 +212,11 @@ def command(topology: Topology) -> str:
     """The command line of this run, as it can be typed in the project's folder."""
     root = Path(__file__).parent.parent
     script = Path(sys.argv[0]).resolve()
-    words = [str(script.relative_to(root)) if script.is_relative_to(root) else script.name, *sys.argv[1:]]
+    options = [word for word in sys.argv[1:] if word != "--resume"]  # the whole run, not its last session
+    words = [str(script.relative_to(root)) if script.is_relative_to(root) else script.name, *options]
     ranks = topology.world.size
     start = {"mpirun": f"mpirun --oversubscribe --bind-to none -np {ranks} ", "horovodrun": f"horovodrun -np {ranks} "}
-    return start.get(launcher(), "") + "python " + " ".join(words)
+    return start.get(launcher(), "") + "python " + shlex.join(words)
 
 
 def launcher() -> str:
@@ -227,14 +229,16 @@ def launcher() -> str:
 
 
 def commit() -> str:
-    """Short hash of the project's commit, `+` appended where files differ from it, `unknown` outside a checkout."""
+    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` outside a checkout."""
     root = Path(__file__).parent.parent
 
     def git(*words: str) -> str:
         return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+        return git("rev-parse", "--short", "HEAD") + (
+            "+" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else ""
+        )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
 

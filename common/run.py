@@ -81,11 +81,12 @@ class Run:
         self.ecosphere, self.optimizer = ecosphere, optimizer
         settled = {"batch_size": self.plan.batch_size, "precision": self.plan.precision, "round_steps": self.plan.steps}
         config = {
+            **asdict(self.args),
             "experiment": self.experiment,
             "method": self.method,
             "ranks": self.topology.world.size,
             "population_list": [s.as_dict() for s in self.topology.specs],
-            **asdict(self.args),
+            "title": model_title(self.args.model, self.args.depth, self.args.width),
             **settled,
             **config,
         }

@@ -1,0 +1,106 @@
+"""One page with the tables and figures of a profile, readable without a network.
+
+    python results/make_report.py [smoke|cpu|gpu|paper]
+
+Writes results/<profile>/report.html from the records and from the figures that make_figures.py has drawn. It holds no date:
+the same records and figures give the same page.
+"""
+
+import base64
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import make_tables
+import pandas as pd
+from PIL import Image
+from records import Records, from_command_line
+
+PROFILES = {
+    "smoke": "Every experiment at the smallest size, on handwritten digits of 8 × 8 pixels that ship with scikit-learn. It "
+    "shows that everything works; it does not rank methods.",
+    "cpu": "CIFAR-10 and CIFAR-100 at a size that two cores can do overnight. Networks and training are smaller than "
+    "published, so these numbers are not comparable with those of the papers.",
+    "gpu": "The published setting, WRN-16-8 for 200 epochs, on the GPUs of one node.",
+    "paper": "The published setting, WRN-16-8 for 200 epochs, for several seeds; beside it the rules of the published scripts.",
+}
+KINDS = ("accuracy", "workers", "seconds")  # of figures, in the order they are shown; others follow
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One figure, ready for the page."""
+
+    name: str
+    title: str
+    caption: str
+    data: str
+    width: int
+    height: int
+
+
+def figures(folder: Path) -> list[Shown]:
+    """The PNG files of a folder with the words inside them."""
+
+    def place(path: Path) -> tuple[int, str]:
+        kind = path.stem.split("-")[0]
+        return KINDS.index(kind) if kind in KINDS else len(KINDS), path.stem
+
+    shown = []
+    for path in sorted(folder.glob("*.png"), key=place):
+        with Image.open(path) as image:
+            words, (width, height) = image.info, image.size
+        data = base64.b64encode(path.read_bytes()).decode()
+        shown.append(Shown(path.name, words.get("Title", path.stem), words.get("Description", ""), data, width, height))
+    return shown
+
+
+def render(records: Records, folder: Path) -> str:
+    """The page. folder: the profile's, which holds figures/."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    runs = records.runs
+    return templates.get_template("report.html.j2").render(
+        profile=records.profile,
+        about=PROFILES.get(records.profile, ""),
+        counts={s: int((runs.status == s).sum()) for s in ("finished", "diverged", "incomplete", "repeated")},
+        rows=len(records.rows),
+        commits=list(dict.fromkeys(runs.commit)),
+        hardware=list(dict.fromkeys(runs.hardware)),
+        accuracy=_cells(make_tables.accuracy_table(records)),
+        accuracy_notes=make_tables.accuracy_notes(records),
+        cost=_cells(make_tables.cost_table(records)),
+        cost_notes=make_tables.cost_notes(records),
+        troubled=_cells(make_tables.troubled_table(records)),
+        figures=figures(folder / "figures"),
+        commands=make_tables.commands(records),
+        regenerate=make_tables.regenerate(records, "make_report.py"),
+    )
+
+
+def _cells(table: pd.DataFrame) -> dict[str, list]:
+    """Column names, whether each is text (to the left) or number, and the cells as text."""
+    return {
+        "columns": [(c, c in make_tables.TEXT) for c in table],
+        "lines": table.astype(str).to_numpy().tolist(),
+    }
+
+
+def write(records: Records, folder: Path) -> Path:
+    """Write report.html into the profile's folder."""
+    path = folder / "report.html"
+    path.write_text(render(records, folder))
+    return path
+
+
+def main() -> None:
+    print(write(*from_command_line(__doc__)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,383 @@
+"""Tables, figures and report from made-up records whose means can be worked out by hand."""
+
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+RESULTS = Path(__file__).parents[2] / "results"
+sys.path.insert(0, str(RESULTS))  # a folder of scripts, which find each other there
+
+import make_figures  # noqa: E402
+import make_report  # noqa: E402
+import make_tables  # noqa: E402
+import records as recorded  # noqa: E402
+
+EOA = [{"species": "gwo", "workers": 2, "optimizer": "asam"}, {"species": "woa", "workers": 2, "optimizer": "asam"}]
+ROUNDS, ROUND_IMAGES = 4, 5 * 8
+
+
+def add_run(root, name, seed=0, test=0.9, method="eoa", populations=EOA, finish=True, diverged_after=None, **options):
+    """One run of four ranks, as common/record.py leaves it: `ROUNDS` rounds of five steps of eight images."""
+    rounds = ROUNDS if diverged_after is None else diverged_after
+    workers = [(k, p) for k, p in enumerate(populations) for _ in range(p["workers"])]
+    directory = root / "smoke" / name
+    directory.mkdir(parents=True)
+    config = {
+        **{"method": method, "dataset": "digits", "model": "cnn", "width": 2, "seed": seed, "ranks": len(workers)},
+        **{"rounds": ROUNDS, "population_list": populations, "batch_size": 8, "round_steps": 5, "out": str(directory)},
+        **options,
+    }
+    environment = {
+        **{"commit": "abc1234", "command": f"mpirun -np 4 python EOA-SAM/EOASAM.py --seed {seed}", "device": "cpu"},
+        **{"processor": "Example", "cores": 2, "memory_gib": 8.0},
+    }
+    passes = 2 if populations[0]["optimizer"] == "asam" else 1
+    seconds = {"setup": 1.0, "train": 6.0 + seed, "evaluate": 0.5, "exchange": 1.5, "other": 0.25}
+    summary = {
+        **{"method": method, "model": "CNN-2", "ranks": len(workers), "rounds": rounds, "diverged": diverged_after is not None},
+        **{"train_images": rounds * ROUND_IMAGES, "gradient_evaluations": passes * rounds * ROUND_IMAGES},
+        **{"validation_accuracy": test - 0.05, "test_accuracy": test, "images_per_second": 100.0, "commit": "abc1234"},
+        **{"seconds": {"total": sum(seconds.values()), **seconds}, "bytes_sent": {"inside": 3_000_000, "across": 250_000}},
+    }
+    lines = [
+        {
+            **{"round": t, "rank": rank, "population": k, "species": p["species"], "optimizer": p["optimizer"]},
+            **{"lr": 0.1 / (t + 1) * (1 + 0.1 * rank * (method == "eoa"))},
+            **dict.fromkeys(("fitness", "val_accuracy"), round(test - 0.3 / (t + 1) - 0.01 * ((rank + t) % 4), 6)),
+        }
+        for t in range(rounds)
+        for rank, (k, p) in enumerate(workers)
+    ]
+    (directory / "config.json").write_text(json.dumps(config))
+    (directory / "environment.json").write_text(json.dumps(environment))
+    if lines:
+        pd.DataFrame(lines).to_csv(directory / "metrics.csv", index=False)
+    if finish:
+        (directory / "summary.json").write_text(json.dumps(summary))
+    return directory
+
+
+def plain(method, optimizer="asam"):
+    """The one population of a baseline."""
+    return {"method": method, "populations": [{"species": method, "workers": 4, "optimizer": optimizer}]}
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Three seeds of EOA, two of cosine of which one diverged, one that never finished of linear scaling."""
+    for seed, test in enumerate((0.90, 0.92, 0.97)):
+        add_run(tmp_path, f"eoa-sam/eoa-s{seed}", seed, test)
+    add_run(tmp_path, "baselines/cosine-s0", 0, 0.8, **plain("cosine"))
+    add_run(tmp_path, "baselines/cosine-s1", 1, 0.2, diverged_after=2, **plain("cosine"))
+    add_run(tmp_path, "baselines/linear-s0", 0, finish=False, **plain("linear"))
+    return tmp_path
+
+
+@pytest.fixture
+def records(root):
+    return recorded.load(root, "smoke")
+
+
+def line(records, method):
+    return records.rows[records.rows.method == method].iloc[0]
+
+
+class TestRows:
+    def test_mean_and_deviation_over_seeds(self, records):
+        eoa = line(records, "eoa")
+        assert eoa.n == 3
+        assert eoa.test_accuracy_mean == pytest.approx(0.93)
+        # deviations -0.03, -0.01, 0.04: squares sum to 0.0026, over n - 1 = 2
+        assert eoa.test_accuracy_sd == pytest.approx(0.0013**0.5)
+        assert eoa.seconds_train_mean == pytest.approx(7.0)
+        assert eoa.sync_share_mean == pytest.approx((2 / 8 + 2 / 9 + 2 / 10) / 3)
+        assert (eoa.mb_inside_mean, eoa.mb_across_mean) == (3.0, 0.25)
+        assert (eoa.train_images_mean, eoa.gradient_evaluations_mean) == (160, 320)
+
+    def test_order_and_titles(self, records):
+        assert list(records.rows.method) == ["eoa", "cosine", "linear"]
+        assert list(records.rows.label) == ["EOA", "cosine", "linear scaling"]
+
+    def test_diverged_run_counts(self, records):
+        cosine = line(records, "cosine")
+        assert (cosine.n, cosine.diverged, cosine.incomplete) == (2, 1, 0)
+        assert cosine.test_accuracy_mean == pytest.approx(0.5)
+        assert "diverged after 2 of 4 rounds" in records.runs.problem["baselines/cosine-s1"]
+
+    def test_incomplete_run_has_a_row_without_numbers(self, records):
+        linear = line(records, "linear")
+        assert (linear.n, linear.incomplete) == (0, 1)
+        assert np.isnan(linear.test_accuracy_mean)
+        assert records.runs.problem["baselines/linear-s0"] == "no summary.json (4 of 4 rounds recorded)"
+
+    def test_one_seed_has_no_deviation(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/only")
+        rows = recorded.load(tmp_path, "smoke").rows
+        assert rows.n.item() == 1
+        assert np.isnan(rows.test_accuracy_sd.item())
+
+    def test_same_seed_twice_counts_once(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/a", 0, 0.9)
+        add_run(tmp_path, "eoa-sam/b", 0, 0.7)
+        records = recorded.load(tmp_path, "smoke")
+        assert list(records.runs.status) == ["finished", "repeated"]
+        assert (records.rows.n.item(), records.rows.repeated.item()) == (1, 1)
+        assert records.rows.test_accuracy_mean.item() == pytest.approx(0.9)
+
+    def test_another_option_is_another_row_and_is_named(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/a", exchange="average")
+        add_run(tmp_path, "eoa-sam/b", exchange="ring", data_dir="elsewhere")
+        add_run(tmp_path, "eoa-sam/c", 1, exchange="ring")
+        rows = recorded.load(tmp_path, "smoke").rows
+        assert list(rows.setting) == ["exchange average", "exchange ring"]
+        assert list(rows.n) == [1, 2]
+
+    def test_optimizers_and_populations_are_named_where_they_differ(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/a")
+        add_run(tmp_path, "eoa-sam/b", populations=[{**EOA[0], "optimizer": "sgd"}, EOA[1]])
+        rows = recorded.load(tmp_path, "smoke").rows
+        assert set(rows.workers) == {"4: 2 gwo + 2 woa", "4: 2 gwo with sgd + 2 woa with asam"}
+        assert set(rows.setting) == {"asam", "sgd, asam"}
+        assert rows.label.is_unique
+
+    def test_same_records_in_another_order_of_creation(self, tmp_path, root):
+        again = tmp_path / "again"
+        for seed, test in reversed(list(enumerate((0.90, 0.92, 0.97)))):
+            add_run(again, f"eoa-sam/eoa-s{seed}", seed, test)
+        before, after = (line(recorded.load(r, "smoke"), "eoa") for r in (root, again))
+        assert (before.seeds, before.command) == (after.seeds, after.command) == ("0, 1, 2", after.command)
+
+
+class TestUnusableRuns:
+    @pytest.mark.parametrize(
+        ("file", "content", "problem"),
+        [
+            ("summary.json", "{", "summary.json is not valid JSON"),
+            ("summary.json", "{}", "summary.json lacks method, model, ranks"),
+            ("config.json", None, "no config.json"),
+            ("environment.json", None, "no environment.json"),
+            ("metrics.csv", "round,rank\n0,0\n", "metrics.csv lacks population"),
+            ("metrics.csv", "", "metrics.csv is not readable"),
+            ("metrics.csv", None, "no metrics.csv"),
+        ],
+    )
+    def test_named_and_counted(self, tmp_path, file, content, problem):
+        add_run(tmp_path, "eoa-sam/good", 0)
+        path = add_run(tmp_path, "eoa-sam/bad", 1) / file
+        path.unlink() if content is None else path.write_text(content)
+        records = recorded.load(tmp_path, "smoke")
+        assert records.runs.status.to_dict() == {"eoa-sam/bad": "incomplete", "eoa-sam/good": "finished"}
+        assert problem in records.runs.problem["eoa-sam/bad"]
+        assert records.rows.incomplete.sum() == 1
+        make_tables.write(records, tmp_path / "tables")
+        assert list(make_figures.draw(records))
+
+    def test_summary_without_a_phase(self, tmp_path):
+        path = add_run(tmp_path, "eoa-sam/old") / "summary.json"
+        summary = json.loads(path.read_text())
+        del summary["seconds"]["exchange"]
+        path.write_text(json.dumps(summary))
+        assert "summary.json lacks exchange" in recorded.load(tmp_path, "smoke").runs.problem.item()
+
+    def test_cut_metrics(self, tmp_path):
+        path = add_run(tmp_path, "eoa-sam/cut") / "metrics.csv"
+        path.write_text("\n".join(path.read_text().splitlines()[:-3]) + "\n")
+        problem = recorded.load(tmp_path, "smoke").runs.problem.item()
+        assert "metrics.csv has 13 lines instead of 16" in problem
+
+    def test_empty_directory(self, tmp_path):
+        (tmp_path / "smoke/eoa-sam/nothing").mkdir(parents=True)
+        records = recorded.load(tmp_path, "smoke")
+        assert records.runs.status.item() == "incomplete"
+        make_tables.write(records, tmp_path / "tables")
+        assert list(make_figures.draw(records)) == []
+
+    def test_diverged_in_the_first_round(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/gone", diverged_after=0)
+        records = recorded.load(tmp_path, "smoke")
+        assert records.runs.status.item() == "diverged"
+        make_figures.write(records, tmp_path / "figures")
+
+    def test_a_run_whose_workers_lost_their_weights_for_a_round(self, tmp_path):
+        path = add_run(tmp_path, "eoa-sam/shaken") / "metrics.csv"
+        metrics = pd.read_csv(path)
+        metrics.loc[metrics["rank"] == 0, ["fitness", "val_accuracy"]] = -np.inf, np.nan
+        metrics.to_csv(path, index=False)
+        records = recorded.load(tmp_path, "smoke")
+        assert not records.metrics.leader[records.metrics["rank"] == 0].any()
+        assert make_figures.write(records, tmp_path / "figures")
+
+    def test_no_runs_at_all(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match=r"no runs under .*smoke: make some with `./run_all.sh --profile smoke`"):
+            recorded.load(tmp_path, "smoke")
+
+
+class TestMetrics:
+    def test_images_seen_by_all_workers(self, records):
+        images = records.rounds_of("eoa-sam/eoa-s0").groupby("round").images.first()
+        assert list(images) == [40, 80, 120, 160]
+
+    def test_leader_is_the_fittest(self, records):
+        leaders = records.rounds_of("eoa-sam/eoa-s0").query("leader")
+        assert list(leaders["rank"]) == [0, 3, 2, 1]  # fitness falls with (rank + t) mod 4
+
+    def test_ties_go_to_the_higher_rate_then_to_the_lower_rank(self, tmp_path):
+        path = add_run(tmp_path, "eoa-sam/tie") / "metrics.csv"
+        metrics = pd.read_csv(path)
+        metrics["fitness"] = 0.5
+        metrics["lr"] = metrics["rank"].map({0: 0.1, 1: 0.3, 2: 0.3, 3: 0.2})
+        metrics.to_csv(path, index=False)
+        leaders = recorded.load(tmp_path, "smoke").metrics.query("leader")
+        assert list(leaders["rank"]) == [1] * ROUNDS
+
+
+class TestTables:
+    def test_accuracy(self, records):
+        table = make_tables.accuracy_table(records).set_index("method")
+        assert list(table["test accuracy, %"]) == ["93.00 ± 3.61 (n = 3)", "50.00 ± 42.43 (n = 2)", "– (n = 0)"]
+        assert table["validation, %"]["EOA"] == "88.00 ± 3.61"
+        assert table["gradient evaluations"]["EOA"] == "320"
+        assert list(table["ranks: populations"]) == ["4: 2 gwo + 2 woa", "4", "4"]
+        assert list(table["remarks"]) == ["", "1 diverged", "1 incomplete"]
+
+    def test_cost(self, records):
+        table = make_tables.cost_table(records).set_index("method")
+        assert table["evaluate + exchange, %"]["cosine"] == "23.6"  # (2/8 + 2/9) / 2
+        assert table["training, s"]["EOA"] == "7.0"
+        assert table["across, MB"]["EOA"] == "0.25"
+
+    def test_files(self, records, tmp_path):
+        paths = make_tables.write(records, tmp_path / "tables")
+        assert [p.name for p in paths] == ["accuracy.md", "cost.md", "accuracy.csv", "runs.csv"]
+        text = paths[0].read_text()
+        assert (
+            "| 1 | digits, CNN-2 | EOA | 4: 2 gwo + 2 woa | 8 | 4 | 160 | 320 | 93.00 ± 3.61 (n = 3) | 88.00 ± 3.61 |  |"
+            in text
+        )
+        assert "   mpirun -np 4 python EOA-SAM/EOASAM.py --seed 0\n" in text
+        assert "python results/make_tables.py smoke" in text
+        assert "Test images were read once per run" in text
+        assert "| baselines/linear-s0 | incomplete |" in text
+        rows, runs = pd.read_csv(paths[2]), pd.read_csv(paths[3])
+        assert rows.test_accuracy_mean[0] == pytest.approx(0.93)
+        assert len(runs) == 6
+
+    def test_a_bar_inside_a_cell_does_not_split_it(self):
+        assert make_tables.markdown(pd.DataFrame({"method": ["a|b"], "n": [1]})).endswith("| a\\|b | 1 |")
+
+
+class TestFigures:
+    def test_files(self, records, tmp_path):
+        (tmp_path / "old.png").write_bytes(b"from another time")
+        names = [p.name for p in make_figures.write(records, tmp_path)]
+        assert names == ["accuracy-digits.png", "seconds-digits.png", "workers-digits-eoa.png"]
+        assert sorted(p.name for p in tmp_path.glob("*.png")) == names
+        assert all(10_000 < (tmp_path / n).stat().st_size < 200_000 for n in names)
+
+    def test_accuracy_curve(self, records):
+        number = records.rows.index[records.rows.method == "eoa"][0]
+        curve = make_figures._curve(records, number)
+        # workers of one run: test - 0.3 / (t + 1) - (0, 0.01, 0.02, 0.03), so their mean is 0.015 below the best
+        np.testing.assert_allclose(curve["mean"], [0.93 - 0.3 / (t + 1) - 0.015 for t in range(ROUNDS)], atol=1e-9)
+        np.testing.assert_allclose(curve.high - curve.low, 0.07, atol=1e-9)  # over seeds, 0.97 - 0.90
+        assert list(curve.index) == [40, 80, 120, 160]
+
+    def test_band_of_one_seed_is_over_its_workers(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/only")
+        curve = make_figures._curve(recorded.load(tmp_path, "smoke"), 1)
+        np.testing.assert_allclose(curve.high - curve.low, 0.03, atol=1e-9)
+
+    def test_axis_is_gradient_evaluations_where_an_image_costs_differently(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/a")
+        add_run(tmp_path, "baselines/b", **plain("cosine", "sgd"))
+        figure = next(make_figures.draw(recorded.load(tmp_path, "smoke"))).figure
+        assert "gradient evaluations" in figure.axes[0].get_xlabel()
+        ends = [drawn.get_xdata()[-1] for drawn in figure.axes[0].lines]
+        assert ends == [320, 160]
+
+    def test_same_records_give_the_same_files(self, records, tmp_path):
+        first, second = (next(make_figures.draw(records)).save(tmp_path).read_bytes() for _ in range(2))
+        assert first == second
+
+
+class Links(HTMLParser):
+    """Every src and href of a page."""
+
+    def __init__(self):
+        super().__init__()
+        self.links, self.images = [], []
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.links += [found[k] for k in ("src", "href") if k in found]
+        self.images += [found] if tag == "img" else []
+
+
+@pytest.fixture
+def folder(records, root):
+    """The profile's folder with one of its figures."""
+    figures = root / "smoke/figures"
+    figures.mkdir()
+    next(make_figures.draw(records)).save(figures)
+    return root / "smoke"
+
+
+class TestReport:
+    def test_everything_is_on_the_page(self, records, folder):
+        page = make_report.write(records, folder).read_text()
+        text = re.sub(r"\s+", " ", page)
+        for table in (
+            make_tables.accuracy_table(records),
+            make_tables.cost_table(records),
+            make_tables.troubled_table(records),
+        ):
+            for cell in table.astype(str).to_numpy().ravel():
+                assert f">{cell}</td>" in text
+        assert "6 in 3 rows: 4 finished, 1 diverged, 1 incomplete" in text
+        assert page.count("<pre><code>mpirun ") == 3
+
+    def test_needs_no_other_file(self, records, folder):
+        page = make_report.render(records, folder)
+        parser = Links()
+        parser.feed(page)
+        assert [image["alt"] for image in parser.images] == ["Validation accuracy during training, digits (CNN-2)"]
+        assert all(image["src"].startswith("data:image/png;base64,") for image in parser.images)
+        assert "Line: mean over workers and seeds" in page
+        assert [link for link in parser.links if not link.startswith("data:")] == ["../README.md"]
+        assert not re.search(r"https?://|@import|url\(|<script", page)
+
+    def test_without_figures_it_says_how_to_draw_them(self, records, root):
+        assert "python results/make_figures.py smoke" in make_report.render(records, root / "smoke")
+
+    def test_names_from_records_are_escaped(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/<script>alert", finish=False)
+        page = make_report.render(recorded.load(tmp_path, "smoke"), tmp_path / "smoke")
+        assert "&lt;script&gt;alert" in page
+        assert "<script" not in page
+
+
+class TestScripts:
+    def test_command_line(self, root):
+        for script in ("make_tables", "make_figures", "make_report"):
+            command = [sys.executable, str(RESULTS / f"{script}.py"), "smoke", "--root", str(root)]
+            assert subprocess.run(command, capture_output=True, check=True).stderr == b""
+        assert (root / "smoke/report.html").exists()
+
+    def test_unknown_profile(self, root):
+        command = [sys.executable, str(RESULTS / "make_tables.py"), "nowhere", "--root", str(root)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert "no runs under" in done.stderr
+        assert "Traceback" not in done.stderr
+
+    def test_neither_torch_nor_mpi_is_imported(self):
+        code = "import sys, make_report, make_figures; print({'torch', 'mpi4py', 'common'} & set(sys.modules))"
+        done = subprocess.run([sys.executable, "-c", code], cwd=RESULTS, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == "set()"
