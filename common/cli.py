@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import math
 import re
 import sys
 from collections.abc import Mapping
@@ -106,10 +107,12 @@ def _preset(argv: list[str]) -> str:
 
 
 def _first_paragraph(box: str) -> str:
-    """The sentence inside the box that tyro draws around an error."""
-    lines = [line.strip("│ ") for line in box.splitlines() if line.startswith("│")]
-    rule = next((i for i, line in enumerate(lines) if set(line) == {"─"}), len(lines))
-    return " ".join(lines[:rule]) or "cannot read the command line"
+    """The sentence inside the box that tyro draws around an error: between its title and the rule below it."""
+    lines = [line.strip("│| ") for line in box.splitlines()][1:]
+    rules = [i for i, line in enumerate(lines) if line and set(line) <= set("─-")]
+    first = 1 if rules[:1] == [0] else 0
+    last = next((i for i in rules if i > 0), len(lines))
+    return " ".join(" ".join(lines[first:last]).split()) or "cannot read the command line"
 
 
 def check_common(args: CommonArgs) -> None:
@@ -123,11 +126,11 @@ def check_common(args: CommonArgs) -> None:
         ("fitness_images", 0),
     ):
         _require(getattr(args, name) >= least, args, name, f"has to be at least {least}")
-    _require(args.learning_rate > 0, args, "learning_rate", "has to be positive")
-    _require(args.rho > 0, args, "rho", "has to be positive")
+    _require(0 < args.learning_rate < math.inf, args, "learning_rate", "has to be positive and finite")
+    _require(0 < args.rho < math.inf, args, "rho", "has to be positive and finite")
     _require(0 < args.val_fraction < 1, args, "val_fraction", "has to lie between 0 and 1, both excluded; 0.1 is usual")
     _require(0 <= args.momentum_factor < 1, args, "momentum_factor", "has to lie in [0, 1)")
-    _require(args.weight_decay >= 0, args, "weight_decay", "has to be 0 or more")
+    _require(0 <= args.weight_decay < math.inf, args, "weight_decay", "has to be 0 or more, and finite")
     _require(0 <= args.dropout < 1, args, "dropout", "has to lie in [0, 1)")
     _require(0 <= args.label_smoothing < 1, args, "label_smoothing", "has to lie in [0, 1)")
 

@@ -23,7 +23,7 @@ class FlatModel:
         module: the module itself; using it uses the flat buffers.
         state: shape (P + B,), float32; parameters first, then floating buffers, each in the module's own order.
         parameters: shape (P,), view of `state`. Its `.grad` is `gradient`, so torch optimizers can step on it as one tensor.
-        buffers: shape (B,), view of `state`.
+        buffers: shape (B,), view of `state`; frozen parameters (requires_grad False) lie in front of them.
         gradient: shape (P,), view of `gradient_and_flag`.
         gradient_and_flag: shape (P + 1,).
 
@@ -31,8 +31,9 @@ class FlatModel:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        tensors = list(module.parameters())
-        statistics = [b for b in module.buffers() if b.is_floating_point()]
+        tensors = [p for p in module.parameters() if p.requires_grad]
+        frozen = [p for p in module.parameters() if not p.requires_grad]  # exchanged, but never stepped on or decayed
+        statistics = [*frozen, *(b for b in module.buffers() if b.is_floating_point())]
         _check([*tensors, *statistics])
         size, extra = (sum(t.numel() for t in group) for group in (tensors, statistics))
         device = tensors[0].device
@@ -74,7 +75,7 @@ class FlatModel:
 
 def _check(tensors: Sequence[Tensor]) -> None:
     if not tensors:
-        raise ValueError("the model has no parameters, so there is nothing to train or to exchange")
+        raise ValueError("the model has no trainable parameters, so there is nothing to train or to exchange")
     odd = {str(t.dtype) for t in tensors if t.dtype != torch.float32}
     if odd:
         raise ValueError(f"the flat buffer is float32, but the model holds {sorted(odd)}: call model.float() first")
@@ -92,7 +93,7 @@ def _adopt(tensors: Sequence[Tensor], storage: Tensor, gradient: Tensor | None) 
         view = storage[place].view(tensor.shape)
         view.data.copy_(tensor.data)
         tensor.data = view.data
-        if gradient is not None and tensor.requires_grad:
+        if gradient is not None:
             tensor.grad = gradient[place].view(tensor.shape)
             yield tensor, tensor.grad
 

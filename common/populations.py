@@ -7,6 +7,7 @@ gwo:4:sam,woa:4:sgd  a third part names the weight optimizer
 """
 
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 
 from common.errors import UsageError
 
@@ -61,12 +62,11 @@ def _known(name: str, names: tuple[str, ...], kind: str) -> None:
 
 def _size_and_optimizer(item: list[str], default: str, optimizers: tuple[str, ...]) -> tuple[str, str]:
     """The size field ('' if absent) and the optimizer of one population; `gwo::sam` is spelt `gwo:sam`."""
-    size, optimizer = "", default
-    for field in item[1:]:
-        if field[0].isdigit() or field[0] in "+-.":
-            size = field
-        else:
-            optimizer = field
+    numeric = [bool(field[0].isdigit() or field[0] in "+-.") for field in item[1:]]
+    if numeric in ([True, True], [False, False], [False, True]):
+        raise UsageError(f"cannot read population '{':'.join(item)}': write species[:workers][:optimizer], e.g. gwo:4:sam")
+    size = item[1] if True in numeric else ""
+    optimizer = item[-1] if False in numeric else default
     _known(optimizer, optimizers, "weight optimizer")
     return size, optimizer
 
@@ -109,7 +109,8 @@ def _whole(shares: list[float], text: str) -> list[float]:
 
 def largest_remainder(shares: list[float], seats: int) -> list[int]:
     """Integers that add up to `seats`, nearly proportional to `shares`, at least one each (seats >= len(shares))."""
-    quotas = [seats * s / sum(shares) for s in shares]
+    exact = [Fraction(str(s)) for s in shares]  # in floats, remainders that are equal would not look it
+    quotas = [seats * s / sum(exact) for s in exact]
     counts = [int(q) for q in quotas]
     by_remainder = sorted(range(len(shares)), key=lambda i: (-(quotas[i] - counts[i]), i))
     for i in by_remainder[: seats - sum(counts)]:

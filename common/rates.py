@@ -73,9 +73,10 @@ class EoaSettings:
 
     base_rule: str = "blend"
     rules: Rules = field(default_factory=Rules)
-    count_workers: bool = False  # k = number of workers, instead of images behind one gradient / 128
+    count_workers: bool = False  # k = number of workers, instead of images behind one gradient / quoted_batch
     limited: bool = True  # keep rates within LIMITS
     warmup_epochs: float = 1.0
+    quoted_batch: int = QUOTED_BATCH
 
 
 # The reference scripts, by data set (spec: the columns of the tables of steps 4 and 6).
@@ -90,6 +91,8 @@ REFERENCE = {
     "vit": replace(_REFERENCE, base_rule="best", rules=Rules("fixed", signed=False, higher_rank_first=True, world_prey=True)),
     "imagenet": replace(
         _REFERENCE,
+        count_workers=False,
+        quoted_batch=256,
         base_rule="anneal",
         rules=Rules("scaled", signed=False, higher_rank_first=True, world_prey=True, fold_prey=True),
         warmup_epochs=5.0,
@@ -117,7 +120,7 @@ class EcosphereRates:
         self.specs, self.eta0, self.rounds, self.seed = specs, eta0, rounds, seed
         self.settings = settings or EoaSettings()
         self.workers = sum(s.workers for s in specs)
-        self.k = [self.workers if self.settings.count_workers else n / QUOTED_BATCH for n in images_per_gradient]
+        self.k = [self.workers if self.settings.count_workers else n / self.settings.quoted_batch for n in images_per_gradient]
         self.warmup_rounds = self.settings.warmup_epochs * rounds_per_epoch
         self.bounds = np.cumsum([0, *(s.workers for s in specs)])
         self.start = np.concatenate([self._start(p) for p in range(len(specs))])

@@ -139,7 +139,8 @@ class Record:
             return
         with open(path, newline="") as file:
             lines = list(csv.DictReader(file))
-        kept = [line for line in lines if int(line["round"]) < t]
+        whole = (line for line in lines if None not in line.values())  # a kill may have cut the last one off
+        kept = [line for line in whole if int(line["round"]) < t]
         if not kept:
             path.unlink()
             return

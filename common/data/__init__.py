@@ -11,6 +11,7 @@ from torch import Tensor
 from common.data.augment import Augmenter, permutation
 from common.data.sources import SOURCES, Source, Split, load
 from common.errors import UsageError
+from common.seeding import Purpose, stream
 from common.topology import Topology
 
 DEFAULT_DIRECTORY = os.environ.get("EOA_DATA", "data")
@@ -89,19 +90,25 @@ def split(
     """
     from sklearn.model_selection import train_test_split  # a second to import, and only rank 0 splits
 
-    classes = len(np.unique(labels))
+    counts = np.unique(labels, return_counts=True)[1]
+    classes, least = len(counts), counts.min()
     held = round(fraction * len(labels)) if 0 < fraction < 1 else 0
-    if not classes <= held <= len(labels) - classes:
-        low, high = classes / len(labels), 1 - classes / len(labels)
+    # scikit-learn deals a class out by rounding, so the rarest one has to round to at least one image on either side.
+    if not (classes <= held <= len(labels) - classes and 0.5 <= fraction * least <= least - 0.5):
+        low = max(classes / len(labels), 0.5 / least)
         raise UsageError(
-            f"--val-fraction {fraction:g} is not usable: {title} has {len(labels)} training images of {classes} classes, so it "
-            f"has to lie between {low:.4f} and {high:.4f} (fitness is measured on held-out images; 0.1 is usual)"
+            f"--val-fraction {fraction:g} is not usable: {title} has {len(labels)} training images of {classes} classes "
+            f"(the rarest has {least}), so it has to lie between {low:.4f} and {1 - low:.4f} (fitness is measured on "
+            "held-out images; 0.1 is usual)"
         )
-    kept, held_out = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=seed)
+    draw = stream(seed, Purpose.SPLIT)
+    states = [int(s) for s in draw.integers(2**32, size=2)]
+    kept, held_out = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=states[0])
     judges = max(fitness_images, classes)
-    if fitness_images == 0 or judges > len(held_out) - classes:
+    rarest = np.unique(labels[held_out], return_counts=True)[1].min()
+    if fitness_images == 0 or judges > len(held_out) - classes or rarest < 2:
         return kept, held_out, held_out
-    judged, _ = train_test_split(held_out, train_size=judges, stratify=labels[held_out], random_state=seed)
+    judged, _ = train_test_split(held_out, train_size=judges, stratify=labels[held_out], random_state=states[1])
     return kept, held_out, judged
 
 

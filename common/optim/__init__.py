@@ -77,6 +77,7 @@ class WeightOptimizer:
 
     def _second_pass(self, closure: Closure, sharpness: Sharpness) -> None:
         """Replace the gradient at w by the one at w + e."""
+        self.model.collect_gradient()
         if self._sam_group is not None:
             self.ecosphere.average_gradient(self._sam_group)
         before = sharpness.perturb(self.model.parameters, self.model.gradient)

@@ -1,0 +1,27 @@
+"""What the unit tests share: one process, one thread, reproducible examples, and a world of one rank."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tensors here are tiny and the machine is shared
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile(
+    "unit",
+    derandomize=True,  # the same examples on every machine and every run
+    deadline=None,  # shared machines stall
+    max_examples=60,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("unit")
+
+
+@pytest.fixture(scope="session")
+def alone():
+    """The topology of a single process."""
+    from common.populations import PopulationSpec
+    from common.topology import build_topology
+
+    return build_topology([PopulationSpec("gwo", 1, "sgd")])

@@ -1,0 +1,223 @@
+"""The command line: help for every option, presets, one-line refusals, the batch of a world, and the paper's preset."""
+
+import ast
+import importlib.util
+import inspect
+import sys
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common import cli
+from common.cli import PRESETS, CommonArgs, check_common, parse_args, settle_batch, settle_precision
+from common.errors import UsageError
+
+OURS = {
+    "smoke": CommonArgs(preset="smoke", dataset="digits", rounds=2, batch_size=64),
+    "cpu": CommonArgs(preset="cpu"),
+    "paper": CommonArgs(preset="paper", rounds=200),
+}
+SCRIPTS = Path(__file__).parents[2] / "EOA-SAM"
+
+
+def parse(*argv):
+    return parse_args(OURS, "a test", list(argv))
+
+
+def load_script(name, monkeypatch):
+    """An experiment script as a module; its folder is no importable name."""
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    spec = importlib.util.spec_from_file_location(name.replace("-", "_"), SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
+
+
+def undocumented(kind):
+    """Fields of a dataclass that no string follows: the string is the option's help."""
+    body = ast.parse(inspect.getsource(kind)).body[0].body
+    missing = []
+    for statement, following in zip(body, [*body[1:], None], strict=True):
+        if isinstance(statement, ast.AnnAssign):
+            described = isinstance(following, ast.Expr) and isinstance(getattr(following.value, "value", None), str)
+            missing += [] if described else [statement.target.id]
+    return missing
+
+
+def test_every_option_of_every_script_has_a_help_text(monkeypatch):
+    assert undocumented(CommonArgs) == []
+    assert undocumented(load_script("EOASAM", monkeypatch).Args) == []
+
+
+def test_help_is_printed_names_every_option_and_ends_with_success(capsys):
+    with pytest.raises(SystemExit) as request:
+        parse("--help")
+    assert not request.value.code
+    printed = capsys.readouterr().out
+    for field in fields(CommonArgs):
+        assert f"--{field.name.replace('_', '-')}" in printed
+    assert "a test" in printed
+
+
+def test_help_is_printed_on_rank_zero_only(capsys, monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    with pytest.raises(SystemExit):
+        parse("--help")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("argv", [("--preset", "smoke"), ("--preset=smoke",), ("--rounds", "5", "--preset", "smoke")])
+def test_options_are_read_over_the_chosen_preset(argv):
+    args, given_names = parse(*argv)
+    assert replace(args, rounds=2) == OURS["smoke"]
+    assert args.rounds == (5 if "--rounds" in argv else 2)
+    assert given_names == ({"preset", "rounds"} if "--rounds" in argv else {"preset"})
+
+
+@pytest.mark.parametrize("cuda", [False, True])
+def test_without_a_preset_it_is_paper_where_cuda_is_visible_and_cpu_elsewhere(monkeypatch, cuda):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    assert parse()[0] == OURS["paper" if cuda else "cpu"]
+
+
+def test_given_options_are_known_in_every_spelling():
+    _, given_names = parse("--preset", "smoke", "--batch-size=32", "--no-resume", "--val_fraction", "0.2", "--seed", "3")
+    assert given_names == {"preset", "batch_size", "resume", "val_fraction", "seed"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["--no-such-option", "3"], "--no-such-option"),
+        (["--preset", "tiny"], "tiny"),
+        (["--preset"], "--preset"),
+        (["--dataset", "svhn"], "svhn"),
+        (["--rounds", "many"], "many"),
+        (["--rounds", "2.5"], "2.5"),
+        (["--learning-rate", "fast"], "fast"),
+        (["stray"], "stray"),
+    ],
+)
+def test_an_unreadable_command_line_is_refused_in_one_line(argv, named, capsys):
+    with pytest.raises(UsageError) as refusal:
+        parse(*argv)
+    message = str(refusal.value)
+    assert named in message
+    assert "\n" not in message
+    assert not set("╭╮╰╯│─") & set(message)
+    assert "---" not in message
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [
+        ("rounds", [0, -1]),
+        ("batch_size", [0, -64]),
+        ("seed", [-1]),
+        ("round_steps", [-1]),
+        ("max_steps", [-1]),
+        ("fitness_images", [-1]),
+        ("learning_rate", [0.0, -0.1, float("nan"), float("inf")]),
+        ("rho", [0.0, -0.5, float("nan"), float("inf")]),
+        ("val_fraction", [0.0, 1.0, 1.5, float("nan")]),
+        ("momentum_factor", [-0.1, 1.0, float("nan")]),
+        ("weight_decay", [-1e-4, float("nan"), float("inf")]),
+        ("dropout", [-0.1, 1.0]),
+        ("label_smoothing", [-0.1, 1.0]),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused_by_option_and_value(option, values):
+    for value in values:
+        with pytest.raises(UsageError) as refusal:
+            check_common(replace(CommonArgs(), **{option: value}))
+        assert f"--{option.replace('_', '-')} {value} " in str(refusal.value)
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_pass_their_own_checks(preset, monkeypatch):
+    for script in ("EOASAM", "EOASAM-cifar100"):
+        module = load_script(script, monkeypatch)
+        args = (module.PRESETS if script == "EOASAM" else module.PRESETS_CIFAR100)[preset]
+        check_common(args)
+        assert args.preset == preset
+        assert (args.dataset == "digits") == (preset == "smoke")
+
+
+@given(st.integers(1, 5000), st.integers(1, 64))
+def test_a_presets_batch_is_rounded_to_the_nearest_multiple_of_the_ranks(batch_size, ranks):
+    settled = settle_batch(CommonArgs(batch_size=batch_size), set(), ranks)
+    assert settled % ranks == 0
+    assert settled >= ranks
+    nearest = min(range(ranks, batch_size + 2 * ranks, ranks), key=lambda b: abs(b - batch_size))
+    assert abs(settled - batch_size) == abs(nearest - batch_size)
+
+
+@given(st.integers(1, 5000), st.integers(1, 64))
+def test_a_given_batch_has_to_divide_or_is_refused_with_the_two_nearest(batch_size, ranks):
+    args = CommonArgs(batch_size=batch_size)
+    if batch_size % ranks == 0:
+        assert settle_batch(args, {"batch_size"}, ranks) == batch_size
+        return
+    with pytest.raises(UsageError) as refusal:
+        settle_batch(args, {"batch_size"}, ranks)
+    below = batch_size - batch_size % ranks
+    words = str(refusal.value).replace(":", "").replace(";", "").split()
+    assert {str(batch_size), str(ranks), str(below + ranks)} <= set(words)
+    assert (str(below) in words) == (below > 0 or "0" in (str(batch_size), str(ranks)))
+
+
+def test_a_rounded_batch_is_announced(capsys):
+    settle_batch(CommonArgs(batch_size=100), set(), 8)
+    assert "100" in (printed := capsys.readouterr().out)
+    assert "96" in printed or "104" in printed
+    settle_batch(CommonArgs(batch_size=96), set(), 8)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_wanted_precision_is_not_second_guessed():
+    assert [settle_precision(p, "cpu") for p in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    assert settle_precision("auto", "cpu") in ("float32", "bfloat16")
+
+
+def test_the_presets_of_the_script_are_the_published_setting(monkeypatch):
+    """The specification's protocol table, WRN + SAM."""
+    for script, dataset in (("EOASAM", "cifar10"), ("EOASAM-cifar100", "cifar100")):
+        module = load_script(script, monkeypatch)
+        paper = (module.PRESETS if dataset == "cifar10" else module.PRESETS_CIFAR100)["paper"]
+        assert (paper.dataset, paper.model, paper.depth, paper.width, paper.dropout) == (dataset, "wrn", 16, 8, 0)
+        assert (paper.rounds, paper.round_steps, paper.max_steps, paper.batch_size) == (200, 0, 0, 1024)
+        assert (paper.optimizer, paper.rho, paper.momentum_factor, paper.weight_decay) == ("asam", 0.5, 0.9, 5e-4)
+        assert (paper.label_smoothing, paper.learning_rate) == (0.1, 0.1)
+
+
+def test_reference_takes_the_column_except_for_options_that_were_given(monkeypatch, capsys):
+    module = load_script("EOASAM", monkeypatch)
+    asked = replace(module.PRESETS["smoke"], reference=True, damping="none")
+    args, settings = module.settle_reference(asked, {"reference", "damping"}, "cifar10")
+    assert (args.damping, settings.rules.damping) == ("none", "none")
+    assert (args.scope, args.sam_scope, args.momentum, args.exchange) == ("world", "world", "reset", "average")
+    assert (args.base_rate, settings.base_rule, settings.count_workers, settings.limited) == ("best", "best", True, False)
+    assert not settings.rules.signed
+    assert "--scope world" in capsys.readouterr().out
+    args, settings = module.settle_reference(replace(asked, reference=False), set(), "cifar10")
+    assert (args.scope, settings.base_rule, settings.rules.damping, settings.limited) == ("population", "blend", "none", True)
+
+
+@dataclass(frozen=True)
+class More(CommonArgs):
+    """A script's own options after the common ones."""
+
+    extra: bool = False
+    """a flag"""
+
+
+def test_a_scripts_own_flags_can_be_turned_on_and_off():
+    presets = {name: More(preset=name, extra=name == "paper") for name in PRESETS}
+    assert cli.parse_args(presets, "x", ["--preset", "smoke", "--extra"])[0].extra
+    args, given_names = cli.parse_args(presets, "x", ["--preset", "paper", "--no-extra"])
+    assert (args.extra, given_names) == (False, {"preset", "extra"})

@@ -1,0 +1,96 @@
+"""An ecosphere of one worker is ordinary training with the schedule b_t; what it does when its weights are lost."""
+
+import copy
+from math import cos, pi
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common.ecosphere import Ecosphere
+from common.errors import Diverged
+from common.exchange import POLICIES, Exchange
+from common.optim import OptimizerSettings, WeightOptimizer
+from common.populations import PopulationSpec
+from common.rates import EcosphereRates, EoaSettings
+
+ROUNDS, STEPS, ETA0, K = 4, 3, 0.1, 2.0
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+
+
+def ecosphere_of_one(alone, settings=None, policy="average"):
+    rates = EcosphereRates([PopulationSpec("gwo", 1, "sgd")], ETA0, ROUNDS, [K * 128], 7, settings)
+    ecosphere = Ecosphere(alone, rates, Exchange(policy))
+    ecosphere.adopt(network())
+    return ecosphere
+
+
+def batches(t):
+    generator = torch.Generator().manual_seed(t)
+    return [(torch.randn(8, 5, generator=generator), torch.randint(3, (8,), generator=generator)) for _ in range(STEPS)]
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("rule", ["best", "blend", "anneal"])
+def test_one_worker_trains_as_a_plain_loop_with_the_base_rates_bit_for_bit(alone, rule, policy):
+    ecosphere = ecosphere_of_one(alone, EoaSettings(base_rule=rule), policy)
+    model, optimizer = ecosphere.model, WeightOptimizer(ecosphere, OptimizerSettings("sgd"))
+    plain = network()
+    reference = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
+    b = K * ETA0  # the start, without noise
+    for t in range(ROUNDS):
+        for step, (images, labels) in enumerate(batches(t)):
+
+            def closure(images=images, labels=labels):
+                model.zero_gradient()
+                loss = F.cross_entropy(model.module(images), labels)
+                loss.backward()
+                return loss.detach()
+
+            optimizer.step(closure, ecosphere.rate_at(t + step / STEPS))
+            reference.zero_grad()
+            F.cross_entropy(plain(images), labels).backward()
+            warm = ETA0 + (b - ETA0) * step / STEPS if t == 0 else b  # one epoch, here one round
+            reference.param_groups[0]["lr"] = warm
+            reference.step()
+        turn = ecosphere.turn(t, 0.1 * t)
+        assert turn.finite
+        x = b
+        b = {
+            "best": x,
+            "blend": (x + K * ETA0 * (1 + cos(pi * t / ROUNDS)) / 2) / 2,
+            "anneal": 0.0 if t >= ROUNDS - 1 else x * (1 + cos(pi * (t + 1) / ROUNDS)) / (1 + cos(pi * t / ROUNDS)),
+        }[rule]
+        assert ecosphere.rate == pytest.approx(b, rel=1e-14)
+        b = ecosphere.rate  # the formula in another order may differ in the last bit, which the weights would show
+    for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert (alone.traffic.inside, alone.traffic.across) == (0, 0)
+
+
+@pytest.mark.parametrize(("spoil", "fitness"), [(float("nan"), 0.5), (float("inf"), 0.5), (None, float("nan"))])
+def test_when_the_last_worker_is_lost_the_run_stops_with_the_last_finite_weights(alone, spoil, fitness):
+    ecosphere = ecosphere_of_one(alone)
+    ecosphere.model.state.detach().mul_(0.5)
+    ecosphere.turn(0, 0.5)
+    kept = ecosphere.model.state.detach().clone()
+    ecosphere.model.state.detach().add_(1.0)
+    if spoil is not None:
+        ecosphere.model.buffers[0] = spoil  # a batch-norm statistic counts as a weight
+    with pytest.raises(Diverged):
+        ecosphere.turn(1, fitness)
+    assert torch.equal(ecosphere.model.state, kept)
+
+
+def test_a_restored_ecosphere_has_the_saved_weights_and_rate(alone):
+    ecosphere = ecosphere_of_one(alone)
+    state = copy.deepcopy(ecosphere.model.state.detach())
+    ecosphere.model.state.detach().zero_()
+    ecosphere.restore(state, 0.0625)
+    assert ecosphere.rate == 0.0625
+    assert torch.equal(torch.cat([p.detach().flatten() for p in ecosphere.model.module.parameters()]), state[: -2 * 6])

@@ -1,0 +1,203 @@
+"""The schedules of an exchange, carried out in memory on any number of populations; `Sendrecv` itself is tested under MPI.
+
+A simulated round hands every transfer the sender's theta as it was before the round, as `Sendrecv` does.
+"""
+
+from itertools import pairwise
+from math import ceil, floor, log2
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.election import Standings
+from common.errors import UsageError
+from common.exchange import POLICIES, Effect, Exchange, payload, schedule, slice_bounds
+
+EPS = float(np.finfo(np.float32).eps)
+LENGTH = 5
+
+
+@st.composite
+def ecospheres(draw, dead=False, least=1):
+    """Standings of n populations, some of them (never all) without a finite worker, and a theta for each."""
+    n = draw(st.integers(least, 17))
+    sizes = draw(st.lists(st.integers(1, 5), min_size=n, max_size=n))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    fitness = rng.choice([0.1, 0.5, 0.9], sum(sizes))
+    lost = draw(st.sets(st.integers(0, n - 1), min_size=1, max_size=n - 1)) if dead else set()
+    owner = np.repeat(np.arange(n), sizes)
+    fitness[np.isin(owner, list(lost))] = -np.inf
+    theta = (rng.standard_normal((n, LENGTH)) * 10 ** rng.uniform(-3, 3, (n, 1))).astype(np.float32)
+    theta[list(lost)] = np.nan
+    return Standings(fitness, rng.choice([0.1, 0.2], sum(sizes)), sizes), theta
+
+
+def carry(plan, theta, c=0.5):
+    """What `Sendrecv` would make of theta, shape (n, length) float32."""
+    for transfers in plan:
+        before = theta.copy()
+        for t in transfers:
+            received = before[t.source]
+            if t.effect is Effect.ADD:
+                theta[t.target] = before[t.target] + received
+            elif t.effect is Effect.REPLACE:
+                theta[t.target] = received
+            else:
+                theta[t.target] = before[t.target] * np.float32(1 - c) + np.float32(c) * received
+    return theta
+
+
+def average(standings, theta):
+    """The policy `average`: sizes go in as weights, a population without finite weights counts nothing."""
+    weights = np.array(standings.sizes) * np.array(standings.alive)
+    theta = np.where(np.array(standings.alive)[:, None], theta, np.float32(0)) * weights[:, None].astype(np.float32)
+    return carry(schedule("average", standings), theta) / np.float32(weights.sum())
+
+
+@given(ecospheres(), st.sampled_from(POLICIES))
+def test_in_a_round_nobody_sends_or_receives_twice(world, policy):
+    standings, _ = world
+    for transfers in schedule(policy, standings):
+        assert transfers, "an empty round would cost a message for nothing"
+        for ends in ([t.source for t in transfers], [t.target for t in transfers]):
+            assert len(set(ends)) == len(ends)
+            assert set(ends) <= set(range(len(standings.sizes)))
+        assert all(t.source != t.target for t in transfers)
+
+
+@given(ecospheres())
+def test_average_is_the_size_weighted_mean_with_the_same_bits_everywhere(world):
+    standings, theta = world
+    n, m = len(standings.sizes), np.array(standings.sizes, dtype=np.float64)[:, None]
+    mean = (m * theta).sum(0) / m.sum()
+    after = average(standings, theta)
+    assert (after == after[0]).all()
+    # Each of log2 n + 2 additions, one product and one quotient rounds by half a unit of at most the sum of magnitudes.
+    tolerance = (log2(n) + 4) * EPS * (m * abs(theta.astype(np.float64))).sum(0) / m.sum()
+    assert (abs(after[0] - mean) <= tolerance).all()
+
+
+@given(ecospheres(least=2))
+def test_average_takes_log2_n_rounds_or_two_more_than_its_floor(world):
+    n = len(world[0].sizes)
+    assert len(schedule("average", world[0])) == (log2(n) if n & (n - 1) == 0 else floor(log2(n)) + 2)
+
+
+@given(ecospheres())
+def test_averaging_twice_equals_once(world):
+    standings, theta = world
+    once = average(standings, theta)
+    # Equal inputs come back up to the roundings of m theta, of the sum and of the division.
+    np.testing.assert_allclose(average(standings, once.copy()), once, rtol=1e-6, atol=0)
+
+
+@given(st.integers(0, 4), st.integers(0, 3), st.integers(0, 99))
+def test_averaging_equal_thetas_changes_no_bit_for_powers_of_two(log_n, log_m, seed):
+    n, m = 2**log_n, 2**log_m
+    standings = Standings(np.zeros(n * m), np.ones(n * m), [m] * n)
+    theta = np.tile(np.random.default_rng(seed).standard_normal(LENGTH).astype(np.float32), (n, 1))
+    np.testing.assert_array_equal(average(standings, theta.copy()), theta)
+
+
+@given(ecospheres())
+def test_best_leaves_the_leaders_bits_everywhere(world):
+    standings, theta = world
+    plan = schedule("best", standings)
+    assert len(plan) == ceil(log2(len(standings.sizes)))
+    expected = np.tile(theta[standings.best_population], (len(theta), 1))
+    np.testing.assert_array_equal(carry(plan, theta), expected)
+
+
+@given(ecospheres(least=2))
+def test_migrate_gives_the_worst_population_the_best_ones_theta_and_changes_nobody_else(world):
+    standings, theta = world
+    expected = theta.copy()
+    expected[standings.worst_population] = theta[standings.best_population]
+    np.testing.assert_array_equal(carry(schedule("migrate", standings), theta), expected)
+
+
+@given(ecospheres(least=2), st.floats(0, 1))
+def test_ring_blends_with_the_left_neighbour_and_keeps_the_mean_over_populations(world, c):
+    standings, theta = world
+    plan = schedule("ring", standings)
+    assert len(plan) == 1
+    before = theta.astype(np.float64)
+    after = carry(plan, theta.copy(), c)
+    left = np.roll(before, 1, axis=0)
+    magnitude = abs(before) + abs(left)
+    assert (abs(after - ((1 - c) * before + c * left)) <= 3 * EPS * magnitude).all()  # three roundings, and c's own
+    assert (abs(after.mean(0, dtype=np.float64) - before.mean(0)) <= 3 * EPS * magnitude.mean(0)).all()
+
+
+@given(st.integers(0, 99), st.integers(1, 5))
+def test_ring_of_two_equal_populations_with_one_half_is_the_average(seed, m):
+    standings = Standings(np.zeros(2 * m), np.ones(2 * m), [m, m])
+    theta = np.random.default_rng(seed).standard_normal((2, LENGTH)).astype(np.float32)
+    ring = carry(schedule("ring", standings), theta.copy(), 0.5)
+    np.testing.assert_array_equal(ring[0], ring[1])
+    # Halving is exact and m theta rounds once more than the ring does: half a unit of the larger magnitude each.
+    assert (abs(ring - average(standings, theta)) <= 2 * EPS * abs(theta).max(0)).all()
+
+
+@given(ecospheres(dead=True, least=2), st.sampled_from(POLICIES))
+def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world, policy):
+    standings, theta = world
+    best, alive = theta[standings.best_population].copy(), np.array(standings.alive)
+    if policy == "average":
+        after = average(standings, theta)
+        m = (np.array(standings.sizes) * alive).astype(np.float64)[:, None]
+        living = np.where(alive[:, None], theta, 0).astype(np.float64)
+        np.testing.assert_allclose(after[0], (m * living).sum(0) / m.sum(), atol=8 * EPS * (m * abs(living)).sum(0).max())
+        return
+    before = theta.copy()
+    after = carry(schedule(policy, standings), theta)
+    assert np.isfinite(after).all()
+    if policy == "migrate":
+        np.testing.assert_array_equal(after[~alive], np.tile(best, (sum(~alive), 1)))
+        np.testing.assert_array_equal(after[alive], before[alive])
+
+
+# Transfers of one theta, for n = 2, 3, 4, 5: n log2 n; with e populations beyond a power of two p, p log2 p + 2 e.
+@pytest.mark.parametrize(
+    ("policy", "thetas"),
+    [("average", [2, 4, 8, 10]), ("best", [1, 2, 3, 4]), ("migrate", [1, 1, 1, 1]), ("ring", [2, 3, 4, 5])],
+)
+@pytest.mark.parametrize("length", [1, 77])
+def test_the_payload_is_the_number_of_transfers_times_four_bytes_a_number(policy, thetas, length):
+    for n, expected in zip([2, 3, 4, 5], thetas, strict=True):
+        sizes = [1 + k % 3 for k in range(n)]
+        standings = Standings(np.linspace(0, 1, sum(sizes)), np.ones(sum(sizes)), sizes)
+        assert payload(schedule(policy, standings), length) == 4 * length * expected
+
+
+@given(ecospheres(), st.sampled_from(POLICIES), st.integers(0, 1000))
+def test_the_payload_equals_the_slices_that_are_handed_over(world, policy, length):
+    standings, _ = world
+    plan, carriers = schedule(policy, standings), min(standings.sizes)
+    handed = sum(4 * (stop - start) for transfers in plan for _ in transfers for start, stop in slice_bounds(length, carriers))
+    assert payload(plan, length) == handed
+
+
+@given(st.integers(0, 10**9), st.integers(1, 64))
+def test_slices_cover_a_buffer_exactly_and_nearly_equally(length, slices):
+    bounds = slice_bounds(length, slices)
+    assert len(bounds) == slices
+    assert (bounds[0][0], bounds[-1][1]) == (0, length)
+    assert all(stop == start for (_, stop), (start, _) in pairwise(bounds))
+    parts = [stop - start for start, stop in bounds]
+    assert max(parts) - min(parts) <= 1
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_one_population_has_nothing_to_exchange(policy):
+    assert schedule(policy, Standings(np.array([0.1, 0.2]), np.ones(2), [2])) == []
+
+
+def test_unknown_policies_and_impossible_ring_weights_are_refused():
+    with pytest.raises(UsageError, match=r"gossip.*average, best, migrate, ring"):
+        Exchange("gossip")
+    for c in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match=str(c)):
+            Exchange("ring", c)

@@ -1,0 +1,185 @@
+"""The record of a run: strict JSON, one line per round, lines of rounds run again forgotten, rates.csv, weights."""
+
+import csv
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from common.errors import UsageError
+from common.record import Record, Totals, check_same_config, choose_directory
+
+
+def row(lr, fitness=0.5):
+    return {"species": "gwo", "lr": lr, "fitness": fitness, "train_loss": 1.5, "val_accuracy": 0.25, "bytes_across": 12}
+
+
+def lines(directory, name="metrics.csv"):
+    with open(directory / name, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def start(tmp_path, alone):
+    """Opens a record at a round; closes them all at the end."""
+    opened = []
+
+    def begin(first_round=0):
+        opened.append(Record(tmp_path, alone, first_round))
+        return opened[-1]
+
+    yield begin
+    for record in opened:
+        record.close()
+
+
+def refuse_constant(name):
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_json_is_strict_whatever_it_is_given(tmp_path, start):
+    content = {
+        "loss": math.nan,
+        "nested": {"list": [1, math.inf, (-math.inf, "x")], 3: Path("a/b")},
+        "text": "é",
+        "none": None,
+        "yes": True,
+    }
+    start().write_json("summary.json", content)
+    read = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse_constant)
+    expected = {"loss": None, "nested": {"list": [1, None, [None, "x"]], "3": "a/b"}, "text": "é", "none": None, "yes": True}
+    assert read == expected
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, start):
+    record = start()
+    record.write_json("summary.json", {"a": 1})
+    with pytest.raises(TypeError):
+        record.write_json("summary.json", {"a": object()})
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"a": 1}
+
+
+def test_metrics_grow_by_one_line_a_round_and_numbers_keep_nine_digits(tmp_path, start):
+    record = start()
+    for t, lr in enumerate([0.1 + 0.2, 1 / 3, 1e-30]):
+        (returned,) = record.add_round(t, row(lr, fitness=-math.inf if t == 1 else 0.5))
+        assert (returned["round"], returned["rank"], returned["lr"]) == (t, 0, lr)
+    read = lines(tmp_path)
+    assert [line["round"] for line in read] == ["0", "1", "2"]
+    assert [float(line["lr"]) for line in read] == pytest.approx([0.3, 1 / 3, 1e-30], rel=1e-8)
+    assert [float(line["fitness"]) for line in read] == [0.5, -math.inf, 0.5]
+    assert list(read[0])[:2] == ["round", "rank"]
+    assert (tmp_path / "metrics.csv").read_text().count("round") == 1, "one header"
+
+
+def test_rounds_that_are_run_again_are_forgotten(tmp_path, start):
+    first = start()
+    for t in range(5):
+        first.add_round(t, row(0.1))
+    again = start(3)
+    assert [line["round"] for line in lines(tmp_path)] == ["0", "1", "2"]
+    again.add_round(3, row(0.2))
+    assert [(line["round"], float(line["lr"])) for line in lines(tmp_path)][-2:] == [("2", 0.1), ("3", 0.2)]
+    start(0)
+    assert not (tmp_path / "metrics.csv").exists()
+
+
+def test_a_resumed_record_equals_one_that_was_never_interrupted(tmp_path, start):
+    record = start()
+    for t in range(4):
+        record.add_round(t, row(1 / (t + 3)))
+    whole = (tmp_path / "metrics.csv").read_bytes()
+    resumed = start(2)
+    for t in range(2, 4):
+        resumed.add_round(t, row(1 / (t + 3)))
+    assert (tmp_path / "metrics.csv").read_bytes() == whole
+
+
+def test_a_line_cut_off_by_a_kill_does_not_stop_the_resumption(tmp_path, start):
+    record = start()
+    for t in range(11, 14):
+        record.add_round(t, row(0.125))
+    path = tmp_path / "metrics.csv"
+    whole = path.read_bytes()
+    last = whole.rindex(b"\n", 0, -1) + 1
+    for end in range(last, len(whole)):  # round 13 was being written; the checkpoint is that of round 12
+        path.write_bytes(whole[:end])
+        start(13)
+        assert [line["round"] for line in lines(tmp_path)] == ["11", "12"], whole[last:end]
+
+
+def test_rates_are_those_of_the_leader_and_the_spread_of_the_round(tmp_path, start):
+    # Two ranks' lines, written here by hand: rounds 0 (a clear leader), 1 (equal fitness: higher rate), 2 (equal in both).
+    table = [(0, 0, 0.1, 0.9), (0, 1, 0.3, 0.8), (1, 0, 0.1, 0.5), (1, 1, 0.3, 0.5), (2, 0, 0.2, 0.5), (2, 1, 0.2, 0.5)]
+    record = start()
+    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["round", "rank", "lr", "fitness"])
+        writer.writerows(table)
+    record.write_rates()
+    read = [[float(line[c]) for c in ("round", "leader", "mean", "lowest", "highest")] for line in lines(tmp_path, "rates.csv")]
+    assert read == [[0, 0.1, 0.2, 0.1, 0.3], [1, 0.3, 0.2, 0.1, 0.3], [2, 0.2, 0.2, 0.2, 0.2]]
+
+
+def test_rates_survive_a_round_with_lost_workers_and_a_run_without_rounds(tmp_path, start):
+    record = start()
+    record.write_rates()
+    assert not (tmp_path / "rates.csv").exists()
+    record.add_round(0, row(0.5, fitness=-math.inf))
+    record.write_rates()
+    assert float(lines(tmp_path, "rates.csv")[0]["leader"]) == 0.5
+
+
+def test_weights_load_into_the_same_module(tmp_path, start):
+    module, other = (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)) for _ in range(2))
+    module(torch.randn(4, 3))
+    start().write_weights(module)
+    other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+    images = torch.randn(5, 3)
+    assert torch.equal(other.eval()(images), module.eval()(images))
+
+
+def test_config_and_environment_are_written_and_name_what_a_reader_needs(tmp_path, start):
+    start().start({"seed": 3})
+    assert json.loads((tmp_path / "config.json").read_text()) == {"seed": 3}
+    environment = json.loads((tmp_path / "environment.json").read_text(), parse_constant=refuse_constant)
+    assert environment["ranks"] == 1
+    assert {"commit", "versions", "processor", "launcher", "command"} <= environment.keys()
+
+
+def test_a_directory_with_a_record_is_refused_unless_resumed(tmp_path, alone):
+    def choose(out, resume):
+        return choose_directory(str(out), "x", "digits", 0, resume, alone)
+
+    assert choose(tmp_path / "new", False) == tmp_path / "new"
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"already holds a record.*--resume"):
+        choose(tmp_path, False)
+    assert choose(tmp_path, True) == tmp_path
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="not a writable directory"):
+        choose(tmp_path / "file" / "below", False)
+    with pytest.raises(UsageError, match="--resume needs --out"):
+        choose("auto", True)
+
+
+def test_resuming_with_another_configuration_is_refused_by_what_differs(tmp_path, alone, start):
+    start().start({"seed": 3, "rounds": 5, "out": "a", "rho": math.inf})
+    check_same_config(tmp_path, {"seed": 3, "rounds": 5, "out": "b", "rho": math.inf, "resume": True}, alone)
+    with pytest.raises(UsageError, match=r"'seed': 3.*'seed': 4") as refusal:
+        check_same_config(tmp_path, {"seed": 4, "rounds": 5, "out": "a", "rho": math.inf}, alone)
+    assert "rounds" not in str(refusal.value)
+
+
+def test_totals_survive_a_checkpoint():
+    totals = Totals(train_images=3)
+    totals.seconds["train"] += 1.5
+    again = Totals(**json.loads(json.dumps(totals.as_dict())))
+    assert again == totals
+    again.seconds["train"] += 1
+    assert totals.seconds["train"] == 1.5

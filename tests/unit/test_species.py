@@ -1,0 +1,211 @@
+"""Wolves and whales against the slow formulation of slow_eoa.py, their forced branches, closed forms and scaling laws."""
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from slow_eoa import SLOW, Case, Numbers, numbers_needed
+
+from common.species import DAMPINGS, SPECIES, Moment, Rules, best_first
+from common.species.moves import damp, damp_spiral
+
+# Both sides compute the same sums of float64 numbers in another order: a few units in the last place of the largest term.
+CLOSE = {"rtol": 1e-12, "atol": 1e-13}
+RULE_NAMES = ("damping", "signed", "absolute_leaders", "higher_rank_first", "world_prey", "fold_prey")
+
+
+def move(species, case):
+    """The project's move of one case; also checks that exactly the promised numbers were drawn."""
+    numbers = Numbers(case.numbers)
+    rules = Rules(**{name: asdict(case)[name] for name in RULE_NAMES})
+    world = np.array(case.world_rates if case.world_rates else case.rates)
+    moment = Moment(case.t, case.rounds)
+    rates, fitness = np.array(case.rates), np.array(case.fitness)
+    moved = SPECIES[species].move(rates, fitness, case.base, moment, numbers, rules, world)
+    assert len(case.numbers) - len(numbers.left) == numbers_needed(species, len(rates))
+    np.testing.assert_array_equal(rates, case.rates, err_msg="a move changed its input")
+    return moved
+
+
+@st.composite
+def cases(draw, species, sizes=(1, 2, 3, 4, 9), dampings=DAMPINGS):
+    m = draw(st.sampled_from(sizes))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    rounds = draw(st.integers(1, 40))
+    return Case(
+        rates=list(10 ** rng.uniform(-4, 1, m) if draw(st.booleans()) else rng.choice([0.1, 0.2], m)),  # the latter: ties
+        fitness=list(rng.choice([-np.inf, 0.3, 0.5, 0.9], m)),
+        base=10 ** rng.uniform(-4, 1),
+        t=draw(st.integers(0, rounds)),
+        rounds=rounds,
+        numbers=list(rng.random(numbers_needed(species, m))),
+        damping=draw(st.sampled_from(dampings)),
+        signed=draw(st.booleans()),
+        absolute_leaders=draw(st.booleans()),
+        higher_rank_first=draw(st.booleans()),
+        world_prey=draw(st.booleans()),
+        fold_prey=draw(st.booleans()),
+        world_rates=list(10 ** rng.uniform(-4, 1, m + 3)),
+    )
+
+
+@given(cases("gwo"))
+def test_wolves_move_as_the_slow_formulation(case):
+    np.testing.assert_allclose(move("gwo", case), SLOW["gwo"](case), **CLOSE)
+
+
+@given(cases("woa"))
+def test_whales_move_as_the_slow_formulation(case):
+    np.testing.assert_allclose(move("woa", case), SLOW["woa"](case), **CLOSE)
+
+
+@pytest.mark.parametrize("species", SPECIES)
+@pytest.mark.parametrize("damping", DAMPINGS)
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("m", [1, 2, 3, 4, 9])
+def test_every_damping_sign_and_size_agrees_with_the_slow_formulation(species, damping, signed, m):
+    rng = np.random.default_rng(m)
+    rates, world = list(rng.uniform(0.01, 2, m)), list(rng.uniform(0.01, 2, m + 4))
+    numbers = rng.random(numbers_needed(species, m))
+    variant = {"damping": damping, "signed": signed, "world_prey": not signed, "fold_prey": not signed, "world_rates": world}
+    case = Case(rates, list(rng.random(m)), 0.3, 3, 10, numbers, absolute_leaders=signed, **variant)
+    np.testing.assert_allclose(move(species, case), SLOW[species](case), **CLOSE)
+
+
+def test_absolute_leaders_change_what_omegas_follow_only_where_a_leader_turns_negative():
+    still, back = [0.5, 0.5], [0.0, 0.0]  # u = 1/2: A = 0, the wolf goes to its guide. u = 0, C = 0: A D = 2 x away from it
+    numbers = [*still, *back, *back, *(still * 3), *(still * 3)]
+    case = {
+        "rates": [1.0, 4.0, 3.0, 2.0],
+        "fitness": [0.9, 0.8, 0.7, 0.6],
+        "base": 1.0,
+        "t": 0,
+        "rounds": 10,
+        "damping": "none",
+    }
+    # alpha' = b = 1; beta' = ((1 - 8) + (1 - 8))/2 = -7; delta' = (1 + 1 + beta')/3; omega' = mean of the three.
+    plain = move("gwo", Case(**case, numbers=numbers))
+    np.testing.assert_allclose(plain, [1, 7, 5 / 3, abs((1 - 7 - 5 / 3) / 3)], rtol=1e-15)
+    absolute = move("gwo", Case(**case, numbers=numbers, absolute_leaders=True))
+    np.testing.assert_allclose(absolute, [1, 7, 3, 11 / 3], rtol=1e-15)
+
+
+def test_alpha_is_not_made_positive_before_others_follow_it():
+    numbers = [0.0, 0.0, *([0.5, 0.5] * 2)]  # A = -2, C = 0: alpha' = 1 - 2 * 4 = -7; then A = 0: beta' = (1 + alpha')/2
+    case = Case([4.0, 1.0], [0.9, 0.1], 1.0, 0, 10, numbers, damping="none", absolute_leaders=True)
+    np.testing.assert_allclose(move("gwo", case), [7, 3], rtol=1e-15)
+
+
+def whale(x, b, p, l, u, C, r=0.0, herd=(), t=0, rounds=10, **variant):  # noqa: E741
+    """One whale that stands at x, with forced numbers; `herd` are its companions, which do nothing of interest."""
+    idle = [0.9, 0.25, 0.0, 0.5, 0.5] * len(herd)
+    variant = {"damping": "none", **variant}
+    return move("woa", Case([x, *herd], [0.0] * (1 + len(herd)), b, t, rounds, [p, l, r, u, C / 2, *idle], **variant))[0]
+
+
+def test_a_whale_spirals_exactly_from_p_one_half_on():
+    spiral = abs(2.0 + (2.0 - 0.5) * math.exp(0.125) * math.cos(math.pi / 4))
+    assert whale(0.5, 2.0, p=0.5, l=0.125, u=0.6, C=1.0) == pytest.approx(spiral, rel=1e-14)
+    encircle = abs(2.0 - 2 * (2 * 0.6 - 1) * (1.0 * 2.0 - 0.5))  # a(0) = 2
+    assert whale(0.5, 2.0, p=math.nextafter(0.5, 0), l=0.125, u=0.6, C=1.0) == pytest.approx(encircle, rel=1e-14)
+
+
+def test_a_whale_explores_exactly_from_an_absolute_coefficient_of_one_on():
+    # a(0) = 2, so u = 3/4 is A = 1 and u = 1/4 is A = -1; the random whale is the second, at 5.
+    assert whale(0.5, 2.0, p=0, l=0, u=0.75, C=1.0, r=0.5, herd=[5.0]) == pytest.approx(abs(5 - (5 - 0.5)), rel=1e-14)
+    assert whale(0.5, 2.0, p=0, l=0, u=0.25, C=1.0, r=0.5, herd=[5.0]) == pytest.approx(5 + (5 - 0.5), rel=1e-14)
+    below = math.nextafter(0.75, 0)
+    assert whale(0.5, 2.0, p=0, l=0, u=below, C=1.0, r=0.5, herd=[5.0]) == pytest.approx(2 - (2 - 0.5), rel=1e-14)
+
+
+def test_a_random_prey_comes_from_the_first_ranks_of_the_world_only_under_world_prey():
+    world = [7.0, 9.0, 0.5, 5.0]  # the whales are the last two; A = 1 and C = 0 make the move 2 x_r + ... = x_r + x
+    step = {"p": 0, "l": 0, "u": 0.75, "C": 0.0, "r": 0.5, "herd": [5.0], "world_rates": world}
+    assert whale(0.5, 2.0, **step) == pytest.approx(5.5, rel=1e-14)
+    assert whale(0.5, 2.0, **step, world_prey=True) == pytest.approx(9.5, rel=1e-14)
+
+
+@pytest.mark.parametrize(("x_r", "folded"), [(2.0, 2.0), (2.5, 1.25), (3.0, 1.0), (7.9, 7.9 / 7), (0.3, 0.3)])
+def test_a_folded_prey_is_divided_by_how_often_the_base_rate_fits_into_it(x_r, folded):
+    # b = 1: only above twice the base rate. A = 1 and C = 0: the move is x_r + x.
+    assert whale(0.5, 1.0, p=0, l=0, u=0.75, C=0.0, r=0.5, herd=[x_r], fold_prey=True) == pytest.approx(folded + 0.5, rel=1e-14)
+
+
+@pytest.mark.parametrize("damping", ["none", "proportional", "relative"])
+@given(case=cases("gwo"))
+def test_without_exploration_range_every_wolf_moves_exactly_to_the_base_rate(damping, case):
+    case.damping, case.t = damping, case.rounds  # a(T) = 0, so A = 0 whatever was drawn
+    # The mean of up to three equal numbers may round in its last place.
+    np.testing.assert_allclose(move("gwo", case), case.base, rtol=4e-16)
+
+
+@pytest.mark.parametrize("damping", ["none", "proportional", "relative"])
+@given(case=cases("woa"))
+def test_without_exploration_range_every_encircling_whale_moves_exactly_to_the_base_rate(damping, case):
+    case.damping, case.t = damping, case.rounds
+    case.numbers[::5] = [p / 2 for p in case.numbers[::5]]  # p < 1/2: nobody spirals, and |A| = 0 < 1: nobody explores
+    np.testing.assert_array_equal(move("woa", case), np.full(len(case.rates), case.base))
+
+
+@pytest.mark.parametrize("species", SPECIES)
+@pytest.mark.parametrize("damping", ["none", "proportional"])
+@given(data=st.data(), s=st.floats(0.01, 100))
+def test_scale_free_dampings_scale_the_moves_with_the_rates(species, damping, data, s):
+    case = data.draw(cases(species))
+    case.damping, case.fold_prey = damping, False  # folding has a floor, which a rounding may tip
+    scaled = Case(**{**asdict(case), "rates": [s * x for x in case.rates], "base": s * case.base})
+    scaled.world_rates = [s * x for x in case.world_rates]
+    largest = max(*case.rates, *case.world_rates, case.base)
+    np.testing.assert_allclose(move(species, scaled), s * move(species, case), rtol=1e-12, atol=1e-13 * s * largest)
+
+
+@pytest.mark.parametrize("species", SPECIES)
+@given(data=st.data(), s=st.floats(0.1, 10))
+def test_relative_damping_scales_the_distance_to_the_base_rate_quadratically(species, data, s):
+    case = data.draw(cases(species, sizes=(1,)))  # alone a wolf is alpha, whose only guide is b
+    case.damping, case.rates, case.base = "relative", [0.3 * case.base / 10], case.base / 10  # b <= 1: the new rate is positive
+    if species == "woa":
+        case.numbers[3] = 0.25 + case.numbers[3] / 2  # |A| < 1: no random prey
+    scaled = Case(**{**asdict(case), "rates": [s * x for x in case.rates], "base": s * case.base})
+    if scaled.base > 1:
+        return
+    d, d_scaled = move(species, case) - case.base, move(species, scaled) - scaled.base
+    np.testing.assert_allclose(
+        d_scaled, s**2 * d, rtol=1e-9, atol=1e-14 * max(1, s) * scaled.base
+    )  # differences of near numbers
+
+
+@given(st.floats(-8, 8), st.floats(0.001, 10), st.floats(0.01, 100), st.integers(0, 9))
+def test_dampings_follow_their_scaling_laws(step, base, s, t):
+    moment = Moment(t, 10)
+    for d in (damp, damp_spiral):
+        assert d(s * step, s * base, moment, "none") == s * step
+        assert d(s * step, s * base, moment, "proportional") == pytest.approx(s * d(step, base, moment, "proportional"))
+        assert d(s * step, s * base, moment, "relative") == pytest.approx(s**2 * d(step, base, moment, "relative"))
+        for absolute in ("annealed", "fixed"):
+            assert d(step, s * base, moment, absolute) == d(step, base, moment, absolute)  # whatever eta0
+
+
+def test_the_bounded_dampings_map_the_interval_of_the_canonical_step_to_zero_and_their_strength():
+    moment = Moment(4, 10)  # lambda = (1 + cos(pi/2)) / 2 = 1/2
+    for damping, strength in (("annealed", 0.5), ("fixed", 0.01), ("scaled", 0.01 * 0.3)):
+        assert damp(-4, 0.3, moment, damping) == 0
+        assert damp(4, 0.3, moment, damping) == pytest.approx(strength, rel=1e-14)
+
+
+def test_an_unknown_damping_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"strong.*proportional"):
+        damp(1.0, 1.0, Moment(0, 1), "strong")
+
+
+@given(st.lists(st.tuples(st.sampled_from([-np.inf, 0.0, 0.5]), st.sampled_from([0.1, 0.2])), min_size=1, max_size=8))
+def test_best_first_sorts_by_fitness_then_rate_then_rank(pairs):
+    fitness, rates = (np.array(v) for v in zip(*pairs, strict=True))
+    for higher in (False, True):
+        order = best_first(fitness, rates, higher)
+        assert sorted(order) == list(range(len(pairs)))
+        keys = [(*pairs[i], int(i) if higher else -int(i)) for i in order]
+        assert keys == sorted(keys, reverse=True)

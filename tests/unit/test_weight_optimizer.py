@@ -1,0 +1,199 @@
+"""`WeightOptimizer` with one rank against plain PyTorch, tensor by tensor; what happens to momentum and to bad gradients."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from common.ecosphere import Ecosphere
+from common.exchange import Exchange
+from common.optim import OptimizerSettings, WeightOptimizer
+from common.populations import PopulationSpec
+from common.rates import EcosphereRates
+
+DECAY, MU, RATES = 5e-2, 0.9, [0.1, 0.3, 0.05, 0.2, 0.1]  # another rate every step
+
+
+def network(seed=0, hidden=7):
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Linear(5, hidden), nn.Tanh(), nn.BatchNorm1d(hidden), nn.Linear(hidden, 3))
+
+
+def batches(seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(12, 5, generator=generator), torch.randint(3, (12,), generator=generator)) for _ in RATES]
+
+
+def adopt(alone, module, name, **options):
+    """An ecosphere of one worker around the module, and its optimizer."""
+    ecosphere = Ecosphere(alone, EcosphereRates([PopulationSpec("gwo", 1, name)], 0.1, 5, [128.0], 0), Exchange())
+    ecosphere.adopt(module)
+    options = {"momentum": MU, "weight_decay": DECAY, "rho": 0.5, **options}
+    return ecosphere.model, WeightOptimizer(ecosphere, OptimizerSettings(name, **options))
+
+
+def closure_of(model, batch, calls=None, spoil=lambda call: False):
+    """Forward and backward, counting calls; `spoil(call)` tells which of them end in a gradient that is not finite."""
+    calls = [] if calls is None else calls
+
+    def closure():
+        model.zero_gradient()
+        loss = F.cross_entropy(model.module(batch[0]), batch[1])
+        loss.backward()
+        if spoil(len(calls)):
+            model.gradient[2] = float("nan")
+        calls.append(model.parameters.detach().clone())
+        return loss.detach()
+
+    return closure
+
+
+@settings(max_examples=15)
+@given(hidden=st.integers(1, 40), seed=st.integers(0, 99))
+def test_sgd_alone_is_torch_sgd_bit_for_bit(alone, hidden, seed):
+    plain = network(seed, hidden)
+    model, optimizer = adopt(alone, copy.deepcopy(plain), "sgd")
+    reference = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=MU, weight_decay=DECAY)
+    for batch, rate in zip(batches(), RATES, strict=True):
+        loss = F.cross_entropy(plain(batch[0]), batch[1])
+        reference.zero_grad()
+        loss.backward()
+        reference.param_groups[0]["lr"] = rate
+        reference.step()
+        assert torch.equal(optimizer.step(closure_of(model, batch), rate), loss.detach())
+    # The same operations on the same numbers, element by element: no tolerance.
+    for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def slow_step(module, velocity, batch, rate, name, rho):
+    """SAM or ASAM tensor by tensor, from the equations; weight decay, momentum and step act once, at w."""
+    tensors = list(module.parameters())
+    gradients = torch.autograd.grad(F.cross_entropy(module(batch[0]), batch[1]), tensors)
+    if name == "sam":
+        norm = sum(g.double().square().sum() for g in gradients).sqrt()
+        moves = [rho * g / (norm + 1e-12) for g in gradients]
+    else:
+        norm = sum((w.abs() * g).double().square().sum() for w, g in zip(tensors, gradients, strict=True)).sqrt()
+        moves = [rho * w**2 * g / (norm + 1e-12) for w, g in zip(tensors, gradients, strict=True)]
+    there = copy.deepcopy(module)  # the second pass's batch-norm statistics die with the copy
+    with torch.no_grad():
+        for w, e in zip(there.parameters(), moves, strict=True):
+            w += e.float()
+    gradients = torch.autograd.grad(F.cross_entropy(there(batch[0]), batch[1]), list(there.parameters()))
+    with torch.no_grad():
+        for i, (w, g) in enumerate(zip(tensors, gradients, strict=True)):
+            v = g + DECAY * w if velocity[i] is None else MU * velocity[i] + g + DECAY * w
+            velocity[i] = v
+            w -= rate * v
+
+
+@pytest.mark.parametrize("name", ["sam", "asam"])
+@settings(max_examples=10)
+@given(hidden=st.integers(1, 40), seed=st.integers(0, 99))
+def test_sam_alone_equals_a_loop_over_tensors(alone, name, hidden, seed):
+    plain = network(seed, hidden)
+    model, optimizer = adopt(alone, copy.deepcopy(plain), name)
+    velocity = [None] * len(list(plain.parameters()))
+    for batch, rate in zip(batches(), RATES, strict=True):
+        slow_step(plain, velocity, batch, rate, name, 0.5)
+        optimizer.step(closure_of(model, batch), rate)
+    # One norm in another order and precision (1e-7 relative); five steps of a smooth network multiply that by about ten.
+    for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("sam", 2), ("asam", 2)])
+def test_passes_are_what_the_closure_is_called(alone, name, passes):
+    model, optimizer = adopt(alone, network(), name)
+    calls = []
+    optimizer.step(closure_of(model, batches()[0], calls), 0.1)
+    assert len(calls) == optimizer.passes == passes
+
+
+def test_the_second_pass_runs_at_distance_rho_and_the_weights_come_back_bit_for_bit(alone):
+    model, optimizer = adopt(alone, network(), "sam", rho=0.25)
+    before, calls = model.parameters.detach().clone(), []
+    optimizer.step(closure_of(model, batches()[0], calls), 0.0)  # rate 0: the step itself changes no bit
+    assert torch.equal(calls[0], before)
+    # w + e is rounded to float32 at the weights' own magnitude of about 1.
+    assert (calls[1] - before).double().norm().item() == pytest.approx(0.25, rel=1e-5)
+    assert torch.equal(model.parameters.detach(), before)
+
+
+def test_what_a_step_reports_is_the_first_passes(alone):
+    model, optimizer = adopt(alone, network(), "sam")
+    batch = batches()[0]
+    expected = F.cross_entropy(copy.deepcopy(model.module)(batch[0]), batch[1])
+    assert torch.equal(optimizer.step(closure_of(model, batch), 0.1), expected.detach())
+
+
+@pytest.mark.parametrize("name", ["sgd", "sam", "asam"])
+def test_a_closure_may_set_gradients_to_none(alone, name):
+    """`module.zero_grad()` is what a user's own script calls; autograd then puts the gradients elsewhere."""
+    results = []
+    for foreign in (False, True):
+        model, optimizer = adopt(alone, network(), name)
+
+        def closure(batch, model=model, foreign=foreign):
+            model.module.zero_grad(set_to_none=True) if foreign else model.zero_gradient()
+            loss = F.cross_entropy(model.module(batch[0]), batch[1])
+            loss.backward()
+            return loss.detach()
+
+        for batch, rate in zip(batches(), RATES, strict=True):
+            optimizer.step(lambda batch=batch, closure=closure: closure(batch), rate)
+        results.append(model.state.detach().clone())
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize(("name", "bad"), [("sgd", 0), ("sam", 0), ("sam", 1), ("asam", 0), ("asam", 1)])
+def test_a_gradient_that_is_not_finite_leaves_weights_and_momentum_untouched(alone, name, bad):
+    model, optimizer = adopt(alone, network(), name)
+    for batch in batches()[:2]:
+        optimizer.step(closure_of(model, batch), 0.1)
+    weights = model.parameters.detach().clone()
+    momentum = {n: t.clone() for n, t in optimizer.state_tensors().items()}
+    assert momentum, "two steps leave a momentum"
+    optimizer.step(closure_of(model, batches()[2], spoil=lambda call: call == bad), 0.1)
+    assert torch.equal(model.parameters.detach(), weights)
+    assert all(torch.equal(t, momentum[n]) for n, t in optimizer.state_tensors().items())
+
+
+@pytest.mark.parametrize(("reset", "finite", "kept"), [(False, True, True), (True, True, False), (False, False, False)])
+def test_momentum_outlives_a_round_unless_reset_is_asked_for_or_weights_were_lost(alone, reset, finite, kept):
+    model, optimizer = adopt(alone, network(), "sgd", reset_momentum=reset)
+    optimizer.step(closure_of(model, batches()[0]), 0.1)
+    before = model.parameters.detach().clone()
+    optimizer.end_round(finite)
+    assert bool(optimizer.state_tensors()) == kept
+    optimizer.step(closure_of(model, batches()[1]), 0.1)
+    g = model.gradient
+    fresh = before - 0.1 * (g + DECAY * before)
+    assert torch.allclose(model.parameters.detach(), fresh, rtol=1e-6, atol=1e-7) != kept
+
+
+def test_saved_momentum_put_into_another_optimizer_goes_on_bit_for_bit(alone):
+    model, optimizer = adopt(alone, network(), "asam")
+    for batch in batches()[:2]:
+        optimizer.step(closure_of(model, batch), 0.1)
+    again, other = adopt(alone, copy.deepcopy(model.module), "asam")
+    other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
+    for batch in batches()[2:]:
+        optimizer.step(closure_of(model, batch), 0.2)
+        other.step(closure_of(again, batch), 0.2)
+    assert torch.equal(model.state, again.state)
+
+
+@pytest.mark.parametrize("scope", ["local", "population", "world"])
+def test_alone_every_sam_scope_is_the_same(alone, scope):
+    results = []
+    for name in ("local", scope):
+        model, optimizer = adopt(alone, network(), "asam", sam_scope=name)
+        optimizer.step(closure_of(model, batches()[0]), 0.1)
+        results.append(model.state.detach().clone())
+    assert torch.equal(*results)

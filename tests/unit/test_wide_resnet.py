@@ -1,0 +1,157 @@
+"""Wide ResNets: sizes from the table of Zagoruyko & Komodakis 2016 counted layer by layer, shapes, initial weights."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from common.errors import UsageError
+from common.models import MODELS, build_model, model_title
+
+
+def counted(depth, width, classes, channels=3):
+    """Parameters of WRN-depth-width: 3x3 stem of 16, three groups of 16k, 32k, 64k, batch norm (2 a channel), linear head."""
+    total, inputs = 9 * channels * 16, 16
+    for group in (16, 32, 64):
+        outputs = group * width
+        for _ in range((depth - 4) // 6):
+            total += 2 * inputs + 9 * inputs * outputs + 2 * outputs + 9 * outputs * outputs
+            total += inputs * outputs if inputs != outputs else 0  # 1x1 projection
+            inputs = outputs
+    return total + 2 * inputs + (inputs + 1) * classes
+
+
+def parameters(module):
+    return sum(p.numel() for p in module.parameters())
+
+
+def test_the_papers_network_has_its_published_size():
+    assert counted(16, 8, 10) == 10_961_370  # table 4 of the paper: WRN-16-8, 11.0M
+    assert counted(28, 10, 10) == 36_479_194  # 36.5M
+    with torch.device("meta"):
+        module = MODELS["wrn"](3, 10, 16, 8, 0.0)
+    assert parameters(module) == 10_961_370
+    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in module.modules()) == 16 - 3  # 1 + 12
+
+
+@settings(max_examples=15)
+@given(st.sampled_from([10, 16, 22]), st.integers(1, 4), st.integers(2, 20), st.sampled_from([1, 3]))
+def test_sizes_follow_depth_and_width(depth, width, classes, channels):
+    with torch.device("meta"):
+        assert parameters(MODELS["wrn"](channels, classes, depth, width, 0.0)) == counted(depth, width, classes, channels)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("side", "channels"), [(4, 1), (8, 1), (28, 1), (32, 3)])
+def test_any_square_of_at_least_four_pixels_gives_one_finite_logit_per_class(name, side, channels):
+    module = build_model(name, channels, 7, depth=10, width=1)
+    logits = module(torch.randn(2, channels, side, side))
+    assert logits.shape == (2, 7)
+    assert torch.isfinite(logits).all()
+
+
+def test_groups_halve_the_image_twice():
+    module = build_model("wrn", 3, 10, depth=16, width=2)
+    sizes = []
+    for block in module.blocks:
+        block.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape[1:])))
+    module(torch.zeros(1, 3, 32, 32))
+    assert sizes == [(32, 32, 32)] * 2 + [(64, 16, 16)] * 2 + [(128, 8, 8)] * 2
+
+
+def slow_forward(weights, x, depth):
+    """The network from its equations: pre-activation, both branches of a widening block after the same BN-ReLU."""
+
+    def active(x, norm):
+        return F.batch_norm(x, None, None, weights[f"{norm}.weight"], weights[f"{norm}.bias"], training=True).clamp(min=0)
+
+    x = F.conv2d(x, weights["stem.weight"], padding=1)
+    blocks = (depth - 4) // 6
+    for i in range(3 * blocks):
+        stride = 2 if i in (blocks, 2 * blocks) else 1
+        a = active(x, f"blocks.{i}.norm1")
+        y = F.conv2d(a, weights[f"blocks.{i}.conv1.weight"], stride=stride, padding=1)
+        y = F.conv2d(active(y, f"blocks.{i}.norm2"), weights[f"blocks.{i}.conv2.weight"], padding=1)
+        project = weights.get(f"blocks.{i}.project.weight")
+        x = y + (x if project is None else F.conv2d(a, project, stride=stride))
+    return active(x, "norm").mean((2, 3)) @ weights["head.weight"].T + weights["head.bias"]
+
+
+@pytest.mark.parametrize(("depth", "width"), [(10, 1), (10, 2), (16, 1)])
+def test_logits_are_those_of_the_equations(depth, width):
+    module = build_model("wrn", 3, 10, depth, width).double()
+    torch.manual_seed(0)
+    for norm in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+        nn.init.normal_(norm.weight)  # so that scale and shift count
+        nn.init.normal_(norm.bias)
+    images = torch.randn(3, 3, 8, 8, dtype=torch.float64)
+    # The same operations in double precision; the mean over pixels may be summed in another order.
+    torch.testing.assert_close(module(images), slow_forward(module.state_dict(), images, depth), rtol=1e-10, atol=1e-10)
+
+
+def test_a_block_without_its_convolutions_is_the_identity():
+    """Pre-activation: nothing stands on the shortcut where the shape does not change."""
+    module = build_model("wrn", 3, 10, depth=16, width=1)
+    block = module.blocks[1]
+    nn.init.zeros_(block.conv2.weight)
+    x = torch.randn(2, 16, 8, 8)
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize("depth", [-2, 0, 4, 9, 11, 15, 17, 20])
+def test_a_depth_that_is_not_six_n_plus_four_is_refused(depth):
+    with pytest.raises(UsageError, match=rf"6 n \+ 4.* {depth} "):
+        build_model("wrn", 3, 10, depth=depth, width=1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("width", [0, -1])
+def test_a_width_below_one_is_refused_by_every_network(name, width):
+    with pytest.raises(UsageError, match=f"width.*{width}"):
+        build_model(name, 3, 10, width=width)
+
+
+def test_an_unknown_network_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"vgg.*wrn"):
+        build_model("vgg", 3, 10)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_initial_weights_depend_on_the_seed_alone_and_leave_torchs_generator_alone(name):
+    def weights(seed):
+        return torch.cat([p.detach().flatten() for p in build_model(name, 1, 10, 10, 1, seed=seed).parameters()])
+
+    torch.manual_seed(1)
+    first, state = weights(5), torch.get_rng_state()
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.manual_seed(2)
+    assert torch.equal(weights(5), first)
+    assert not torch.equal(weights(6), first)
+
+
+def test_convolutions_start_with_he_variance_and_batch_norm_as_the_identity():
+    module = build_model("wrn", 3, 10, depth=10, width=4)
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_out = layer.out_channels * layer.kernel_size[0] ** 2
+            # The sample variance of n normal numbers lies within five of its standard deviations, sqrt(2/n), of the true one.
+            n = layer.weight.numel()
+            assert layer.weight.var().item() == pytest.approx(2 / fan_out, rel=5 * (2 / n) ** 0.5)
+        elif isinstance(layer, nn.BatchNorm2d):
+            assert (layer.weight == 1).all()
+            assert not layer.bias.any()
+
+
+def test_dropout_acts_in_training_only():
+    images = torch.randn(2, 3, 8, 8)
+    module = build_model("wrn", 3, 10, depth=10, width=1, dropout=0.5)
+    assert not torch.equal(module(images), module(images))
+    module.eval()
+    assert torch.equal(module(images), module(images))
+
+
+def test_titles_are_what_tables_print():
+    assert model_title("wrn", 16, 8) == "WRN-16-8"
