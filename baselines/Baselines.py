@@ -40,12 +40,12 @@ class Args(CommonArgs):
 
 PRESETS = {
     "smoke": Args(preset="smoke", dataset="digits", rounds=12, batch_size=64, model="cnn", width=2, rho=0.2),
-    "cpu": Args(preset="cpu", rounds=16, batch_size=128, width=1, fitness_images=1000),
+    "cpu": Args(preset="cpu", rounds=20, batch_size=128, width=1, fitness_images=1000),
     "paper": Args(preset="paper", rounds=200, batch_size=1024, width=8, fitness_images=0),
 }
 COST = {
     "smoke": "10 to 30 seconds",
-    "cpu": "about 15 minutes on 2 cores",
+    "cpu": "15 to 20 minutes on 2 quiet cores",
     "paper": "200 epochs of WRN-16-8: hours on 8 GPUs, weeks on a laptop",
 }
 
