@@ -1,0 +1,158 @@
+"""Weights across populations, against a slow version that sees everybody's weights at once and computes in float64."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from worlds import LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_split, numbers, population_of, small_model
+
+from common.election import Standings
+from common.exchange import POLICIES, Exchange, payload, schedule, slice_bounds
+
+each_policy = pytest.mark.parametrize("policy", POLICIES)
+SEEDS = st.integers(0, 2**31)
+LOST = st.sampled_from(["nobody", "some", "a population"])
+
+
+def slow_exchange(policy, c, sizes, states, fitness, rates):
+    """Everybody's state after the exchange, shape (N, length); a worker is finite where its fitness is above -inf."""
+    home = population_of(sizes)
+    place = [(fitness[i], rates[i], -i) for i in range(len(states))]  # the larger, the better
+    champions = [max((i for i in range(len(states)) if home[i] == k), key=place.__getitem__) for k in range(len(sizes))]
+    leader = max(champions, key=place.__getitem__)
+    theta = []
+    for k in range(len(sizes)):
+        members = [i for i in range(len(states)) if home[i] == k and fitness[i] > -np.inf]
+        theta.append(states[members].mean(axis=0) if members else None)
+    alive = [k for k in range(len(sizes)) if theta[k] is not None]
+    if policy == "best":
+        theta = [states[leader]] * len(sizes)
+    elif policy == "average":
+        theta = [sum(sizes[k] * theta[k] for k in alive) / sum(sizes[k] for k in alive)] * len(sizes)
+    else:
+        before = [theta[home[leader]] if t is None else t for t in theta]
+        theta = list(before)
+        if policy == "ring" and len(sizes) > 1:
+            theta = [(1 - c) * before[k] + c * before[k - 1] for k in range(len(sizes))]
+        elif policy == "migrate" and len(alive) == len(sizes):
+            theta[home[min(champions, key=place.__getitem__)]] = before[home[leader]]
+    return np.array([theta[k] for k in home])
+
+
+def situation(sizes, seed, lost):
+    """Fitness (with ties) and rates of all workers, the same on every rank; lost: nobody, some, or a population and some."""
+    rng = np.random.default_rng([seed, 99])
+    fitness = rng.integers(0, 4, SIZE) / 4.0
+    rates = rng.choice([0.1, 0.2, 0.3], SIZE)
+    gone = np.zeros(SIZE, dtype=bool)
+    if lost != "nobody":
+        gone = rng.random(SIZE) < 0.3
+    if lost == "a population":
+        gone |= np.array(population_of(sizes)) == rng.integers(len(sizes))
+    if gone.all():
+        gone[rng.integers(SIZE)] = False  # at least one worker stays
+    return Standings(np.where(gone, -np.inf, fitness), rates, list(sizes)), bool(~gone[RANK])
+
+
+def exchanged(policy, sizes, seed, lost="nobody", c=0.5):
+    """Run one exchange of random weights: (topology, model, everybody's weights before, standings)."""
+    topology, model = build(sizes), small_model()
+    standings, finite = situation(sizes, seed, lost)
+    mine = numbers(len(model.state), seed, RANK)
+    model.state.detach().copy_(mine if finite else torch.full_like(mine, torch.nan))
+    before = np.array(everyones(mine), dtype=np.float64)
+    Exchange(policy, c).run(topology, model, standings, finite)
+    return topology, model, before, standings
+
+
+@each_policy
+@each_layout
+@given(seed=SEEDS, lost=LOST, c=st.sampled_from([0.0, 0.25, 0.5, 1.0]))
+def test_every_policy_does_what_the_slow_version_does(policy, sizes, seed, lost, c):
+    _, model, before, standings = exchanged(policy, sizes, seed, lost, c)
+    after = np.array(everyones(model.state))
+    wanted = slow_exchange(policy, c, sizes, before, standings.fitness, standings.rates)
+    if policy == "best":
+        np.testing.assert_array_equal(after, wanted.astype(np.float32))  # the leader's own bits
+    np.testing.assert_allclose(after, wanted, rtol=1e-6, atol=2e-6)  # float32 sums of numbers around 1, in another order
+    home = population_of(sizes)
+    bits = [a.tobytes() for a in after]
+    assert all(bits[i] == bits[j] for i in range(SIZE) for j in range(SIZE) if home[i] == home[j])
+    if policy in ("average", "best"):
+        assert len(set(bits)) == 1
+
+
+@each_policy
+@each_layout
+@settings(max_examples=5)
+@given(seed=SEEDS, lost=LOST)
+def test_bytes_counted_are_the_schedules(policy, sizes, seed, lost):
+    topology, model, _, standings = exchanged(policy, sizes, seed, lost)
+    plan = schedule(policy, standings)
+    length, me = len(model.state), topology.population.rank
+    sent = sum(t.source == topology.index for transfers in plan for t in transfers)
+    bounds = slice_bounds(length, min(sizes))
+    slice_bytes = 4 * (bounds[me][1] - bounds[me][0]) if me < len(bounds) else 0
+    assert topology.traffic.across == sent * slice_bytes
+    assert sum(everyones(topology.traffic.across)) == payload(plan, length)
+
+    inside = slice_bytes if plan else 0  # the last gathering
+    if policy != "best":
+        inside += 4 * (length + 1)  # the merge, with its flag
+    elif standings.leader == RANK:
+        inside += 4 * length  # the leader's broadcast
+    assert topology.traffic.inside == (inside if topology.population.size > 1 else 0)
+
+
+@needs_split
+def test_an_average_over_a_power_of_two_sends_log2_n_slices_from_each_carrying_rank():
+    for sizes in LAYOUTS:
+        n = len(sizes)
+        if n & (n - 1):
+            continue
+        topology, model, _, _ = exchanged("average", sizes, seed=1)
+        carrying = topology.population.rank < min(sizes)
+        share = 4 * len(model.state) / min(sizes)
+        assert topology.traffic.across == pytest.approx(carrying * (n.bit_length() - 1) * share, abs=4 * n)  # slices: +- 1
+
+
+@each_layout
+def test_an_average_keeps_the_mean_of_all_workers_and_twice_is_once(sizes):
+    topology, model, before, standings = exchanged("average", sizes, seed=2)
+    np.testing.assert_allclose(model.state.detach().numpy(), before.mean(axis=0), rtol=1e-6, atol=2e-6)
+    once = model.state.detach().clone()
+    Exchange("average").run(topology, model, standings, True)
+    exact = len(set(sizes)) == 1 and SIZE & (SIZE - 1) == 0  # then all sums and quotients are by powers of two
+    np.testing.assert_allclose(model.state.detach().numpy(), once.numpy(), rtol=0 if exact else 1e-6)
+
+
+@needs_split
+def test_a_half_ring_of_two_equal_populations_is_the_average():
+    if SIZE % 2:
+        pytest.skip("an odd number of ranks makes no two equal populations")
+    sizes = [SIZE // 2, SIZE // 2]
+    _, ring, _, _ = exchanged("ring", sizes, seed=3, c=0.5)
+    _, average, _, _ = exchanged("average", sizes, seed=3)
+    np.testing.assert_allclose(ring.state.detach().numpy(), average.state.detach().numpy(), rtol=1e-6, atol=1e-6)
+
+
+@given(seed=SEEDS, c=st.floats(0, 1))
+def test_a_ring_of_equal_populations_keeps_the_mean_over_populations(seed, c):
+    for sizes in (s for s in LAYOUTS if len(set(s)) == 1):
+        _, model, before, _ = exchanged("ring", sizes, seed, c=c)
+        after = np.mean(everyones(model.state), axis=0, dtype=np.float64)
+        np.testing.assert_allclose(after, before.mean(axis=0), rtol=1e-6, atol=2e-6)
+
+
+@each_policy
+def test_a_buffer_shorter_than_the_number_of_slices_is_exchanged_as_well(policy):
+    sizes = LAYOUTS[0]
+    topology, model = build(sizes), small_model()
+    model.state = model.state[:1]
+    model.state.detach().fill_(float(RANK))
+    standings, finite = situation(sizes, 4, "nobody")
+    Exchange(policy).run(topology, model, standings, finite)
+    states = np.arange(SIZE, dtype=np.float64)[:, None]
+    wanted = slow_exchange(policy, 0.5, sizes, states, standings.fitness, standings.rates)
+    np.testing.assert_allclose(np.array(everyones(model.state)), wanted, rtol=1e-6)

@@ -1,0 +1,140 @@
+"""The verbs of one communicator against numpy over everybody's numbers, with MPI and with Horovod."""
+
+import numpy as np
+import pytest
+import torch
+from worlds import ENGINES, LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_two, numbers, population_of
+
+from common.comm import finite_mean_
+from common.exchange import slice_bounds
+
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+GROUPS = [("world", [SIZE]), *(("population", sizes) for sizes in LAYOUTS if sizes != [SIZE])]
+each_group = pytest.mark.parametrize(
+    ("scope", "sizes"), GROUPS, ids=lambda v: v if isinstance(v, str) else "+".join(map(str, v))
+)
+LENGTHS = (1, 7, 5000, 70001)  # short and long buffers take different algorithms inside MPI
+
+
+def members(topology, scope):
+    """World ranks of the group that gradients are averaged over."""
+    of = population_of(topology.sizes)
+    return [r for r in range(SIZE) if scope == "world" or of[r] == of[RANK]]
+
+
+@each_group
+@each_engine
+def test_a_sum_is_numpys_and_has_the_same_bits_on_every_rank(scope, sizes, engine):
+    topology = build(sizes, scope, engine)
+    ranks = members(topology, scope)
+    for length in LENGTHS:
+        buffer = numbers(length, RANK)
+        assert topology.gradients.sum_(buffer, f"sum{length}") is buffer
+        exact = np.sum([numbers(length, r).numpy() for r in ranks], axis=0, dtype=np.float64)
+        np.testing.assert_allclose(buffer.numpy(), exact, rtol=1e-6, atol=1e-6 * SIZE)  # float32, any order of addition
+        bits = everyones(buffer.numpy().tobytes())
+        assert {bits[r] for r in ranks} == {bits[RANK]}
+    counted = 4 * sum(LENGTHS) if len(ranks) > 1 else 0
+    assert topology.traffic.inside == counted
+    assert topology.traffic.across == 0
+
+
+@each_engine
+def test_both_engines_add_whole_numbers_exactly(engine):
+    topology = build(LAYOUTS[0], "population", engine)
+    buffer = torch.arange(1000.0) * (RANK + 1)
+    topology.gradients.sum_(buffer, "whole")
+    factor = sum(r + 1 for r in members(topology, "population"))
+    assert torch.equal(buffer, torch.arange(1000.0) * factor)
+
+
+@each_layout
+def test_horovod_runs_exactly_where_a_group_has_somebody_to_talk_to(sizes):
+    pytest.importorskip("horovod")
+    topology = build(sizes, "population", "horovod")
+    assert (topology.gradients.horovod is not None) == (topology.population.size > 1)
+    assert topology.world.horovod is None
+    if topology.gradients.horovod:
+        assert topology.gradients.horovod.size() == topology.population.size == topology.spec.workers
+        assert topology.gradients.horovod.rank() == topology.population.rank
+
+
+@each_layout
+def test_a_broadcast_gives_everybody_the_roots_numbers(sizes):
+    topology = build(sizes)
+    group = topology.population
+    for root in range(group.size):
+        buffer = numbers(33, 1, RANK)
+        topology.traffic.inside = 0
+        group.broadcast_(buffer, root)
+        assert torch.equal(buffer, numbers(33, 1, topology.offsets[topology.index] + root))
+        assert topology.traffic.inside == (4 * 33 if group.rank == root and group.size > 1 else 0)
+
+
+def test_rows_arrive_in_rank_order_and_unrounded():
+    topology = build(LAYOUTS[0])
+    table = topology.world.gather_rows(np.array([RANK + 1 / 3, -np.inf, np.pi * RANK]))
+    assert table.dtype == np.float64
+    np.testing.assert_array_equal(table, [[r + 1 / 3, -np.inf, np.pi * r] for r in range(SIZE)])
+
+
+@pytest.mark.parametrize("length", [0, 1, 5, 64, 1001])
+def test_slices_come_together_from_the_first_ranks(length):
+    world = build(LAYOUTS[0]).world
+    for slices in range(1, SIZE + 1):
+        bounds = slice_bounds(length, slices)
+        array = np.full(length, np.nan, dtype=np.float32)
+        if slices > RANK:
+            start, stop = bounds[RANK]
+            array[start:stop] = 10 * RANK + np.arange(stop - start)
+        world.gather_slices_(array, bounds)
+        wanted = [10 * r + np.arange(stop - start) for r, (start, stop) in enumerate(bounds)]
+        np.testing.assert_array_equal(array, np.concatenate(wanted).astype(np.float32))
+
+
+def test_a_swap_round_the_ring_brings_the_left_neighbours_numbers():
+    topology = build(LAYOUTS[0])
+    mine, theirs = np.full(17, RANK, np.float32), np.full(17, -1, np.float32)
+    topology.world.swap(mine, theirs, to=(RANK + 1) % SIZE, source=(RANK - 1) % SIZE)
+    assert set(theirs) == {float((RANK - 1) % SIZE)}
+    assert topology.traffic.across == mine.nbytes
+
+
+@needs_two
+def test_a_swap_may_have_nobody_on_one_side():
+    topology = build(LAYOUTS[0])
+    mine, theirs = np.full(5, RANK, np.float32), np.full(5, -1, np.float32)
+    right, left = RANK + 1 if RANK + 1 < SIZE else None, RANK - 1 if RANK else None
+    topology.world.swap(mine, theirs, to=right, source=left)
+    assert set(theirs) == {float(RANK - 1)}  # rank 0 keeps its -1
+    assert topology.traffic.across == (0 if right is None else mine.nbytes)
+
+
+def test_records_and_values_reach_whom_they_are_for():
+    world = build(LAYOUTS[0]).world
+    assert world.share({"from": RANK}) == {"from": 0}
+    records = world.gather_records((RANK, "x"))
+    assert records == ([(r, "x") for r in range(SIZE)] if RANK == 0 else None)
+
+
+@each_engine
+@each_group
+def test_a_finite_mean_leaves_out_ranks_with_a_number_that_is_not_finite(scope, sizes, engine):
+    topology = build(sizes, scope, engine)
+    ranks = members(topology, scope)
+    for poison in (float("nan"), float("inf"), float("-inf")):
+        buffer = torch.cat([numbers(9, 2, RANK), torch.tensor([-5.0])])
+        if ranks[0] == RANK:  # the first of every group is lost, which is all of a group of one
+            buffer[RANK % 9] = poison
+        assert finite_mean_(topology.gradients, buffer, "mean") == len(ranks) - 1
+        healthy = [numbers(9, 2, r).numpy() for r in ranks[1:]]
+        wanted = np.mean(healthy, axis=0, dtype=np.float64) if healthy else np.zeros(9)
+        np.testing.assert_allclose(buffer[:-1].numpy(), wanted, rtol=1e-6, atol=1e-6)
+
+
+@each_engine
+def test_a_finite_mean_of_nobody_is_zero_and_counts_zero(engine):
+    topology = build([SIZE], "world", engine)
+    buffer = torch.full((8,), float("nan"))
+    assert finite_mean_(topology.gradients, buffer, "none") == 0
+    assert torch.equal(buffer, torch.zeros(8))

@@ -1,0 +1,158 @@
+"""Training on many ranks against what one process computes: data, whole runs of steps, SAM's first gradient, evaluation."""
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from worlds import ENGINES, LAYOUTS, RANK, SIZE, alone, build, each_layout, everyones, population_of
+
+from common.data import open_data
+from common.ecosphere import Ecosphere
+from common.exchange import Exchange
+from common.loop import Plan, evaluate, train_round
+from common.optim import OptimizerSettings, WeightOptimizer
+from common.rates import ScheduledRates
+
+STEPS = 20
+BATCH = 48 if 48 % SIZE == 0 else 16 * SIZE
+PLAN = Plan(BATCH, STEPS, label_smoothing=0.1, precision="float32")
+PLAIN = OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0)
+
+
+@cache
+def digits():
+    """The digits, the same on every rank."""
+    return open_data("digits", "", build(LAYOUTS[0]), seed=3, val_fraction=0.1, fitness_images=50)
+
+
+def network() -> nn.Module:
+    """Convolution and head, no batch norm, no dropout; the same initial weights on every rank."""
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 10))
+
+
+def trained(topology, settings=PLAIN, rounds=1):
+    """A model after so many rounds of 20 steps at one rate for everybody."""
+    rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, topology.world.size, rounds)
+    member = Ecosphere(topology, rates, Exchange())
+    model = member.adopt(network())
+    optimizer = WeightOptimizer(member, settings)
+    for t in range(rounds):
+        train_round(member, optimizer, digits(), seed=3, t=t, plan=PLAN)
+        if t + 1 < rounds:
+            member.turn(t, 0.5)
+    return model.state.detach()
+
+
+def test_the_data_are_the_same_on_every_rank():
+    data = digits()
+    splits = (data.train, data.validation, data.fitness, data.test)
+    sums = [(len(s), int(s.labels.sum()), int(s.augmenter.images.long().sum())) for s in splits]
+    assert all(s == sums for s in everyones(sums))
+    assert len(data.fitness) == 50
+
+
+def test_all_ranks_together_see_the_batches_of_one_process():
+    parts = everyones([(x.numpy().copy(), y.numpy()) for x, y in digits().batches(3, 0, BATCH, RANK, SIZE, 3)])
+    for step, (images, labels) in enumerate(digits().batches(3, 0, BATCH, 0, 1, 3)):
+        np.testing.assert_array_equal(np.concatenate([p[step][0] for p in parts]), images.numpy())
+        np.testing.assert_array_equal(np.concatenate([p[step][1] for p in parts]), labels.numpy())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_equal_rates_in_scope_world_are_one_process_on_the_same_global_batch(engine):
+    here, together = trained(alone()), trained(build(LAYOUTS[0], "world", engine))
+    assert len(set(everyones(together.numpy().tobytes()))) == 1
+    # The spec's 1e-5: float32 sums of gradients in another order, 20 steps long.
+    assert float((together - here).norm() / here.norm()) < 1e-5
+    if SIZE == 1:
+        assert torch.equal(together, here)
+
+
+def test_two_rounds_with_an_exchange_between_are_still_one_process():
+    settings = OptimizerSettings("sgd", momentum=0.9, weight_decay=5e-4)
+    here, together = trained(alone(), settings, rounds=2), trained(build(LAYOUTS[0], "world"), settings, rounds=2)
+    assert float((together - here).norm() / here.norm()) < 1e-5
+
+
+@each_layout
+@pytest.mark.parametrize("engine", ENGINES)
+def test_scope_population_is_one_process_per_population(sizes, engine):
+    """A population of m workers trains on its m shards of every batch and on nothing else, Horovod or not."""
+    together = trained(build(sizes, "population", engine))
+    home, everyone = population_of(sizes), everyones(together)
+    mine = [r for r in range(SIZE) if home[r] == home[RANK]]
+    assert all(np.array_equal(everyone[r], everyone[RANK]) for r in mine)
+
+    rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, 1, 1)
+    member = Ecosphere(alone(), rates, Exchange())
+    model = member.adopt(network())
+    optimizer = WeightOptimizer(member, PLAIN)
+    shards = [digits().batches(3, 0, BATCH, r, SIZE, STEPS) for r in mine]
+    for step in zip(*shards, strict=True):
+        images, labels = (torch.cat(part) for part in zip(*step, strict=True))
+
+        def closure(images=images, labels=labels):
+            model.zero_gradient()
+            loss = nn.functional.cross_entropy(model.module(images), labels, label_smoothing=0.1)
+            loss.backward()
+            return loss.detach()
+
+        optimizer.step(closure, 0.1)
+    alone_state = model.state.detach()
+    assert float((together - alone_state).norm() / alone_state.norm()) < 1e-5
+
+
+def numpy_sam_step(sizes, scope, sam_scope, adaptive, weights, targets, rate, rho):
+    """One step of every rank in float64, loss ||w - target||^2 / 2 on each: gradient w - target."""
+    home = population_of(sizes)
+
+    def averaged(rows, over):
+        if over == "local":
+            return rows
+        ranks = [[j for j in range(SIZE) if over == "world" or home[j] == home[i]] for i in range(SIZE)]
+        return np.array([rows[r].mean(axis=0) for r in ranks])
+
+    first = averaged(weights - targets, sam_scope)
+    if adaptive:
+        e = rho * weights**2 * first / np.linalg.norm(np.abs(weights) * first, axis=1, keepdims=True)
+    else:
+        e = rho * first / np.linalg.norm(first, axis=1, keepdims=True)
+    return weights - rate * averaged(weights + e - targets, scope)
+
+
+@each_layout
+@pytest.mark.parametrize("scope", ["population", "world"])
+@pytest.mark.parametrize("sam_scope", ["local", "population", "world"])
+def test_the_first_gradient_of_sam_is_averaged_over_the_sam_scope(sizes, scope, sam_scope):
+    for name in ("sam", "asam"):
+        topology = build(sizes, scope)
+        member = Ecosphere(topology, ScheduledRates(lambda progress: 1.0, 0.1, 0.1, SIZE, 1), Exchange())
+        model = member.adopt(nn.Linear(5, 1, bias=False))
+        model.state.detach().copy_(torch.tensor([1.0, -2.0, 0.5, 3.0, -0.25]))
+        settings = OptimizerSettings(name, momentum=0.0, weight_decay=0.0, rho=0.5, sam_scope=sam_scope)
+        optimizer = WeightOptimizer(member, settings)
+        targets = np.random.default_rng(8).standard_normal((SIZE, 5))
+        weights = np.repeat(model.state.detach().numpy()[None].astype(np.float64), SIZE, axis=0)
+        for _ in range(3):
+            target = torch.from_numpy(targets[RANK]).float()
+
+            def closure(model=model, target=target):
+                model.gradient.copy_(model.parameters.detach() - target)
+                return torch.zeros(())
+
+            optimizer.step(closure, 0.1)
+            weights = numpy_sam_step(sizes, scope, sam_scope, name == "asam", weights, targets, 0.1, 0.5)
+        # 3 steps of float32 beside float64.
+        np.testing.assert_allclose(everyones(model.state), weights, rtol=1e-5, atol=1e-6)
+
+
+def test_ranks_that_share_out_an_evaluation_get_what_one_process_gets():
+    module, data = network(), digits()
+    world = build(LAYOUTS[0]).world
+    shared, own = evaluate(module, data.test, "float32", world), evaluate(module, data.test, "float32")
+    assert shared.accuracy == own.accuracy
+    assert shared.loss == pytest.approx(own.loss, rel=1e-6)
+    assert len(set(everyones((shared.loss, shared.accuracy)))) == 1

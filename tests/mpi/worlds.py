@@ -1,0 +1,87 @@
+"""Worlds for the tests: ways to split so many ranks into populations, and small models with a state of known numbers."""
+
+import importlib.util
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common.flat import FlatModel
+from common.mpi import MPI
+from common.populations import PopulationSpec
+from common.topology import Topology, build_topology
+
+WORLD = MPI.COMM_WORLD
+RANK, SIZE = WORLD.rank, WORLD.size
+
+_CHOSEN = {
+    1: [[1]],
+    2: [[1, 1], [2]],
+    3: [[2, 1], [1, 1, 1], [3]],
+    4: [[2, 2], [3, 1], [1, 1, 1, 1], [4]],
+    8: [[4, 4], [5, 2, 1], [3, 1, 2, 2], [2, 1, 2, 1, 2]],
+}
+LAYOUTS = _CHOSEN.get(SIZE, [[SIZE - SIZE // 2, SIZE // 2], [1] * SIZE, [SIZE]])  # sizes of the populations of this world
+SPLIT = [sizes for sizes in LAYOUTS if len(sizes) > 1]
+
+HOROVOD = importlib.util.find_spec("horovod") is not None
+ENGINES = ["mpi", pytest.param("horovod", marks=pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed"))]
+
+needs_two = pytest.mark.skipif(SIZE < 2, reason="one rank has nobody to talk to")
+needs_split = pytest.mark.skipif(not SPLIT, reason="one rank cannot be two populations")
+each_layout = pytest.mark.parametrize("sizes", LAYOUTS, ids=lambda s: "+".join(map(str, s)))
+each_split = pytest.mark.parametrize("sizes", SPLIT, ids=lambda s: "+".join(map(str, s)))
+
+
+def specs(sizes: list[int], optimizer: str = "sgd") -> list[PopulationSpec]:
+    """Wolves and whales in turn."""
+    return [PopulationSpec(("gwo", "woa")[k % 2], m, optimizer) for k, m in enumerate(sizes)]
+
+
+def build(sizes: list[int], scope: str = "population", engine: str = "mpi") -> Topology:
+    """A topology with its counters at zero; Horovod is stopped first, since it knows one communicator at a time."""
+    topology = _with_mpi(tuple(sizes), scope) if engine == "mpi" else _with_horovod(sizes, scope)
+    topology.traffic.inside = topology.traffic.across = 0
+    return topology
+
+
+@cache
+def _with_mpi(sizes: tuple[int, ...], scope: str) -> Topology:
+    return build_topology(specs(list(sizes)), scope, horovod=False)
+
+
+def _with_horovod(sizes: list[int], scope: str) -> Topology:
+    import horovod.torch as hvd
+
+    WORLD.Barrier()
+    if hvd.is_initialized():
+        hvd.shutdown()
+    WORLD.Barrier()
+    return build_topology(specs(sizes), scope)
+
+
+def alone() -> Topology:
+    """A world of this rank only: what one process would do."""
+    return build(LAYOUTS[0]).alone()
+
+
+def small_model() -> FlatModel:
+    """42 floats, 8 of them batch-norm statistics: a length that most numbers of slices do not divide."""
+    return FlatModel(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+
+
+def numbers(length: int, *address: int) -> torch.Tensor:
+    """Normal float32 numbers; the same for the same address."""
+    return torch.from_numpy(np.random.default_rng(address).standard_normal(length, dtype=np.float32))
+
+
+def everyones(value) -> list:
+    """The value of every rank, on every rank."""
+    return WORLD.allgather(value.detach().numpy().copy() if isinstance(value, torch.Tensor) else value)
+
+
+def population_of(sizes: list[int]) -> list[int]:
+    """Number of every rank's population."""
+    return [k for k, m in enumerate(sizes) for _ in range(m)]

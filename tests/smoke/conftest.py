@@ -1,0 +1,23 @@
+"""The scripts as subprocesses with tiny arguments. A few runs are made once and looked at by several tests."""
+
+import pytest
+from launching import CIFAR10, run
+from records import check_complete
+
+TINY = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--batch-size", 48)  # 48 divides by 1, 2, 3, 4 and 8
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory):
+    """`tiny_runs(launcher, ranks, seed)`: the record of three rounds of EOASAM.py with its defaults, run at the first call."""
+    made = {}
+
+    def record(launcher: str, ranks: int, seed: int = 0):
+        key = (launcher, ranks, seed)
+        if key not in made:
+            out = tmp_path_factory.mktemp("tiny") / "-".join(map(str, key))
+            run(CIFAR10, *TINY, "--seed", seed, "--out", out, ranks=ranks, launcher=launcher)
+            made[key] = check_complete(out, 3, ranks)
+        return made[key]
+
+    return record

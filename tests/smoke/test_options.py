@@ -1,0 +1,79 @@
+"""Every exchange policy, damping, base rate, scope and optimizer in a few combined runs, and the reference behaviour."""
+
+import pytest
+from conftest import TINY
+from launching import CIFAR10, CIFAR100, run
+from records import check_complete
+
+COMBINATIONS = {
+    "best, mixed optimizers, no damping": (
+        4,
+        "--populations gwo:2:sam,woa:2:sgd --exchange best --damping none --base-rate best --sam-scope population "
+        "--momentum reset",
+    ),
+    "migrate, three populations": (
+        3,
+        "--populations gwo,woa,gwo --exchange migrate --damping relative --base-rate anneal --optimizer sam --sam-scope world",
+    ),
+    "ring, scope world, plain SGD": (
+        3,
+        "--populations gwo:60%,woa:40% --exchange ring --ring-weight 0.3 --damping annealed --optimizer sgd --scope world",
+    ),
+    "fixed damping, float32, few judges": (
+        2,
+        "--damping fixed --base-rate best --fitness-images 30 --val-fraction 0.2 --precision float32 --populations woa,gwo",
+    ),
+    "scaled damping, Wide ResNet": (2, "--damping scaled --model wrn --depth 10 --width 1 --precision bfloat16 --dropout 0.1"),
+}
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_every_option_does_its_work_in_some_combination(tmp_path, name):
+    ranks, options = COMBINATIONS[name]
+    run(CIFAR10, *TINY, *options.split(), "--out", tmp_path / "run", ranks=ranks)
+    record = check_complete(tmp_path / "run", 3, ranks)
+    summary, config = record.summary, record.config
+    wanted = dict(zip(options.split()[::2], options.split()[1::2], strict=True))
+    assert all(str(config[option[2:].replace("-", "_")]) == value for option, value in wanted.items())
+    assert all(lr >= 0 for lr in record.column("lr"))
+    passes = [{"sgd": 1}.get(p["optimizer"], 2) * p["workers"] for p in summary["populations"]]
+    assert summary["gradient_evaluations"] == summary["train_images"] * sum(passes) / ranks
+
+
+@pytest.mark.parametrize(("script", "column", "rule"), [(CIFAR10, "cifar10", "best"), (CIFAR100, "cifar100", "blend")])
+def test_the_reference_behaviour_is_announced_and_recorded(tmp_path, script, column, rule):
+    done = run(script, *TINY, "--reference", "--out", tmp_path / "run", ranks=2)
+    record = check_complete(tmp_path / "run", 3, 2)
+    assert record.summary["method"] == "eoa-reference"
+    assert f"reference behaviour of the {column} script" in done.out
+    config = record.config
+    assert (config["scope"], config["sam_scope"], config["momentum"], config["base_rate"]) == ("world", "world", "reset", rule)
+    # k = N = 2 and no warm-up: wolves start a little above 2 eta0, whales above its square root.
+    wolf, whale = record.column("lr", round=0)
+    assert 0.2 <= wolf <= 0.22
+    assert 0.1 * 2**0.5 <= whale <= 0.11 * 2**0.5
+
+
+def test_max_steps_ends_a_run_inside_a_round(tmp_path):
+    run(CIFAR100, *TINY, "--max-steps", 5, "--out", tmp_path / "run")
+    record = check_complete(tmp_path / "run", 2, 1)
+    assert record.summary["train_images"] == 5 * 48
+
+
+def test_help_is_printed_once_however_many_ranks_there_are():
+    one, two = run(CIFAR10, "--help"), run(CIFAR10, "--help", ranks=2)
+    assert "--populations" in one.out
+    assert two.out.count("--populations ") == one.out.count("--populations ")
+    assert "paper" in one.out
+    assert one.ours == two.ours == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("script", "launcher", "ranks"), [(CIFAR100, "horovodrun", 16), (CIFAR10, "mpirun", 8), (CIFAR10, "python", 1)]
+)
+def test_the_smoke_preset_learns_the_digits(tmp_path, script, launcher, ranks):
+    done = run(script, "--preset", "smoke", "--out", tmp_path / "run", ranks=ranks, launcher=launcher, limit=300)
+    record = check_complete(tmp_path / "run", 12, ranks)
+    assert record.summary["test_accuracy"] >= 0.9
+    assert "error" not in done.err

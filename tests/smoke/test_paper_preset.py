@@ -1,0 +1,26 @@
+"""The published setting starts, steps, exchanges and finishes on data of CIFAR's shape; slow, because the network is large."""
+
+import generated_cifar
+import pytest
+from launching import CIFAR10, CIFAR100, run
+from records import check_complete
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("script", "dataset"), [(CIFAR10, "cifar10"), (CIFAR100, "cifar100")])
+def test_two_steps_of_the_paper_preset_on_two_ranks(tmp_path, script, dataset):
+    data = tmp_path / "data"
+    generated_cifar.write(data, train=2500, test=100)
+    options = ("--preset", "paper", "--max-steps", 2, "--data-dir", data, "--out", tmp_path / "run")
+    run(generated_cifar.__file__, data, script, *options, ranks=2, limit=1200)
+    summary = check_complete(tmp_path / "run", 1, 2).summary
+    assert (summary["dataset"], summary["model"]) == (dataset, "WRN-16-8")
+    assert summary["train_images"] == 2 * 1024
+
+
+def test_generated_files_pass_for_cifar(tmp_path):
+    """The same way of running, at a size for every day: the cpu preset's network on generated images."""
+    generated_cifar.write(tmp_path, train=500, test=20)
+    options = ("--preset", "cpu", "--batch-size", 16, "--max-steps", 2, "--val-fraction", 0.2)
+    run(generated_cifar.__file__, tmp_path, CIFAR100, *options, "--data-dir", tmp_path, "--out", tmp_path / "run", ranks=2)
+    assert check_complete(tmp_path / "run", 1, 2).summary["dataset"] == "cifar100"

@@ -1,0 +1,74 @@
+"""What a run leaves behind is complete and tells the truth about it (`check_complete` has looked at every one already)."""
+
+import csv
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from common.flat import FlatModel
+from common.models import build_model
+
+
+@pytest.mark.parametrize(("launcher", "ranks"), [("horovodrun", 3), ("mpirun", 8)])
+def test_two_species_move_rates_that_differ_between_workers_and_rounds(tiny_runs, launcher, ranks):
+    record = tiny_runs(launcher, ranks)
+    assert [p["species"] for p in record.summary["populations"]] == ["gwo", "woa"]
+    assert {m["species"] for m in record.metrics} == {"gwo", "woa"}
+    assert all(len(set(record.column("lr", round=t))) == ranks for t in range(3))
+    assert all(len(set(record.column("lr", rank=r))) == 3 for r in range(ranks))
+    assert record.summary["bytes_sent"]["across"] > 0
+
+
+def test_one_rank_moves_no_rate_and_sends_nothing(tiny_runs):
+    record = tiny_runs("python", 1)
+    assert record.summary["bytes_sent"] == {"inside": 0, "across": 0}
+    # One worker follows the base rate: b = (x + k eta0 (1 + cos(pi t/T))/2) / 2 with k = 48 / 128 and eta0 = 0.1.
+    k_eta0 = 0.1 * 48 / 128
+    first = k_eta0
+    second = (first + k_eta0) / 2
+    third = (second + k_eta0 * 0.75) / 2
+    assert record.column("lr") == pytest.approx([first, second, third], rel=1e-6)
+
+
+@pytest.mark.parametrize(("launcher", "ranks"), [("python", 1), ("horovodrun", 3), ("mpirun", 8)])
+def test_images_and_gradients_are_counted_over_all_ranks(tiny_runs, launcher, ranks):
+    summary = tiny_runs(launcher, ranks).summary
+    assert summary["train_images"] == 3 * 4 * 48
+    assert summary["gradient_evaluations"] == 2 * summary["train_images"]  # SAM differentiates twice
+    assert summary["experiment"] == "eoa-sam"
+    assert summary["dataset"] == "digits"
+
+
+def test_the_weights_load_into_the_plain_network_and_are_those_of_the_hash(tiny_runs):
+    record = tiny_runs("mpirun", 8)
+    config = record.config
+    module = build_model(config["model"], 1, 10, config["depth"], config["width"])
+    module.load_state_dict(load_file(record.directory / "weights.safetensors"))
+    assert FlatModel(module).sha256() == record.hash
+    assert module(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
+
+
+def test_the_rates_of_every_round_are_exported(tiny_runs):
+    record = tiny_runs("mpirun", 8)
+    with open(record.directory / "rates.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [int(line["round"]) for line in lines] == [0, 1, 2]
+    for t, line in enumerate(lines):
+        rates = record.column("lr", round=t)
+        assert float(line["leader"]) in rates
+        assert float(line["lowest"]) == min(rates)
+        assert float(line["highest"]) == max(rates)
+
+
+def test_the_environment_names_versions_ranks_and_the_reducer(tiny_runs):
+    one, eight = tiny_runs("python", 1).environment, tiny_runs("mpirun", 8).environment
+    assert (one["ranks"], eight["ranks"]) == (1, 8)
+    assert one["all_reduce"] == "none"
+    assert eight["all_reduce"] in ("horovod", "mpi")
+    assert eight["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize(("launcher", "ranks"), [("python", 1), ("mpirun", 8), ("horovodrun", 3)])
+def test_the_environment_names_the_launcher(tiny_runs, launcher, ranks):
+    assert tiny_runs(launcher, ranks).environment["launcher"] == launcher
