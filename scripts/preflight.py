@@ -206,13 +206,14 @@ def show(rows: list[Row]) -> None:
     if sys.stdout.isatty() and version("rich"):
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(title="preflight", title_justify="left", box=None, pad_edge=False)
         for heading in ("", "", "found", "what to do"):
             table.add_column(heading, overflow="fold")
         colours = {OK: "green", NOTE: "yellow", MISSING: "bold red"}
         for row in rows:
-            table.add_row(row.name, f"[{colours[row.state]}]{row.state}", row.value, row.advice)
+            table.add_row(row.name, Text(row.state, colours[row.state]), Text(row.value), Text(row.advice))
         Console().print(table)
         return
     name = max(len(row.name) for row in rows)

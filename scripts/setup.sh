@@ -12,8 +12,9 @@ Makes the environment .venv in the project's folder and ends with a table of wha
 A second call takes seconds; a call after an interrupted one goes on where that one stopped.
 
   --torch WHAT    which build of torch: the path of a wheel, a version with its build (torch==2.13.0+cpu), or the URL of
-                  a PyTorch wheel index (see pytorch.org, "Get Started"). Without it pip decides: on Linux usually
-                  a CUDA build of some GB. What would be downloaded is said before it is.
+                  a PyTorch wheel index (see pytorch.org, "Get Started"). Without it a fitting torch in .venv is
+                  kept, else pip decides: usually a CUDA build, 2.7 GB with its libraries. The size of the
+                  download is said before it begins.
   --system-mpi    build mpi4py and Horovod with the mpicc and mpicxx on PATH (clusters) instead of installing Open MPI
   --gloo          build Horovod with Gloo as well (`horovodrun --gloo`)
   --no-horovod    leave Horovod out: gradients are averaged by MPI alone, and no C++ compiler or cmake is needed
@@ -29,7 +30,7 @@ Horovod takes NCCL for GPU operations where torch is a CUDA build and nvcc and N
 environment: PYTHON          the Python to use, 3.11 or later (default python3)
              CXX             the C++ compiler, g++ 10 or later (default g++)
              XDG_CACHE_HOME  built Horovod wheels are kept in its ecosphere/ (default ~/.cache), for the next .venv
-             HOROVOD_NCCL_HOME, CUDA_HOME   where to look first
+             CUDA_HOME, HOROVOD_NCCL_HOME   where the CUDA toolkit and NCCL are, if not where they are looked for
 exit code:   0 done, 1 a step failed (its log is .venv/setup.log), 2 wrong option or something to install first
 EOF
 }
@@ -62,9 +63,16 @@ step() { # LABEL COMMAND...: runs it into the log
   printf '%d s\n' $((SECONDS - start))
 }
 
-fail() { # the end of the log, then the line in it that names the cause
+fail() { # the end of the log, then the line in it that names the cause: the first error of this step, not the last echo
   local cause
-  cause=$(grep -aE 'No space left|[Ee]rror:|ERROR|Killed' "$log" | grep -avE 'subprocess-exited-with-error' | tail -n 1 || true)
+  cause=$(awk '
+    /^=== / { first = last = "" }
+    /error: |CMake Error|No space left|Killed|undefined reference/ && !/subprocess-exited/ && first == "" {
+      first = $0
+      if (/CMake Error/ && (getline next_line) > 0) first = first next_line
+    }
+    /ERROR|Error:/ { last = $0 }
+    END { print first == "" ? last : first }' "$log")
   {
     printf -- '--- last lines of %s\n' "$log"
     tail -n 20 "$log"
@@ -289,7 +297,7 @@ def size(url):
 urls = [item["download_info"]["url"] for item in json.load(sys.stdin)["install"]]
 with ThreadPoolExecutor(8) as pool:
     print(math.ceil(sum(pool.map(size, urls)) / 1e6))
-' 2>>"$log"
+' 2>/dev/null
 }
 
 install_torch() {
@@ -349,7 +357,7 @@ install_rest() {
 
 find_cuda() { # fills the array `cuda` with what Horovod's build takes from the environment, and says what it will use
   local home nccl=''
-  cuda=() gpu='no GPU operations'
+  cuda=() cuda_bin='' gpu='no GPU operations'
   home=$("$py" - 2>/dev/null <<'EOF'
 import re, subprocess, torch
 from torch.utils.cpp_extension import CUDA_HOME
@@ -364,7 +372,7 @@ EOF
   if [[ -z $home ]]; then
     return
   fi
-  cuda=(HOROVOD_CUDA_HOME="$home" PATH="$home/bin:$PATH") gpu='GPU tensors through the host: no NCCL found'
+  cuda=(HOROVOD_CUDA_HOME="$home") cuda_bin=$home/bin: gpu='GPU tensors through the host: no NCCL found'
   local wheel
   wheel=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/nvidia/nccl
   if [[ -f ${HOROVOD_NCCL_HOME:-}/include/nccl.h ]]; then
@@ -403,8 +411,8 @@ horovod_key() { # everything that a built wheel depends on
     mpi_identity
     "$py" -c 'import platform, sysconfig; print(sysconfig.get_config_var("SOABI"), platform.libc_ver())'
     "${CXX:-g++}" --version | head -n 1
-    printf '%s\n' "gloo $gloo" "gpu $gpu" "${cuda[@]}"
-    cat "$root/scripts/cxx20"
+    printf '%s\n' "gloo $gloo" "gpu $gpu" "${cuda[@]//$venv/.venv}"
+    grep -v '^ *#' "$root/scripts/cxx20"
   } | sha256sum | cut -c1-16
 }
 
@@ -414,7 +422,7 @@ build_horovod() { # WHEELS: a folder
   [[ $gloo == yes ]] || without_gloo=(HOROVOD_WITHOUT_GLOO=1)
   mkdir -p "$state/build" "$1" || return
   # --no-cache-dir: pip would hand out a wheel that was built against another torch or another MPI.
-  env PATH="$venv/bin:$PATH" REAL_CXX="${CXX:-g++}" CXX="$root/scripts/cxx20" \
+  env PATH="$venv/bin:$cuda_bin$PATH" REAL_CXX="${CXX:-g++}" CXX="$root/scripts/cxx20" \
     MAKEFLAGS="-j$jobs" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" CMAKE_POLICY_VERSION_MINIMUM=3.5 \
     HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_MPI=1 \
     "${without_gloo[@]}" "${cuda[@]}" \

@@ -40,6 +40,7 @@ settings.load_profile("mpi")
 def pytest_configure(config):
     global stderr
     stderr = os.fdopen(os.dup(2), "w")  # before pytest captures it
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and threads that spin would only take cores away
     if WORLD.rank:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as pytest lives)
 

@@ -1,5 +1,6 @@
 """Training on many ranks against what one process computes: data, whole runs of steps, SAM's first gradient, evaluation."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -15,9 +16,8 @@ from common.loop import Plan, evaluate, train_round
 from common.optim import OptimizerSettings, WeightOptimizer
 from common.rates import ScheduledRates
 
-STEPS = 20
 BATCH = 48 if 48 % SIZE == 0 else 16 * SIZE
-PLAN = Plan(BATCH, STEPS, label_smoothing=0.1, precision="float32")
+PLAN = Plan(BATCH, 20, label_smoothing=0.1, precision="float32")
 PLAIN = OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0)
 
 
@@ -33,14 +33,14 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 10))
 
 
-def trained(topology, settings=PLAIN, rounds=1):
-    """A model after so many rounds of 20 steps at one rate for everybody."""
+def trained(topology, settings=PLAIN, rounds=1, plan=PLAN):
+    """A model after so many rounds at one rate for everybody."""
     rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, topology.world.size, rounds)
     member = Ecosphere(topology, rates, Exchange())
     model = member.adopt(network())
     optimizer = WeightOptimizer(member, settings)
     for t in range(rounds):
-        train_round(member, optimizer, digits(), seed=3, t=t, plan=PLAN)
+        train_round(member, optimizer, digits(), seed=3, t=t, plan=plan)
         if t + 1 < rounds:
             member.turn(t, 0.5)
     return model.state.detach()
@@ -81,7 +81,8 @@ def test_two_rounds_with_an_exchange_between_are_still_one_process():
 @pytest.mark.parametrize("engine", ENGINES)
 def test_scope_population_is_one_process_per_population(sizes, engine):
     """A population of m workers trains on its m shards of every batch and on nothing else, Horovod or not."""
-    together = trained(build(sizes, "population", engine))
+    plan = replace(PLAN, steps=5)
+    together = trained(build(sizes, "population", engine), plan=plan)
     home, everyone = population_of(sizes), everyones(together)
     mine = [r for r in range(SIZE) if home[r] == home[RANK]]
     assert all(np.array_equal(everyone[r], everyone[RANK]) for r in mine)
@@ -90,7 +91,7 @@ def test_scope_population_is_one_process_per_population(sizes, engine):
     member = Ecosphere(alone(), rates, Exchange())
     model = member.adopt(network())
     optimizer = WeightOptimizer(member, PLAIN)
-    shards = [digits().batches(3, 0, BATCH, r, SIZE, STEPS) for r in mine]
+    shards = [digits().batches(3, 0, BATCH, r, SIZE, plan.steps) for r in mine]
     for step in zip(*shards, strict=True):
         images, labels = (torch.cat(part) for part in zip(*step, strict=True))
 

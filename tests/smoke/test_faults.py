@@ -34,7 +34,7 @@ def break_down(out, fault, **options):
     return done
 
 
-@pytest.mark.parametrize(("kind", "phase", "victim"), matrix())
+@pytest.mark.parametrize(("kind", "phase", "victim"), list(matrix()))
 def test_a_fault_on_one_rank_in_any_phase_ends_the_whole_job(tmp_path, kind, phase, victim):
     t = 0 if phase in ("setup", "data") else 1
     done = break_down(tmp_path / "run", f"{kind}:{victim}:{phase}:{t}")
