@@ -15,9 +15,11 @@ from typing import Literal
 from common import launch
 from common.cli import CommonArgs, check_common, parse_args
 from common.ecosphere import Ecosphere
+from common.errors import UsageError
 from common.exchange import Exchange
 from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer
-from common.populations import default_populations, parse_populations
+from common.optim.sam import PERTURBATIONS
+from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
 from common.run import Run
 from common.species import SPECIES, Rules
@@ -67,14 +69,16 @@ def main(presets: dict[str, Args] = PRESETS, column: str = "cifar10", descriptio
     """Parse, build the topology, train. column: which reference script --reference follows."""
     args, given = parse_args(presets, description)
     check_common(args)
-    launch.say(f"EOA-SAM, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in a minute")
+    headline = f"EOA-SAM, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in a minute"
     ranks = world_size()
-    args, settings = settle_reference(args, given, column)
+    args, settings, changes = settle_reference(args, given, column)
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
     specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
+    check_sam_scope(args, specs)
     exchange = Exchange(args.exchange, args.ring_weight)
     topology = build_topology(specs, args.scope)
-    run = Run("eoa-sam", "eoa-reference" if args.reference else "eoa", args, given, topology)
+    method = "eoa-reference" if args.reference else "eoa"
+    run = Run("eoa-sam", method, args, given, topology, [headline, *changes])
 
     behind = [run.images_per_gradient(ranks if args.scope == "world" else s.workers) for s in specs]
     rounds_per_epoch = run.epoch_steps / run.plan.steps
@@ -93,22 +97,34 @@ def main(presets: dict[str, Args] = PRESETS, column: str = "cifar10", descriptio
             run.close_round(t, rate, trained, judged, turn)
 
 
-def settle_reference(args: Args, given: set[str], column: str) -> tuple[Args, EoaSettings]:
-    """The arguments and move rules in force; with --reference those of one published script, except options given."""
+def check_sam_scope(args: Args, specs: list[PopulationSpec]) -> None:
+    """Refuse a first gradient averaged over the world where some workers have none: they would be waited for."""
+    kinds = {s.optimizer for s in specs}
+    without = sorted(kinds - set(PERTURBATIONS))
+    if args.sam_scope == "world" and without and len(without) < len(kinds):
+        raise UsageError(
+            f"--sam-scope world averages SAM's first gradient over all workers, but those of {', '.join(without)} make none: "
+            "use --sam-scope population or local"
+        )
+
+
+def settle_reference(args: Args, given: set[str], column: str) -> tuple[Args, EoaSettings, list[str]]:
+    """The arguments and move rules in force, and what to say of them.
+
+    With --reference they are those of one published script, except for options that were given.
+    """
     settings = EoaSettings(base_rule=args.base_rate, rules=Rules(damping=args.damping))
     if not args.reference:
-        return args, settings
+        return args, settings, []
     reference = REFERENCE[column]
     wanted = {**REFERENCE_OPTIONS, "base_rate": reference.base_rule, "damping": reference.rules.damping}
     changed = {name: value for name, value in wanted.items() if name not in given and getattr(args, name) != value}
-    launch.say(f"reference behaviour of the {column} script; against the defaults:")
-    for name, value in changed.items():
-        launch.say(f"  --{name.replace('_', '-')} {value} (instead of {getattr(args, name)})")
+    options = [f"--{name.replace('_', '-')} {value} (instead of {getattr(args, name)})" for name, value in changed.items()]
     args = replace(args, **changed)
     rules = replace(reference.rules, damping=args.damping)
-    for line in reference_lines(rules):
-        launch.say(f"  {line}")
-    return args, replace(reference, base_rule=args.base_rate, rules=rules)
+    said = [f"reference behaviour of the {column} script; against the defaults:"]
+    said += [f"  {line}" for line in [*options, *reference_lines(rules)]]
+    return args, replace(reference, base_rule=args.base_rate, rules=rules), said
 
 
 def reference_lines(rules: Rules) -> list[str]:

@@ -55,13 +55,11 @@ def main() -> None:
     args, given = parse_args(PRESETS, __doc__)
     check_common(args)
     method = "replay" if args.replay else args.method
-    launch.say(
-        f"Baseline {method}, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in half a minute"
-    )
+    headline = f"Baseline {method}, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in half a minute"
     ranks = world_size()
     replayed = read_rates(args, given) if method == "replay" else []
     topology = build_topology([PopulationSpec(method, ranks, args.optimizer)])
-    run = Run("baselines", method, args, given, topology)
+    run = Run("baselines", method, args, given, topology, [headline])
 
     rates = rate_rule(method, args, run, replayed)
     ecosphere = Ecosphere(topology, rates, Exchange("average"))

@@ -143,7 +143,7 @@ def _require(condition: bool, args: CommonArgs, name: str, what: str) -> None:
 def settle_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
     """The global batch for this world: a preset's is rounded to a multiple of the ranks, an explicit one has to divide.
 
-    Raises UsageError naming the two nearest sizes that divide.
+    The caller prints it where it differs. Raises UsageError naming the two nearest sizes that divide.
     """
     below = args.batch_size // ranks * ranks
     if below == args.batch_size:
@@ -152,9 +152,7 @@ def settle_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
     if "batch_size" in given:
         nearest = f"{below} or {above}" if below else str(above)
         raise UsageError(f"--batch-size {args.batch_size} does not divide by {ranks} ranks; the nearest that do: {nearest}")
-    settled = below if below and args.batch_size - below <= above - args.batch_size else above
-    say(f"batch size {args.batch_size} of preset {args.preset} rounded to {settled}, a multiple of {ranks} ranks")
-    return settled
+    return below if below and args.batch_size - below <= above - args.batch_size else above
 
 
 def settle_precision(wanted: str, device_type: str) -> str:

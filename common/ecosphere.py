@@ -1,6 +1,6 @@
 """The ecosphere as one object: what a training script talks to.
 
-    ecosphere = Ecosphere(topology, rates, Exchange("average"), fitness...)
+    ecosphere = Ecosphere(topology, rates, Exchange("average"))
     model = ecosphere.adopt(module)                 # flat buffers, rank 0's weights everywhere
     for t in range(rounds):
         ...backward; ecosphere.average_gradient()   # Horovod: inside the gradient scope

@@ -1,13 +1,14 @@
 """What surrounds the round loop of a script: data and batch, resumption, the record of each round, and the end.
 
-run = Run("eoa-sam", "eoa", args, given, topology)
-run.start(ecosphere, optimizer, config)
+run = Run("eoa-sam", "eoa", args, given, topology, ["what this is, and how long it takes"])
+run.start(ecosphere, optimizer, {})
 with run:
-for t in run.rounds():
-trained = run.train(t)
-judged = run.judge(t)
-turn = ecosphere.turn(t, judged.accuracy)
-run.close_round(t, trained, judged, turn)
+    for t in run.rounds():
+        rate = ecosphere.rate
+        trained = run.train(t)
+        judged = run.judge(t)
+        turn = ecosphere.turn(t, judged.accuracy)
+        run.close_round(t, rate, trained, judged, turn)
 """
 
 import time
@@ -41,11 +42,17 @@ class Run:
         plan: batch size and steps of a round. data: all splits. epoch_steps: steps of one pass over the training images.
     """
 
-    def __init__(self, experiment: str, method: str, args: CommonArgs, given: set[str], topology: Topology) -> None:
+    def __init__(
+        self, experiment: str, method: str, args: CommonArgs, given: set[str], topology: Topology, headlines: list[str]
+    ) -> None:
         self.experiment, self.method, self.args, self.topology = experiment, method, args, topology
+        self.headlines = headlines  # printed once everything is known to be in order: an error is then the only line
         faults.trip("setup", topology.world.rank)
         self.directory = choose_directory(args.out, experiment, args.dataset, args.seed, args.resume, topology)
         batch_size = settle_batch(args, given, topology.world.size)
+        if batch_size != args.batch_size:
+            rounded = f"batch size {args.batch_size} of preset {args.preset} rounded to {batch_size}, a multiple of the ranks"
+            self.headlines.append(rounded)
         directory = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
         faults.trip("data", topology.world.rank)
         self.data = open_data(args.dataset, directory, topology, args.seed, args.val_fraction, args.fitness_images)
@@ -102,6 +109,8 @@ class Run:
         self._total_before = self.totals.seconds["total"]
 
     def _describe(self, first: int) -> None:
+        for line in self.headlines:
+            self.reporter.line(line)
         topology = self.topology
         sizes = ", ".join(f"{s.workers} {s.species} ({s.optimizer})" for s in topology.specs)
         ranks = f"{topology.world.size} rank{'s'[: topology.world.size > 1]}"
@@ -184,6 +193,7 @@ class Run:
         self.ecosphere.restore(tensors.pop("state"), numbers["rate"])
         self.optimizer.load_state_tensors({n.removeprefix("optimizer."): v for n, v in tensors.items()})
         self.totals = Totals(**numbers["totals"])
+        self.topology.traffic.inside = self.topology.traffic.across = 0  # the start was counted the first time
         self.last_round, self.final_population = t, numbers["final_population"]
         return t + 1
 

@@ -134,6 +134,8 @@ def start_horovod(comm: MPI.Comm) -> ModuleType | None:
     except ImportError:
         launch.say("note: Horovod is not installed; gradients are averaged by MPI all-reduce")
         return None
+    if hvd.is_initialized():
+        hvd.shutdown()  # a second init would silently keep the first one's communicator
     hvd.init(comm=comm)
     return hvd
 

@@ -1,10 +1,8 @@
 """The scripts as subprocesses with tiny arguments. A few runs are made once and looked at by several tests."""
 
 import pytest
-from launching import CIFAR10, run
-from records import check_complete
-
-TINY = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--batch-size", 48)  # 48 divides by 1, 2, 3, 4 and 8
+from launching import CIFAR10, TINY, run
+from run_records import check_complete
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,7 @@ from functools import partial
 
 import generated_cifar
 import pytest
-from conftest import TINY
-from launching import CIFAR10, run, run_each
+from launching import CIFAR10, TINY, run, run_each
 
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 NO_NETWORK |= {k.upper(): v for k, v in NO_NETWORK.items()}

@@ -4,9 +4,8 @@ The default run has a few of the sixteen combinations, each phase in one of them
 """
 
 import pytest
-from conftest import TINY
-from launching import CIFAR10, run
-from records import RunRecord, check_complete
+from launching import CIFAR10, TINY, run
+from run_records import RunRecord, check_complete
 
 from common.faults import PHASES
 

@@ -1,9 +1,8 @@
 """Every exchange policy, damping, base rate, scope and optimizer in a few combined runs, and the reference behaviour."""
 
 import pytest
-from conftest import TINY
-from launching import CIFAR10, CIFAR100, run
-from records import check_complete
+from launching import CIFAR10, CIFAR100, TINY, run
+from run_records import check_complete
 
 COMBINATIONS = {
     "best, mixed optimizers, no damping": (

@@ -3,7 +3,7 @@
 import generated_cifar
 import pytest
 from launching import CIFAR10, CIFAR100, run
-from records import check_complete
+from run_records import check_complete
 
 
 @pytest.mark.slow

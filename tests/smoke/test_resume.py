@@ -1,9 +1,8 @@
 """A run that was killed goes on at its last complete round and ends as if nothing had happened."""
 
 import pytest
-from conftest import TINY
-from launching import CIFAR10, run
-from records import RunRecord, check_complete
+from launching import CIFAR10, TINY, run
+from run_records import RunRecord, check_complete
 
 CASES = [
     pytest.param(2, 1, 1, (), id="average"),
