@@ -59,6 +59,12 @@ def test_max_steps_ends_a_run_inside_a_round(tmp_path):
     assert record.summary["train_images"] == 5 * 48
 
 
+def test_a_presets_batch_is_rounded_to_the_ranks_and_said_so(tmp_path):
+    done = run(CIFAR10, "--preset", "smoke", "--max-steps", 1, "--out", tmp_path / "run", ranks=3)
+    assert "batch size 64 of preset smoke rounded to 63" in done.out
+    assert check_complete(tmp_path / "run", 1, 3).summary["batch_size"] == 63
+
+
 def test_help_is_printed_once_however_many_ranks_there_are():
     one, two = run(CIFAR10, "--help"), run(CIFAR10, "--help", ranks=2)
     assert "--populations" in one.out

@@ -171,14 +171,6 @@ def test_a_given_batch_has_to_divide_or_is_refused_with_the_two_nearest(batch_si
     assert (str(below) in words) == (below > 0 or "0" in (str(batch_size), str(ranks)))
 
 
-def test_a_rounded_batch_is_announced(capsys):
-    settle_batch(CommonArgs(batch_size=100), set(), 8)
-    assert "100" in (printed := capsys.readouterr().out)
-    assert "96" in printed or "104" in printed
-    settle_batch(CommonArgs(batch_size=96), set(), 8)
-    assert capsys.readouterr().out == ""
-
-
 def test_a_wanted_precision_is_not_second_guessed():
     assert [settle_precision(p, "cpu") for p in ("float32", "bfloat16")] == ["float32", "bfloat16"]
     assert settle_precision("auto", "cpu") in ("float32", "bfloat16")
@@ -195,17 +187,19 @@ def test_the_presets_of_the_script_are_the_published_setting(monkeypatch):
         assert (paper.label_smoothing, paper.learning_rate) == (0.1, 0.1)
 
 
-def test_reference_takes_the_column_except_for_options_that_were_given(monkeypatch, capsys):
+def test_reference_takes_the_column_except_for_options_that_were_given(monkeypatch):
     module = load_script("EOASAM", monkeypatch)
     asked = replace(module.PRESETS["smoke"], reference=True, damping="none")
-    args, settings = module.settle_reference(asked, {"reference", "damping"}, "cifar10")
+    args, settings, said = module.settle_reference(asked, {"reference", "damping"}, "cifar10")
     assert (args.damping, settings.rules.damping) == ("none", "none")
     assert (args.scope, args.sam_scope, args.momentum, args.exchange) == ("world", "world", "reset", "average")
     assert (args.base_rate, settings.base_rule, settings.count_workers, settings.limited) == ("best", "best", True, False)
     assert not settings.rules.signed
-    assert "--scope world" in capsys.readouterr().out
-    args, settings = module.settle_reference(replace(asked, reference=False), set(), "cifar10")
+    assert any("--scope world" in line for line in said)
+    assert not any("damping" in line for line in said)
+    args, settings, said = module.settle_reference(replace(asked, reference=False), set(), "cifar10")
     assert (args.scope, settings.base_rule, settings.rules.damping, settings.limited) == ("population", "blend", "none", True)
+    assert said == []
 
 
 @dataclass(frozen=True)
