@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import psutil
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from common import launch
@@ -179,7 +179,8 @@ class Record:
         """weights.safetensors: the module's state dict, for `module.load_state_dict(load_file(path))`."""
         if self.active:
             temporary = self.directory / "weights.tmp"
-            save_file({n: t.detach().cpu().clone() for n, t in module.state_dict().items()}, temporary)
+            # Not save_file: it makes files that only their owner can read.
+            temporary.write_bytes(save({n: t.detach().cpu().clone() for n, t in module.state_dict().items()}))
             os.replace(temporary, self.directory / "weights.safetensors")
 
     def close(self) -> None:
