@@ -229,7 +229,8 @@ class OrdinaryImages(Dataset):
 
 def loader(args: Args, data: DataSet, workers: int) -> Iterator[list[Tensor]]:
     """Endless batches of an ordinary DataLoader."""
-    options = {"multiprocessing_context": "forkserver", "persistent_workers": True} if workers else {}
+    # Forked: a fresh interpreter would import this module and with it start MPI a second time. The workers never call it.
+    options = {"multiprocessing_context": "fork", "persistent_workers": True} if workers else {}
     batches = DataLoader(OrdinaryImages(data), args.batch_size, shuffle=True, num_workers=workers, drop_last=True, **options)
     while True:
         yield from batches

@@ -65,7 +65,7 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next step instead of handing it back to the system.
 
     Activations of a few MB are allocated and freed in every layer; by default each costs a system call and fresh page faults,
-    which a small network's step on a CPU feels (benchmarks/throughput.py measures how much).
+    which a small network's step on a CPU feels.
     """
     set_malloc_thresholds(trim=2**31 - 1, mmap=2**30)
 
