@@ -5,15 +5,12 @@ mpirun --oversubscribe --bind-to none -np 8 python EOA-SAM/EOASAM-cifar100.py --
 python EOA-SAM/EOASAM-cifar100.py --preset smoke
 """
 
-from dataclasses import replace
-
-from EOASAM import PRESETS, main
+from EOASAM import Args, main
 
 from common import launch
+from common.cli import make_presets
 
-PRESETS_CIFAR100 = {
-    name: args if args.dataset == "digits" else replace(args, dataset="cifar100") for name, args in PRESETS.items()
-}
+PRESETS_CIFAR100 = make_presets(Args, cpu={"dataset": "cifar100"}, paper={"dataset": "cifar100"})
 
 if __name__ == "__main__":
     launch.run(lambda: main(PRESETS_CIFAR100, column="cifar100", description=__doc__))

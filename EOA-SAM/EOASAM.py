@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common import launch
-from common.cli import CommonArgs, check_common, parse_args
+from common.cli import CommonArgs, check_common, make_presets, parse_args
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
@@ -50,12 +50,7 @@ class Args(CommonArgs):
     """behave as the published scripts do, wherever no option says otherwise; prints what that changes"""
 
 
-PAPER = Args(preset="paper", rounds=200, batch_size=1024, width=8, fitness_images=0)
-PRESETS = {
-    "smoke": Args(preset="smoke", dataset="digits", rounds=12, batch_size=64, model="cnn", width=2, rho=0.2),
-    "cpu": Args(preset="cpu", rounds=20, batch_size=256, width=1, fitness_images=1000),
-    "paper": PAPER,
-}
+PRESETS = make_presets(Args)
 COST = {
     "smoke": "20 to 60 seconds",
     "cpu": "20 to 25 minutes on 2 quiet cores",

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Literal
 
 from common import launch
-from common.cli import CommonArgs, check_common, parse_args
+from common.cli import CommonArgs, check_common, make_presets, parse_args
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
@@ -38,11 +38,7 @@ class Args(CommonArgs):
     """a rates.csv: use its column `mean`, round by round"""
 
 
-PRESETS = {
-    "smoke": Args(preset="smoke", dataset="digits", rounds=12, batch_size=64, model="cnn", width=2, rho=0.2),
-    "cpu": Args(preset="cpu", rounds=20, batch_size=128, width=1, fitness_images=1000),
-    "paper": Args(preset="paper", rounds=200, batch_size=1024, width=8, fitness_images=0),
-}
+PRESETS = make_presets(Args, cpu={"batch_size": 128})  # what eta0 is quoted for; EOA has half of 256 in each population
 COST = {
     "smoke": "10 to 30 seconds",
     "cpu": "15 to 20 minutes on 2 quiet cores",

@@ -3,8 +3,6 @@
     step       this project's training step: augmentation, ASAM, averaging, update
     ceiling    forward and backward alone, same network, precision and batch, data already in place; the images per second
                of a two-pass optimizer can be at most half of it, and that half is what is shown
-    handed     the ceiling again with glibc's own setting, which hands large freed blocks back to the system after every use
-               (`common.launch.keep_freed_memory` is why the other measurements do not)
     ordinary   what people write: one process, all cores, DataLoader with per-image torchvision transforms (best of 0, 1
                and 2 loader workers), float32, per-tensor ASAM
 
@@ -116,7 +114,6 @@ def one_process(args: Args, topology: Topology, data: DataSet) -> dict[str, Call
     loaders = {w: loader(args, data, w) for w in (0, 1, 2)}
     return {
         "ceiling, one process": ceiling(args, topology.device, precision),
-        "ceiling, freed memory handed back": handing_back(ceiling(args, topology.device, precision)),
         "step, one process": lone_step(args, topology, data, precision),
         **{f"ordinary loop, {w} loader workers": ordinary(args, topology.device, loaders[w]) for w in loaders},
     }
@@ -150,18 +147,6 @@ def ceiling(args: Args, device: torch.device, precision: str) -> Callable[[], fl
             F.cross_entropy(logits, labels, label_smoothing=0.1).backward()
 
     return lambda: clock(args.steps * args.batch_size, device, work)
-
-
-def handing_back(measure: Callable[[], float]) -> Callable[[], float]:
-    """The measurement under glibc's initial thresholds (128 KiB), the project's setting put back afterwards."""
-
-    def measured() -> float:
-        launch.set_malloc_thresholds(trim=128 * 1024, mmap=128 * 1024)
-        rate = measure()
-        launch.keep_freed_memory()
-        return rate
-
-    return measured
 
 
 def lone_step(args: Args, topology: Topology, data: DataSet, precision: str) -> Callable[[], float]:

@@ -7,14 +7,20 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import tyro
 
 from common.errors import UsageError
 from common.launch import say
 
-PRESETS = ("smoke", "cpu", "paper")
+# The sizes that all methods share under a preset, so that what is compared is the method.
+SIZES: dict[str, dict[str, Any]] = {
+    "smoke": {"dataset": "digits", "rounds": 12, "batch_size": 64, "model": "cnn", "width": 2, "rho": 0.2},
+    "cpu": {"rounds": 20, "batch_size": 256, "width": 1, "fitness_images": 1000},
+    "paper": {"rounds": 200, "batch_size": 1024, "width": 8, "fitness_images": 0},
+}
+PRESETS = tuple(SIZES)
 
 
 @dataclass(frozen=True)
@@ -71,6 +77,11 @@ class CommonArgs:
 
 
 A = TypeVar("A", bound=CommonArgs)
+
+
+def make_presets(kind: type[A], **own: dict[str, Any]) -> dict[str, A]:
+    """The presets of a script: SIZES, over which the script lays what it wants otherwise, e.g. `cpu={"batch_size": 128}`."""
+    return {name: kind(preset=name, **{**sizes, **own.get(name, {})}) for name, sizes in SIZES.items()}  # type: ignore[arg-type]
 
 
 def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | None = None) -> tuple[A, set[str]]:

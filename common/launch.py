@@ -65,22 +65,14 @@ def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next step instead of handing it back to the system.
 
     Activations of a few MB are allocated and freed in every layer; by default each costs a system call and fresh page faults,
-    which a small network's step on a CPU feels.
-    """
-    set_malloc_thresholds(trim=2**31 - 1, mmap=2**30)
-
-
-def set_malloc_thresholds(trim: int, mmap: int) -> None:
-    """Bytes of free memory at the top of the heap that are kept, and size from which a block is mapped on its own.
-
-    Elsewhere than on glibc this does nothing.
+    which a small network's step on a CPU feels. Elsewhere than on glibc this does nothing.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
-    mallopt(-1, trim)  # M_TRIM_THRESHOLD in malloc.h
-    mallopt(-3, mmap)  # M_MMAP_THRESHOLD
+    mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD in malloc.h: free memory at the top of the heap that is kept
+    mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: size from which a block is mapped on its own
 
 
 def available_cores() -> int:

@@ -199,8 +199,8 @@ def seconds(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
 
 
 def subject_title(rows: pd.DataFrame) -> str:
-    """`digits (CNN-2)`."""
-    return f"{rows.dataset.iloc[0]} ({rows.model.iloc[0]})"
+    """`CIFAR-10 (WRN-16-1)`."""
+    return f"{rows.data.iloc[0]} ({rows.model.iloc[0]})"
 
 
 def _curve(records: Records, row: int) -> pd.DataFrame:

@@ -74,7 +74,7 @@ def troubled_table(records: Records) -> pd.DataFrame:
 
 def commands(records: Records) -> list[dict[str, str]]:
     """How each row was made: number, label, command of the first seed, all seeds, commit, hardware."""
-    columns = ["dataset", "model", "label", "command", "seeds", "commit", "hardware"]
+    columns = ["data", "model", "label", "command", "seeds", "commit", "hardware"]
     return [{"row": str(number), **line} for number, line in records.rows[columns].iterrows()]
 
 
@@ -151,14 +151,14 @@ def _command_entry(entry: dict[str, str]) -> str:
     which = f"seeds {seeds}, command of the first" if "," in seeds else f"seed {seeds}"
     indent = " " * (len(entry["row"]) + 2)
     return (
-        f"{entry['row']}. {entry['dataset']}, {entry['model']}, {entry['label']} ({which}; commit {entry['commit']})\n\n"
+        f"{entry['row']}. {entry['data']}, {entry['model']}, {entry['label']} ({which}; commit {entry['commit']})\n\n"
         f"{indent}```\n{indent}{entry['command']}\n{indent}```"
     )
 
 
 def _keys(rows: pd.DataFrame) -> dict[str, object]:
     method = [f"{t} ({s})" if s else t for t, s in zip(rows.title, rows.setting, strict=True)]
-    return dict(zip(KEYS, (rows.index, rows.dataset + ", " + rows.model, method), strict=True))
+    return dict(zip(KEYS, (rows.index, rows.data + ", " + rows.model, method), strict=True))
 
 
 def _remarks(row: pd.Series) -> str:

@@ -29,6 +29,13 @@ METHODS = {  # as tables and figures name them, in their order; others follow un
     "sqrt": "square-root scaling",
     "replay": "replay of EOA's rates",
 }
+DATASETS = {  # as they call themselves; others under their own name
+    "digits": "digits",
+    "mnist": "MNIST",
+    "fashion-mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+}
 PHASES = ("setup", "train", "evaluate", "exchange", "other")
 
 # Not another configuration: seed, paths, what follows from another run, and names for what other keys spell out.
@@ -282,8 +289,10 @@ def _make_rows(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _label(rows: pd.DataFrame) -> pd.DataFrame:
-    """Add `title`, the method's name; `setting`, the options that tell a row from others of its method; and `label`, both."""
+    """Add `title` and `data`, the names of method and data set; `setting`, the options that tell a row from others of its
+    method; and `label`, title and setting."""
     rows["title"] = [METHODS.get(m, m) for m in rows.method]
+    rows["data"] = [DATASETS.get(d, d) for d in rows.dataset]
     rows["setting"], rows["label"] = "", rows.title
     for _, part in rows.groupby(["dataset", "model"]):
         for row, line in part.iterrows():
