@@ -5,12 +5,13 @@ mpirun --oversubscribe --bind-to none -np 8 python EOA-SAM/EOASAM-cifar100.py --
 python EOA-SAM/EOASAM-cifar100.py --preset smoke
 """
 
-from EOASAM import Args, main
+from EOASAM import main
 
 from common import launch
 from common.cli import make_presets
+from common.eoa import EoaArgs
 
-PRESETS_CIFAR100 = make_presets(Args, cpu={"dataset": "cifar100"}, paper={"dataset": "cifar100"})
+PRESETS_CIFAR100 = make_presets(EoaArgs, cpu={"dataset": "cifar100"}, paper={"dataset": "cifar100"})
 
 if __name__ == "__main__":
     launch.run(lambda: main(PRESETS_CIFAR100, column="cifar100", description=__doc__))

@@ -21,7 +21,6 @@ from common.cli import CommonArgs, check_common, make_presets, parse_args
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
-from common.optim import OptimizerSettings, WeightOptimizer
 from common.populations import PopulationSpec
 from common.rates import QUOTED_BATCH, RateRule, ReplayedRates, ScheduledRates, cosine
 from common.run import Run
@@ -60,8 +59,7 @@ def main() -> None:
     rates = rate_rule(method, args, run, replayed)
     ecosphere = Ecosphere(topology, rates, Exchange("average"))
     ecosphere.adopt(run.build_model())
-    settings = OptimizerSettings(args.optimizer, args.momentum_factor, args.weight_decay, args.rho)
-    optimizer = WeightOptimizer(ecosphere, settings)
+    optimizer = run.build_optimizer(ecosphere)
 
     run.start(ecosphere, optimizer, {"replayed_rates": replayed})
     with run:

@@ -13,6 +13,7 @@ import tyro
 
 from common.errors import UsageError
 from common.launch import say
+from common.models import NETWORKS
 
 # The sizes that all methods share under a preset, so that what is compared is the method.
 SIZES: dict[str, dict[str, Any]] = {
@@ -30,8 +31,9 @@ class CommonArgs:
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
     """a set of defaults: smoke (digits, seconds), cpu (two cores, under an hour), paper (the published setting; the default
     where a GPU is visible)"""
-    dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100"] = "cifar10"
-    """what to train on; digits ships with scikit-learn, the others are downloaded once by torchvision"""
+    dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder"] = "cifar10"
+    """what to train on; digits ships with scikit-learn, imagefolder reads DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/*, the
+    others are downloaded once by torchvision"""
     data_dir: str = "auto"
     """folder of the data sets (auto: $EOA_DATA, else data/)"""
     out: str = "auto"
@@ -50,22 +52,40 @@ class CommonArgs:
     """base rate eta0, quoted for 128 images behind one averaged gradient (paper: 0.1)"""
     val_fraction: float = 0.1
     """share of the training images held out; fitness is measured on it (reference scripts: on the test set)"""
+    train_images: int = 0
+    """train on so many images only, a stratified part; 0 for all"""
     fitness_images: int = 2000
     """at most so many held-out images judge a worker each round; 0 for all"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """arithmetic of forward and backward passes; auto: bfloat16 where the processor has it (paper: float32)"""
     resume: bool = False
     """go on with the run in --out after its last complete round, on the same number of ranks"""
-    model: Literal["wrn", "cnn"] = "wrn"
-    """network: Wide ResNet, or a small CNN (paper: wrn)"""
+    model: Literal[
+        "wrn", "cnn", "vit-tiny", "vit-b16", "vit-b32", "vit-l16", "vit-l32", "vit-h14", "r50-vit-b16"
+    ] = "wrn"
+    """network: Wide ResNet, a small CNN, Vision Transformers (paper: wrn; vit-b16 in EOA-ViT)"""
     depth: int = 16
-    """layers of the Wide ResNet (paper: 16)"""
+    """layers of the Wide ResNet, blocks of vit-tiny (paper: 16)"""
     width: int = 1
-    """widening factor (paper: 8)"""
+    """widening factor; of vit-tiny: heads of 32 dimensions (paper: 8)"""
     dropout: float = 0.0
-    """dropout inside the blocks of the Wide ResNet (paper: 0)"""
-    optimizer: Literal["sgd", "sam", "asam"] = "asam"
-    """weight optimizer of populations that name none (paper: asam)"""
+    """dropout inside the blocks (paper: 0)"""
+    image_size: int = 0
+    """resize images to squares of so many pixels, by random resized crops; 0 keeps their size and pads and crops"""
+    crop_scale: float = 0.05
+    """with --image-size: least share of an image that a crop covers"""
+    accumulate: int = 1
+    """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them"""
+    pretrained: str = ""
+    """a Vision Transformer's weights as Google publishes them (.npz); none: from scratch"""
+    optimizer: Literal["sgd", "adamw", "muon", "sam", "asam", "sam+adamw", "sam+muon", "asam+adamw", "asam+muon"] = "asam"
+    """weight optimizer of populations that name none; sam and asam alone are over sgd (paper: asam)"""
+    adam_rate: float = 0.001
+    """base rate eta0 of adamw and muon, where --learning-rate is that of sgd; rates are compared as multiples of eta0"""
+    adam_decay: float = 0.05
+    """decoupled weight decay of adamw and muon"""
+    clip_norm: float = 0.0
+    """largest norm of an averaged gradient; 0 for any"""
     rho: float = 0.5
     """radius of SAM's perturbation (paper: 0.5, ASAM)"""
     momentum_factor: float = 0.9
@@ -135,11 +155,22 @@ def check_common(args: CommonArgs) -> None:
         ("round_steps", 0),
         ("max_steps", 0),
         ("fitness_images", 0),
+        ("train_images", 0),
+        ("image_size", 0),
+        ("accumulate", 1),
     ):
         _require(getattr(args, name) >= least, args, name, f"has to be at least {least}")
     _require(0 < args.learning_rate < math.inf, args, "learning_rate", "has to be positive and finite")
+    _require(0 < args.adam_rate < math.inf, args, "adam_rate", "has to be positive and finite")
+    _require(0 <= args.adam_decay < math.inf, args, "adam_decay", "has to be 0 or more, and finite")
+    _require(0 <= args.clip_norm < math.inf, args, "clip_norm", "has to be 0 (no limit) or more, and finite")
     _require(0 < args.rho < math.inf, args, "rho", "has to be positive and finite")
     _require(0 < args.val_fraction < 1, args, "val_fraction", "has to lie between 0 and 1, both excluded; 0.1 is usual")
+    if args.dataset == "imagefolder" and not args.image_size:
+        raise UsageError("--dataset imagefolder needs --image-size: its images have no size in common; 224 is usual")
+    if args.pretrained and args.model not in NETWORKS:
+        raise UsageError(f"--pretrained is for {', '.join(NETWORKS)}, not for --model {args.model}")
+    _require(0 < args.crop_scale <= 1, args, "crop_scale", "has to lie in (0, 1]")
     _require(0 <= args.momentum_factor < 1, args, "momentum_factor", "has to lie in [0, 1)")
     _require(0 <= args.weight_decay < math.inf, args, "weight_decay", "has to be 0 or more, and finite")
     _require(0 <= args.dropout < 1, args, "dropout", "has to lie in [0, 1)")

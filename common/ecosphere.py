@@ -11,6 +11,7 @@
 
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,10 +100,11 @@ class Ecosphere:
         """The population whose weights are the run's model: the leader's (all hold the same after `average` and `best`)."""
         return standings.best_population
 
-    def restore(self, state: torch.Tensor, rate: float) -> None:
-        """Go back to saved weights (shape of `model.state`) and rate."""
+    def restore(self, state: torch.Tensor, rate: float, rule: dict[str, Any]) -> None:
+        """Go back to saved weights (shape of `model.state`), rate, and state of the rate rule."""
         self.model.state.detach().copy_(state)
         self.rate = rate
+        self.rates.load_state(rule)
         self._remember()
 
     def _remember(self) -> None:

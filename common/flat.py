@@ -52,6 +52,10 @@ class FlatModel:
         """Where the buffers live."""
         return self.state.device
 
+    def views(self) -> list[tuple[Tensor, Tensor]]:
+        """(weights, gradient) of every trainable parameter in its own shape, both views of the flat buffers."""
+        return [(tensor.data, view) for tensor, view in self._views]
+
     def zero_gradient(self) -> None:
         """Set the flat gradient to zero: every backward pass adds to it."""
         self.gradient.zero_()

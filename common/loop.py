@@ -20,12 +20,16 @@ EVALUATION_BATCH = 250  # small enough that activations of a Wide ResNet stay in
 
 @dataclass(frozen=True)
 class Plan:
-    """What one round consists of: `steps` optimizer steps of `batch_size` images over all workers."""
+    """What one round consists of: `steps` optimizer steps of `batch_size` images over all workers.
+
+    parts: pieces that a rank's share of a batch goes through the network in, one after the other.
+    """
 
     batch_size: int
     steps: int
     label_smoothing: float
     precision: str
+    parts: int = 1
 
 
 @dataclass(frozen=True)
@@ -79,17 +83,19 @@ def train_round(
 
 
 def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan) -> Callable[[], Tensor]:
-    """Forward and backward on one batch; returns (summed loss, correct answers) without waiting for an accelerator."""
+    """Forward and backward on one batch, in parts; returns (summed loss, correct answers) without waiting for an accelerator."""
     model = ecosphere.model
 
     def closure() -> Tensor:
         model.zero_gradient()
-        with autocast(images.device, plan.precision):
-            logits = model.module(images).float()
-        loss = F.cross_entropy(logits, labels, label_smoothing=plan.label_smoothing)
-        loss.backward()
-        correct = (logits.detach().argmax(1) == labels).sum()
-        return torch.stack([loss.detach() * len(labels), correct.float()])
+        report = torch.zeros(2, device=images.device)
+        for part, truth in zip(images.chunk(plan.parts), labels.chunk(plan.parts), strict=True):
+            with autocast(images.device, plan.precision):
+                logits = model.module(part).float()
+            loss = F.cross_entropy(logits, truth, label_smoothing=plan.label_smoothing)
+            (loss * (len(truth) / len(labels))).backward()
+            report += torch.stack([loss.detach() * len(truth), (logits.detach().argmax(1) == truth).sum()])
+        return report
 
     return closure
 

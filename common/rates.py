@@ -7,14 +7,14 @@ three questions: where everybody starts, what the rates of a population are afte
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from common.election import Standings
 from common.populations import PopulationSpec
 from common.seeding import Purpose, stream
-from common.species import SPECIES, Moment, Rules
+from common.species import SPECIES, Memory, Moment, Rules, View, coordinates, rates_at
 
 BASE_RULES = ("best", "blend", "anneal")
 QUOTED_BATCH = 128  # eta0 is quoted for this many images behind one gradient
@@ -33,6 +33,13 @@ class RateRule(Protocol):
     def at(self, rate: float, rounds_done: float) -> float:
         """The rate of one step, for a worker whose rate of the round is `rate`; rounds_done = t + fraction of round t."""
         ...
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to keep, as JSON can hold it; by default nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027  (a rule without memory has nothing to put back)
+        """Put back what `state` gave."""
 
 
 def base_rate(rule: str, leader_rate: float, eta0: float, k: float, moment: Moment) -> float:
@@ -100,7 +107,7 @@ REFERENCE = {
 }
 
 
-class EcosphereRates:
+class EcosphereRates(RateRule):
     """EOA's learning rates: species move the workers of a population around a base rate that the world elects.
 
     specs: the populations, in rank order. images_per_gradient: per population, images behind one averaged gradient.
@@ -124,25 +131,31 @@ class EcosphereRates:
         self.warmup_rounds = self.settings.warmup_epochs * rounds_per_epoch
         self.bounds = np.cumsum([0, *(s.workers for s in specs)])
         self.start = np.concatenate([self._start(p) for p in range(len(specs))])
+        self.memories: dict[int, Memory] = {}
 
     def _start(self, population: int) -> np.ndarray:
-        """Step 0: x_i = scale eta0 (1 + 0.1 u_i); a single worker in all starts without noise."""
-        spec = self.specs[population]
-        scale = SPECIES[spec.species].start_scale(self.k[population])
+        """Step 0: x_i = scale_i eta0 (1 + 0.1 u_i); a single worker in all starts without noise."""
+        scale = SPECIES[self.specs[population].species].start_scale
         ranks = range(self.bounds[population], self.bounds[population + 1])
-        noise = np.array([stream(self.seed, Purpose.START, 0, population, i).random() for i in ranks])
-        return scale * self.eta0 * (1 + 0.1 * noise * (self.workers > 1))
+        u, v = np.array([stream(self.seed, Purpose.START, 0, population, i).random(2) for i in ranks]).T
+        scales = np.array([scale(self.k[population], draw) for draw in v])
+        return scales * self.eta0 * (1 + 0.1 * u * (self.workers > 1))
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
         """Steps 4 and 6 for one population: drawn from (seed, t, population), so all its workers agree without a message."""
-        moment = Moment(t, self.rounds)
+        moment, rules = Moment(t, self.rounds), self.settings.rules
         base = base_rate(self.settings.base_rule, standings.leader_rate, self.eta0, self.k[population], moment)
         if self.workers == 1:
             return np.array([base])
         mine = slice(self.bounds[population], self.bounds[population + 1])
-        move = SPECIES[self.specs[population].species].move
-        rng = stream(self.seed, Purpose.MOVE, t, population)
-        moved = move(standings.rates[mine], standings.fitness[mine], base, moment, rng, self.settings.rules, standings.rates)
+        if base == 0 and rules.space == "log":
+            return np.zeros(self.specs[population].workers)
+        world, prey = coordinates(standings.rates, rules.space), float(coordinates(np.array(base), rules.space))
+        memory = self.memories.get(population, {})
+        view = View(world[mine], standings.fitness[mine], prey, moment, rules, world, memory)
+        propose = SPECIES[self.specs[population].species].propose
+        x, self.memories[population] = propose(view, stream(self.seed, Purpose.MOVE, t, population))
+        moved = rates_at(x, rules.space)
         if self.settings.limited:
             moved = np.clip(moved, LIMITS[0] * self.start[mine], LIMITS[1] * self.start[mine])
         return moved
@@ -151,8 +164,16 @@ class EcosphereRates:
         """The worker's rate of the round, warmed up during the first epoch."""
         return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
 
+    def state(self) -> dict[str, Any]:
+        """What the species remember, for a checkpoint."""
+        return {str(p): {name: array.tolist() for name, array in memory.items()} for p, memory in self.memories.items()}
 
-class ScheduledRates:
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.memories = {int(p): {name: np.array(v) for name, v in memory.items()} for p, memory in state.items()}
+
+
+class ScheduledRates(RateRule):
     """A plain schedule for every worker: `peak` times `shape(progress)`, with linear warm-up from eta0."""
 
     def __init__(
@@ -176,7 +197,7 @@ class ScheduledRates:
         return warmed_up(self.peak * self.shape(rounds_done / self.rounds), self.eta0, rounds_done, self.warmup_rounds)
 
 
-class ReplayedRates:
+class ReplayedRates(RateRule):
     """Rates read from a file, one per round, the same for every worker; with the ecosphere's warm-up."""
 
     def __init__(self, rates: list[float], eta0: float, workers: int, warmup_rounds: float = 0.0) -> None:

@@ -30,6 +30,7 @@ from torch import nn
 from common import launch
 from common.errors import UsageError
 from common.mpi import MPI
+from common.species import best_first
 from common.topology import Topology
 
 PHASES = ("setup", "train", "evaluate", "exchange")
@@ -158,8 +159,11 @@ class Record:
             temporary.write_text(json.dumps(_plain(content), indent=2) + "\n")
             os.replace(temporary, self.directory / name)
 
-    def write_rates(self) -> None:
-        """rates.csv: the rates of every round as `Baselines.py --replay` reads them; from metrics.csv."""
+    def write_rates(self, units: Mapping[str, float]) -> None:
+        """rates.csv: the rates of every round as `Baselines.py --replay` reads them; from metrics.csv.
+
+        units: per weight optimizer its eta0 over the one that rates are quoted for; rates are written without it.
+        """
         if not self.active or not (self.directory / "metrics.csv").exists():
             return
         with open(self.directory / "metrics.csv", newline="") as file:
@@ -170,9 +174,9 @@ class Record:
             writer.writerow(["round", "leader", "mean", "lowest", "highest"])
             for t in sorted({int(line["round"]) for line in lines}):
                 of_round = [line for line in lines if int(line["round"]) == t]
-                rates = np.array([float(line["lr"]) for line in of_round])
-                best = max(of_round, key=lambda line: (float(line["fitness"]), float(line["lr"]), -int(line["rank"])))
-                writer.writerow([t, best["lr"], *(f"{v:.9g}" for v in (rates.mean(), rates.min(), rates.max()))])
+                rates = np.array([float(line["lr"]) / units[line["optimizer"]] for line in of_round])
+                leader = best_first(np.array([float(line["fitness"]) for line in of_round]), rates)[0]
+                writer.writerow([t, *(f"{v:.9g}" for v in (rates[leader], rates.mean(), rates.min(), rates.max()))])
         os.replace(temporary, self.directory / "rates.csv")
 
     def write_weights(self, module: nn.Module) -> None:

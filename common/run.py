@@ -13,7 +13,7 @@ with run:
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -27,8 +27,8 @@ from common.data import DEFAULT_DIRECTORY, open_data
 from common.ecosphere import Ecosphere, Turn
 from common.errors import Diverged, UsageError
 from common.loop import Judged, Plan, Trained, evaluate, train_round
-from common.models import build_model, model_title
-from common.optim import WeightOptimizer
+from common.models import build_model, load_published, model_title
+from common.optim import BASES, OptimizerSettings, WeightOptimizer, parts
 from common.progress import Reporter
 from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit
 from common.seeding import Purpose, torch_seed
@@ -55,7 +55,8 @@ class Run:
             self.headlines.append(rounded)
         directory = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
         faults.trip("data", topology.world.rank)
-        self.data = open_data(args.dataset, directory, topology, args.seed, args.val_fraction, args.fitness_images)
+        shares = (args.val_fraction, args.fitness_images, args.train_images)
+        self.data = open_data(args.dataset, directory, topology, args.seed, *shares, args.image_size, args.crop_scale)
         self.epoch_steps = len(self.data.train) // batch_size
         if not self.epoch_steps:
             raise UsageError(
@@ -67,7 +68,7 @@ class Run:
                 f"--round-steps {args.round_steps} is more than one epoch, {self.epoch_steps} steps of {batch_size} images"
             )
         precision = topology.world.share(settle_precision(args.precision, topology.device.type))
-        self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision)
+        self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision, args.accumulate)
         self.totals = Totals()
         self.last_round: int | None = None
         self.final_population = 0
@@ -80,8 +81,33 @@ class Run:
         """The network the arguments name, on this rank's device, its initial weights drawn by the seed."""
         source, args = self.data.source, self.args
         seed = torch_seed(args.seed, Purpose.INITIAL)
-        module = build_model(args.model, source.channels, source.classes, args.depth, args.width, args.dropout, seed)
+        size = args.image_size or self.data.train.augmenter.images.shape[1]
+        sizes = {"depth": args.depth, "width": args.width, "dropout": args.dropout, "image_size": size}
+        module = build_model(args.model, source.channels, source.classes, seed=seed, **sizes)
+        if args.pretrained:
+            with self.topology.agreed():
+                load_published(module, args.model, args.pretrained)
         return module.to(self.topology.device)
+
+    def build_optimizer(self, ecosphere: Ecosphere, sam_scope: str = "local", reset_momentum: bool = False) -> WeightOptimizer:
+        """The weight optimizer of this rank's population, as the arguments set it up."""
+        args, name = self.args, self.topology.spec.optimizer
+        settings = OptimizerSettings(
+            name=name,
+            momentum=args.momentum_factor,
+            weight_decay=args.weight_decay,
+            adam_decay=args.adam_decay,
+            rho=args.rho,
+            sam_scope=sam_scope,
+            clip_norm=args.clip_norm,
+            reset_momentum=reset_momentum,
+        )
+        return WeightOptimizer(ecosphere, settings, self._unit(name))
+
+    def _unit(self, optimizer: str) -> float:
+        """Eta0 of a weight optimizer over --learning-rate, which rates are quoted for."""
+        adam = BASES[parts(optimizer)[1]].family == "adam"
+        return self.args.adam_rate / self.args.learning_rate if adam else 1.0
 
     def start(self, ecosphere: Ecosphere, optimizer: WeightOptimizer, config: Mapping[str, Any]) -> None:
         """Open the record and, with --resume, go back to the last complete round. Before this, nothing is written."""
@@ -135,7 +161,7 @@ class Run:
         steps = self.plan.steps
         if self.args.max_steps:
             steps = min(steps, self.args.max_steps - t * steps)
-        plan = Plan(self.plan.batch_size, steps, self.plan.label_smoothing, self.plan.precision)
+        plan = replace(self.plan, steps=steps)
         trained = train_round(
             self.ecosphere, self.optimizer, self.data, self.args.seed, t, plan, lambda step: self.reporter.step(t, step)
         )
@@ -160,7 +186,7 @@ class Run:
             "population": self.topology.index,
             "species": spec.species,
             "optimizer": spec.optimizer,
-            "lr": rate,
+            "lr": rate * self.optimizer.unit,
             "fitness": float(turn.standings.fitness[rank]),
             "train_loss": trained.loss,
             "train_accuracy": trained.accuracy,
@@ -181,7 +207,13 @@ class Run:
         self._note_total()
         tensors = {"state": self.ecosphere.model.state}
         tensors |= {f"optimizer.{n}": v for n, v in self.optimizer.state_tensors().items()}
-        numbers = {"rate": self.ecosphere.rate, "final_population": self.final_population, "totals": self.totals.as_dict()}
+        ecosphere = self.ecosphere
+        numbers = {
+            "rate": ecosphere.rate,
+            "rule": ecosphere.rates.state(),
+            "final_population": self.final_population,
+            "totals": self.totals.as_dict(),
+        }
         checkpoint.save(self.directory / "checkpoints", t, self.topology.world, tensors, numbers)
 
     def _resume(self) -> int:
@@ -190,7 +222,7 @@ class Run:
         if found is None:
             return 0
         t, (tensors, numbers) = found
-        self.ecosphere.restore(tensors.pop("state"), numbers["rate"])
+        self.ecosphere.restore(tensors.pop("state"), numbers["rate"], numbers["rule"])
         self.optimizer.load_state_tensors({n.removeprefix("optimizer."): v for n, v in tensors.items()})
         self.totals = Totals(**numbers["totals"])
         self.topology.traffic.inside = self.topology.traffic.across = 0  # the start was counted the first time
@@ -217,7 +249,7 @@ class Run:
         self._note_total()
         summary = self._summary(validation, test, diverged)
         self.record.write_json("summary.json", summary)
-        self.record.write_rates()
+        self.record.write_rates({s.optimizer: self._unit(s.optimizer) for s in self.topology.specs})
         self.record.close()
         self.reporter.close()
         seconds = summary["seconds"]

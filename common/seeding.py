@@ -20,6 +20,7 @@ class Purpose(IntEnum):
     SPLIT = 5  # which training images are held out
     INITIAL = 6  # initial weights
     DROPOUT = 7  # torch's own generator, one stream per round and worker
+    SUBSET = 8  # which training images are used where not all are
 
 
 def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker: int = 0) -> np.random.Generator:

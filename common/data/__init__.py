@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import Augmenter, permutation
+from common.data.augment import Augmenter, ResizingAugmenter, permutation
 from common.data.sources import SOURCES, Source, Split, load
 from common.errors import UsageError
 from common.seeding import Purpose, stream
@@ -55,21 +55,39 @@ class DataSet:
             yield self.train.augmenter.augmented(indices, draws), self.train.labels[indices]
 
 
-def open_data(name: str, directory: str, topology: Topology, seed: int, val_fraction: float, fitness_images: int) -> DataSet:
+KEPT_LARGER = 8 / 7  # images of a folder are kept so much larger than they are trained at, as crops of 224 from 256 pixels
+
+
+def open_data(
+    name: str,
+    directory: str,
+    topology: Topology,
+    seed: int,
+    val_fraction: float,
+    fitness_images: int,
+    train_images: int = 0,
+    image_size: int = 0,
+    crop_scale: float = 0.05,
+) -> DataSet:
     """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
 
     val_fraction: share of the training images held out, stratified. fitness_images: at most so many of them judge a worker
-    each round (0: all). Raises UsageError where data or shares are unusable.
+    each round (0: all). train_images: at most so many are trained on (0: all), stratified as well. image_size: side of the
+    squares that images are resized to, by random resized crops of at least `crop_scale` of their area; 0 keeps their size
+    and pads and crops. Raises UsageError where data or shares are unusable.
     """
-    train, test = load(name, directory, topology)
-    source = SOURCES[name]
+    source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
     with topology.agreed():
-        mine = split(train.labels, val_fraction, fitness_images, seed, source.title) if topology.world.rank == 0 else None
+        mine = None
+        if topology.world.rank == 0:
+            kept, held_out, judged = split(train.labels, val_fraction, fitness_images, seed, source.title)
+            mine = fewer(train.labels, kept, train_images, seed), held_out, judged
     kept, held_out, judged = topology.world.share(mine)
 
     def pictures(split: Split) -> Pictures:
         images = torch.from_numpy(np.ascontiguousarray(split.images)).to(topology.device)
-        return Pictures(Augmenter(images, source), torch.from_numpy(split.labels).to(topology.device))
+        augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, source)
+        return Pictures(augmenter, torch.from_numpy(split.labels).to(topology.device))
 
     return DataSet(
         source=source,
@@ -112,4 +130,17 @@ def split(
     return kept, held_out, judged
 
 
-__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "open_data", "permutation", "split"]
+def fewer(labels: np.ndarray, kept: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """`wanted` of the indices `kept`, stratified by label; all of them if 0 or no fewer are wanted. Raises UsageError."""
+    if not wanted or wanted >= len(kept):
+        return kept
+    classes = len(np.unique(labels))
+    if wanted < classes:
+        raise UsageError(f"--train-images {wanted} is too few for {classes} classes: take at least {classes}, or 0 for all")
+    from sklearn.model_selection import train_test_split
+
+    state = int(stream(seed, Purpose.SUBSET).integers(2**32))
+    return train_test_split(kept, train_size=wanted, stratify=labels[kept], random_state=state)[0]
+
+
+__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "fewer", "open_data", "permutation", "split"]

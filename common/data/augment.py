@@ -1,8 +1,14 @@
-"""From uint8 images to a training batch: crop, flip, normalise and cut out, on whole batches.
+"""From uint8 images to a training batch: crop, flip, resize, normalise and cut out, on whole batches.
+
+    Augmenter           pad and crop, flip, cut out, at the images' own size: what Wide ResNets are trained with
+    ResizingAugmenter   random resized crop and flip, at any size: what Vision Transformers are fine-tuned with
 
 What happens to an image is drawn by (seed, round, image index), so it depends neither on the rank that trains on it nor on
 the number of ranks.
 """
+
+import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -67,6 +73,47 @@ class Augmenter:
         in_rows = (ys >= top) & (ys < top + self.source.cutout) & (choices[:, 3, None] == 1)
         in_columns = (xs >= left) & (xs < left + self.source.cutout)
         return batch.masked_fill_((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0.0)
+
+
+class ResizingAugmenter(Augmenter):
+    """Random resized crops (Szegedy et al. 2015) to squares of `size` pixels; without augmentation whole images, resized.
+
+    A crop covers a share of the image that is uniform in [crop_scale, 1], with sides in a ratio that is log-uniform in
+    [3/4, 4/3], and lies anywhere; it is read with bilinear interpolation (images are kept hardly larger than `size`, so
+    none shrinks by much). Pixels in [0, 1] are normalised by mean = std = 1/2, as the Vision Transformer's authors do.
+    """
+
+    def __init__(self, images: Tensor, source: Source, size: int, crop_scale: float) -> None:
+        super().__init__(images, replace(source, mean=(0.5,) * source.channels, std=(0.5,) * source.channels))
+        self.size, self.crop_scale = size, crop_scale
+
+    def draw(self, seed: int, t: int) -> Tensor:
+        """The choices of round t for every image, shape (n, 5), float32: half height, half width and centre (y, x) of the crop,
+        in [-1, 1] from edge to edge, and the sign of x: -1 where the image is mirrored."""
+        draws = stream(seed, Purpose.AUGMENT, t).random((len(self.images), 5))
+        area = self.crop_scale + (1 - self.crop_scale) * draws[:, 0]
+        ratio = np.exp(math.log(4 / 3) * (2 * draws[:, 1] - 1))
+        height, width = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
+        y, x = (1 - height) * (2 * draws[:, 2] - 1), (1 - width) * (2 * draws[:, 3] - 1)
+        sign = np.where((draws[:, 4] < 0.5) & self.source.flip, -1.0, 1.0)
+        choices = np.stack([height, width, y, x, sign], axis=1).astype(np.float32)
+        return torch.from_numpy(choices).to(self.images.device)
+
+    def plain(self, indices: Tensor) -> Tensor:
+        """A batch of whole images, resized and normalised."""
+        batch = self._normalise(self.images[indices])
+        if batch.shape[-1] == self.size == batch.shape[-2]:
+            return batch
+        return F.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True)
+
+    def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
+        """A batch after this round's choices; draws: what `draw` gave, shape (n, 5)."""
+        height, width, y, x, sign = draws[indices].T
+        batch = self._normalise(self.images[indices])
+        zero = torch.zeros_like(x)
+        window = torch.stack([torch.stack([sign * width, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
+        grid = F.affine_grid(window, [len(batch), batch.shape[1], self.size, self.size], align_corners=False)
+        return F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
 
 
 def permutation(seed: int, t: int, n: int) -> np.ndarray:

@@ -1,4 +1,7 @@
-"""Data sets as uint8 arrays in memory. torchvision downloads and checks them; scikit-learn's digits need no download."""
+"""Data sets as uint8 arrays in memory. torchvision downloads and checks them; scikit-learn's digits need no download.
+
+A data set of your own is a folder of images (`imagefolder`), or one line in `SOURCES` and one in `_open`.
+"""
 
 import contextlib
 import os
@@ -60,21 +63,25 @@ SOURCES = {
 }
 
 
-def load(name: str, directory: str, topology: Topology) -> tuple[Split, Split]:
-    """Training and test split of a data set, on every rank. Collective over the world.
+def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[Source, Split, Split]:
+    """What is known of a data set, its training and its test split, on every rank. Collective over the world.
 
-    One rank per node downloads what is missing, the others wait. Raises UsageError, on all ranks, where the data cannot be
-    had or a file is damaged.
+    One rank per node downloads what is missing, the others wait. size: side of the squares that a folder's images are kept
+    in; the other data sets have a size of their own. Raises UsageError, on all ranks, where the data cannot be had or a file
+    is damaged.
     """
+    if name == "imagefolder":
+        with topology.agreed():
+            return _folder(Path(directory).absolute(), size)
     if name == "digits":
         # scikit-learn takes a second to import, which sixteen ranks on two cores would feel; one reads for all.
-        return topology.world.share(_digits() if topology.world.rank == 0 else None)
+        return SOURCES[name], *topology.world.share(_digits() if topology.world.rank == 0 else None)
     with topology.agreed():
         if topology.node.rank == 0:
             _open(name, directory, train=True, download=True)
             _open(name, directory, train=False, download=True)
     with topology.agreed():
-        return _open(name, directory, train=True), _open(name, directory, train=False)
+        return SOURCES[name], _open(name, directory, train=True), _open(name, directory, train=False)
 
 
 def _digits() -> tuple[Split, Split]:
@@ -109,6 +116,42 @@ def _open(name: str, directory: str, train: bool, download: bool = False) -> Spl
             f"name its folder with --data-dir or EOA_DATA, or use {SYNTHETIC_HINT}, which needs no files"
         ) from None
     return Split(images if images.ndim == 4 else images[..., None], labels)
+
+
+def _folder(where: Path, size: int) -> tuple[Source, Split, Split]:
+    """`where/train/CLASS/*` and `where/test/CLASS/*` (or `val`): scaled to cover a square of `size` pixels, its centre kept."""
+    test = next((where / name for name in ("test", "val") if (where / name).is_dir()), where / "test")
+    folders = [_read_folder(path, size) for path in (where / "train", test)]
+    (classes, train), (others, tested) = folders
+    if classes != others:
+        raise UsageError(f"{where / 'train'} and {test} hold different classes: {_brief_list(classes)} and {_brief_list(others)}")
+    half = (0.5, 0.5, 0.5)
+    return Source(where.name, len(classes), half, half, pad=0, flip=True, cutout=0), train, tested
+
+
+def _read_folder(path: Path, size: int) -> tuple[list[str], Split]:
+    """The class names and images of one folder of class folders, in torchvision's order."""
+    from PIL import Image, ImageOps
+
+    try:
+        found = import_torchvision().datasets.ImageFolder(path)
+    except FileNotFoundError as error:
+        raise UsageError(
+            f"{path} is no folder of class folders with images ({_brief(error)}): --dataset imagefolder needs "
+            "--data-dir DIR with DIR/train/CLASS/... and DIR/test/CLASS/..."
+        ) from None
+    images = np.empty((len(found.samples), size, size, 3), dtype=np.uint8)
+    for i, (file, _) in enumerate(found.samples):
+        try:
+            with Image.open(file) as image:
+                images[i] = np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
+        except OSError as error:
+            raise UsageError(f"cannot read the image {file} ({_brief(error)}): mend or remove it") from None
+    return found.classes, Split(images, np.array(found.targets, dtype=np.int64))
+
+
+def _brief_list(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def _brief(error: Exception) -> str:

@@ -1,34 +1,67 @@
 """Networks, by name. A new one is one file and one line here."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from common.models.small_cnn import SmallCNN
+from common.models.vit import NETWORKS, build_tiny, build_vit, load_published
 from common.models.wide_resnet import WideResNet
 
-MODELS: dict[str, Callable[..., nn.Module]] = {
-    "wrn": lambda channels, classes, depth, width, dropout: WideResNet(channels, classes, depth, width, dropout),
-    "cnn": lambda channels, classes, depth, width, dropout: SmallCNN(channels, classes, width),
+
+@dataclass(frozen=True)
+class Shape:
+    """What a network is built for: channels and side of its square images, classes; depth, width and dropout where it has them."""
+
+    channels: int
+    classes: int
+    image_size: int = 32
+    depth: int = 16
+    width: int = 8
+    dropout: float = 0.0
+
+
+def _published(name: str) -> Callable[[Shape], nn.Module]:
+    return lambda s: build_vit(name, s.channels, s.classes, s.image_size, s.dropout)
+
+
+MODELS: dict[str, Callable[[Shape], nn.Module]] = {
+    "wrn": lambda s: WideResNet(s.channels, s.classes, s.depth, s.width, s.dropout),
+    "cnn": lambda s: SmallCNN(s.channels, s.classes, s.width),
+    "vit-tiny": lambda s: build_tiny(s.channels, s.classes, s.image_size, s.depth, s.width, s.dropout),
+    **{name: _published(name) for name in NETWORKS},
 }
 
 
 def build_model(
-    name: str, channels: int, classes: int, depth: int = 16, width: int = 8, dropout: float = 0.0, seed: int = 0
+    name: str,
+    channels: int,
+    classes: int,
+    depth: int = 16,
+    width: int = 8,
+    dropout: float = 0.0,
+    seed: int = 0,
+    image_size: int = 32,
 ) -> nn.Module:
     """A network with initial weights that depend on `seed` alone; torch's global generator is left as it was.
 
-    channels: of the images. depth, width, dropout: where the network has them (`wrn`; `cnn` has a width only).
-    Raises ValueError for another name or an impossible depth.
+    channels: of the images. depth, width, dropout: where the network has them (`wrn` and `vit-tiny`; `cnn` has a width only).
+    image_size: side of the images in pixels, for Vision Transformers. Raises ValueError for another name or an impossible depth.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name](channels, classes, depth, width, dropout)
+        return MODELS[name](Shape(channels, classes, image_size, depth, width, dropout))
 
 
 def model_title(name: str, depth: int, width: int) -> str:
     """The network's name as tables print it, e.g. WRN-16-8."""
-    return f"WRN-{depth}-{width}" if name == "wrn" else f"CNN-{width}"
+    if name in NETWORKS:
+        return NETWORKS[name].title
+    return {"wrn": f"WRN-{depth}-{width}", "cnn": f"CNN-{width}", "vit-tiny": f"ViT-tiny-{depth}-{width}"}[name]
+
+
+__all__ = ["MODELS", "NETWORKS", "Shape", "build_model", "load_published", "model_title"]

@@ -1,7 +1,8 @@
 """Weight optimizers: how a worker turns gradients into a step, on the flat buffers of its model.
 
-    sgd   SGD with momentum, PyTorch's form: v = mu v + g + lambda w, w -= x v
-    sam   the same with SAM's gradient        asam  with adaptive SAM's
+    sgd  adamw  muon          what takes the step (`bases`)
+    sam  asam                 SGD with SAM's gradient, with adaptive SAM's
+    sam+adamw  asam+muon ...  the same over another one
 
 A step is: backward, average over the gradient scope, update. With SAM two backward passes: the first one's gradient is
 averaged over `--sam-scope` and forms the perturbation, the second's is averaged over the gradient scope, and weight decay,
@@ -9,61 +10,47 @@ momentum and step act once, at the unperturbed weights.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from common.comm import Group
 from common.ecosphere import Ecosphere
+from common.optim.bases import BASES, OptimizerSettings
 from common.optim.sam import PERTURBATIONS, Sharpness, frozen_batch_norm
 
-OPTIMIZERS = ("sgd", "sam", "asam")
 SAM_SCOPES = ("local", "population", "world")
+OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in BASES if base != "sgd"))
 
 Closure = Callable[[], Tensor]  # zero the gradient, forward, backward; returns what it wants to report of the batch
 
 
-@dataclass(frozen=True)
-class OptimizerSettings:
-    """Hyper-parameters of the weight optimizer; the learning rate is the worker's own and not in here.
-
-    rho: radius of SAM and ASAM. sam_scope: communicator over which SAM's first gradient is averaged.
-    reset_momentum: momentum restarts from zero after every round, as in the reference scripts.
-    """
-
-    name: str = "asam"
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    rho: float = 0.5
-    sam_scope: str = "local"
-    reset_momentum: bool = False
+def parts(name: str) -> tuple[str, str]:
+    """(perturbation or '', base) of one of OPTIMIZERS, e.g. ('sam', 'adamw')."""
+    sharp, _, base = name.rpartition("+")
+    return (base, "sgd") if base in PERTURBATIONS else (sharp, base)
 
 
 class WeightOptimizer:
     """One worker's optimizer on the flat parameters of `ecosphere.model`.
 
+    unit: this optimizer's eta0 over the one that rates are quoted for. What populations elect, move and tell each other is the
+    rate without it, so that a rate of AdamW and one of SGD can be compared: both are eta0 times the same ratio.
+
     Attributes:
         passes: backward passes per step; images times passes are the gradient evaluations.
     """
 
-    def __init__(self, ecosphere: Ecosphere, settings: OptimizerSettings) -> None:
-        self.ecosphere, self.settings = ecosphere, settings
+    def __init__(self, ecosphere: Ecosphere, settings: OptimizerSettings, unit: float = 1.0) -> None:
+        self.ecosphere, self.settings, self.unit = ecosphere, settings, unit
         self.model = ecosphere.model
-        self.inner = torch.optim.SGD(
-            [self.model.parameters],
-            lr=ecosphere.rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            foreach=False,  # one tensor: the grouping of many would only cost time
-        )
-        perturbation = PERTURBATIONS.get(settings.name)
-        self.sharpness = Sharpness(perturbation, settings.rho) if perturbation else None
+        sharp, base = parts(settings.name)
+        self.inner = BASES[base].build(self.model, settings)
+        self.sharpness = Sharpness(PERTURBATIONS[sharp], settings.rho) if sharp else None
         self.passes = self.sharpness.passes if self.sharpness else 1
         self._sam_group = _group(ecosphere, settings.sam_scope)
 
     def step(self, closure: Closure, rate: float) -> Tensor:
-        """One update at learning rate `rate`; returns what the (first) closure call returned.
+        """One update at learning rate `rate * unit`; returns what the (first) closure call returned.
 
         Collective over the gradient scope, and over the SAM scope. Left out where no rank's gradient is finite.
         """
@@ -71,8 +58,12 @@ class WeightOptimizer:
         if self.sharpness:
             self._second_pass(closure, self.sharpness)
         if self.ecosphere.average_gradient():
-            self.inner.param_groups[0]["lr"] = rate
-            self.inner.step()
+            if self.settings.clip_norm:
+                self._clip(self.settings.clip_norm)
+            for optimizer in self.inner:
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * self.unit
+                optimizer.step()
         return report
 
     def _second_pass(self, closure: Closure, sharpness: Sharpness) -> None:
@@ -85,21 +76,35 @@ class WeightOptimizer:
             closure()
         self.model.parameters.data.copy_(before)
 
+    def _clip(self, limit: float) -> None:
+        """Scale the averaged gradient down to a norm of at most `limit`; all ranks of the scope hold the same one."""
+        gradient = self.model.gradient
+        gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
+
     def end_round(self, finite: bool) -> None:
         """After the exchange: momentum stays with its worker, unless the settings or lost weights ask for a fresh one."""
         if self.settings.reset_momentum or not finite:
-            self.inner.state.clear()
+            for optimizer in self.inner:
+                optimizer.state.clear()
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep, besides the weights."""
-        state = self.inner.state.get(self.model.parameters, {})
-        return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+        """What a checkpoint has to keep besides the weights, by `optimizer.parameter.name`."""
+        return {
+            f"{i}.{j}.{name}": value
+            for i, optimizer in enumerate(self.inner)
+            for j, state in optimizer.state_dict()["state"].items()
+            for name, value in state.items()
+            if isinstance(value, Tensor)
+        }
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `state_tensors` gave."""
-        self.inner.state.clear()
-        if tensors:
-            self.inner.state[self.model.parameters].update({n: t.to(self.model.device) for n, t in tensors.items()})
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.inner]
+        for key, value in tensors.items():
+            i, j, name = key.split(".", 2)
+            states[int(i)].setdefault(int(j), {})[name] = value
+        for optimizer, state in zip(self.inner, states, strict=True):
+            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
@@ -108,3 +113,6 @@ def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
     if scope == "local":
         return None
     return topology.world if scope == "world" else topology.population
+
+
+__all__ = ["BASES", "OPTIMIZERS", "SAM_SCOPES", "Closure", "OptimizerSettings", "WeightOptimizer", "parts"]

@@ -1,6 +1,6 @@
 """Population optimizers ("species"): pure functions from rates and fitness to the next rates. No MPI in here.
 
-A new species is one file with a move function of the signature below and one line in `SPECIES`.
+A new species is one file with a function `propose(view, rng)` and one line in `SPECIES`.
 """
 
 from collections.abc import Callable
@@ -8,27 +8,65 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.species.gwo import move_wolves
-from common.species.moves import DAMPINGS, Moment, Rules, best_first
-from common.species.woa import move_whales
+from common.species.cma import propose_samples
+from common.species.controls import propose_at_random, propose_to_hold
+from common.species.de import propose_trials
+from common.species.gwo import propose_wolves
+from common.species.moves import (
+    DAMPINGS,
+    LOG_DAMPINGS,
+    SPACES,
+    Memory,
+    Moment,
+    Rules,
+    View,
+    best_first,
+    coordinates,
+    rates_at,
+)
+from common.species.pso import propose_particles
+from common.species.woa import propose_whales
 
-Move = Callable[[np.ndarray, np.ndarray, float, Moment, np.random.Generator, Rules, np.ndarray], np.ndarray]
+Propose = Callable[[View, np.random.Generator], tuple[np.ndarray, Memory]]
+
+
+def between(k: float, u: float) -> float:
+    """Log-uniformly between sqrt(k) and k for u ~ U(0, 1)."""
+    return k ** ((1 + u) / 2)
 
 
 @dataclass(frozen=True)
 class Species:
     """A population optimizer: how it moves, and where its workers start.
 
-    start_scale: starting rate in units of eta0, from k = images behind one averaged gradient / 128.
+    start_scale: starting rate in units of eta0, from k = images behind one averaged gradient / 128 and a draw from U(0, 1).
     """
 
-    move: Move
-    start_scale: Callable[[float], float]
+    propose: Propose
+    start_scale: Callable[[float, float], float] = between
 
 
 SPECIES = {
-    "gwo": Species(move_wolves, start_scale=lambda k: k),  # linear scaling
-    "woa": Species(move_whales, start_scale=np.sqrt),  # square-root scaling
+    "gwo": Species(propose_wolves, start_scale=lambda k, u: k),  # linear scaling
+    "woa": Species(propose_whales, start_scale=lambda k, u: k**0.5),  # square-root scaling
+    "pso": Species(propose_particles),
+    "de": Species(propose_trials),
+    "cmaes": Species(propose_samples),
+    "hold": Species(propose_to_hold),
+    "random": Species(propose_at_random),
 }
 
-__all__ = ["DAMPINGS", "SPECIES", "Moment", "Rules", "Species", "best_first"]
+__all__ = [
+    "DAMPINGS",
+    "LOG_DAMPINGS",
+    "SPACES",
+    "SPECIES",
+    "Memory",
+    "Moment",
+    "Rules",
+    "Species",
+    "View",
+    "best_first",
+    "coordinates",
+    "rates_at",
+]

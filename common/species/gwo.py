@@ -2,43 +2,36 @@
 
 import numpy as np
 
-from common.species.moves import Moment, Rules, best_first, coefficient, damp, distance
+from common.species.moves import Memory, View, best_first, coefficient, damp, distance
 
 
-def move_wolves(
-    rates: np.ndarray,
-    fitness: np.ndarray,
-    base: float,
-    moment: Moment,
-    rng: np.random.Generator,
-    rules: Rules,
-    world_rates: np.ndarray,
-) -> np.ndarray:
-    """Next learning rates of one wolf population.
+def propose_wolves(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
+    """Next coordinates of one wolf population, and no memory.
 
         alpha' = b - d(A D(b, alpha))
         beta'  = mean of  g - d(A D(g, beta))   over the guides g in (b, alpha')
         delta' = mean of  g - d(A D(g, delta))  over (b, alpha', beta')
         omega' = mean of  g - d(A D(g, omega))  over (alpha', beta', delta')
 
-    rates, fitness: shape (m,), m >= 1, one per worker; with fewer than four wolves the missing ranks are absent.
-    base: b > 0. Each occurrence of A and D draws its own number, in the order of the equations, A before D.
-    world_rates is not used by wolves. Communicates nothing: equal inputs and generator give equal output on every rank.
+    With fewer than four wolves the missing ranks are absent. Each occurrence of A and D draws its own number, in the order of
+    the equations, A before D. Communicates nothing: equal views and generators give equal output on every rank.
 
-    Returns shape (m,), the absolute values of the primed rates, in the order of `rates`.
+    Returns shape (m,), in the order of `view.x`; in linear space possibly negative.
     """
-    primed = np.empty(len(rates))
+    rules = view.rules
+    primed = np.empty(len(view.x))
     leaders: list[float] = []  # alpha', beta', delta' as the others see them
-    for place, wolf in enumerate(best_first(fitness, rates, rules.higher_rank_first)):
-        guides = [base, *leaders] if place < 3 else leaders
-        moved = [g - _step(g, rates[wolf], base, moment, rng, rules) for g in guides]
+    for place, wolf in enumerate(best_first(view.fitness, view.x, rules.higher_rank_first)):
+        guides = [view.base, *leaders] if place < 3 else leaders
+        moved = [g - _step(g, view.x[wolf], view, rng) for g in guides]
         primed[wolf] = sum(moved) / len(moved)
         if place < 3:
-            leaders.append(abs(primed[wolf]) if rules.absolute_leaders and place > 0 else primed[wolf])
-    return np.abs(primed)
+            made_positive = rules.absolute_leaders and rules.space == "linear" and place > 0
+            leaders.append(abs(primed[wolf]) if made_positive else primed[wolf])
+    return primed, {}
 
 
-def _step(guide: float, x: float, base: float, moment: Moment, rng: np.random.Generator, rules: Rules) -> float:
+def _step(guide: float, x: float, view: View, rng: np.random.Generator) -> float:
     """d(A D(guide, x))."""
-    a = coefficient(moment, rng)
-    return damp(a * distance(guide, x, rng, rules), base, moment, rules.damping)
+    a = coefficient(view.moment, rng)
+    return damp(a * distance(guide, x, rng, view.rules), view.base, view.moment, view.rules.damping)

@@ -1,4 +1,4 @@
-"""What the moves of all species have in common: exploration range, distance, damping, and the reference scripts' columns.
+"""What all species have in common: what they are shown, exploration range, distance, damping, the reference scripts' rules.
 
 Notation of the equations here and in `gwo`, `woa`: b base rate, x a worker's rate, t round of T, u and C uniform draws,
 
@@ -6,6 +6,14 @@ Notation of the equations here and in `gwo`, `woa`: b base rate, x a worker's ra
     A = a(t) (2 u - 1), u ~ U(0, 1)     step coefficient, in [-a, a]
     D(X_p, X) = C X_p - X, C ~ U(0, 2)  distance to the prey, signed or absolute
     d(s), s = A D                       damping
+
+Species move *coordinates*. In linear space these are the rates themselves: then the noise of D, (C - 1) X_p, is as wide as the
+prey is far from 0, so a pack that goes nowhere in particular still closes in on 0. In log space coordinates are ln(rate)
+and D is taken in the frame whose origin lies one below the prey (a rate e times smaller), wherever the prey is:
+
+    D(X_p, X) = C * 1 - (1 + ln X - ln X_p) = (ln X_p - ln X) + (C - 1)
+
+which knows no special place and scales with the rates.
 """
 
 import math
@@ -13,7 +21,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+SPACES = ("linear", "log")
 DAMPINGS = ("none", "proportional", "relative", "annealed", "fixed", "scaled")
+LOG_DAMPINGS = ("none", "proportional")  # the others are sizes of rates, which mean nothing to a logarithm
+LARGEST = 700.0  # largest logarithm of a rate
 STRENGTH = 0.2  # lambda of the dampings `proportional` and `relative`
 
 
@@ -28,9 +39,11 @@ class Rules:
         higher_rank_first: wolves that are equal in fitness and rate are ordered by higher rank first.
         world_prey: an exploring whale r < m indexes the rates of all workers, not of its population.
         fold_prey: that random prey x_r is first divided by floor(x_r / b) where x_r / b > 2.
+        space: what coordinates are, `linear` (rates) or `log` (their logarithms).
     """
 
     damping: str = "proportional"
+    space: str = "linear"
     signed: bool = True
     absolute_leaders: bool = False
     higher_rank_first: bool = False
@@ -56,14 +69,63 @@ class Moment:
         return (1 + math.cos(math.pi * (self.t + 1) / self.rounds)) / 2
 
 
+Memory = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class View:
+    """What a species is shown after a round. Coordinates: rates, or their logarithms (`rules.space`).
+
+    Attributes:
+        x: shape (m,), m >= 1, coordinates of the population's workers in the round.
+        fitness: shape (m,), larger is better; -inf for a worker without finite weights.
+        base: coordinate of the base rate b.
+        moment: the round.
+        rules: variants of the moves.
+        world: shape (N,), coordinates of all workers of all populations.
+        memory: what the species returned after the round before; empty after the first.
+    """
+
+    x: np.ndarray
+    fitness: np.ndarray
+    base: float
+    moment: Moment
+    rules: Rules
+    world: np.ndarray
+    memory: Memory
+
+    @property
+    def width(self) -> float:
+        """How far a species that needs a length of its own explores: a factor e in log space, b in linear space.
+
+        A fifth of that unless damping is `none`.
+        """
+        length = 1.0 if self.rules.space == "log" else self.base
+        return length if self.rules.damping == "none" else STRENGTH * length
+
+
+def coordinates(rates: np.ndarray, space: str) -> np.ndarray:
+    """Coordinates of positive rates, any shape."""
+    return np.log(rates) if space == "log" else np.asarray(rates)
+
+
+def rates_at(x: np.ndarray, space: str) -> np.ndarray:
+    """Rates at coordinates, any shape; in linear space the absolute value, for a move may step over 0.
+
+    Logarithms end at what a float64 can hold: a whale's spiral grows without limit where nothing damps it.
+    """
+    return np.exp(np.clip(x, -LARGEST, LARGEST)) if space == "log" else np.abs(x)
+
+
 def coefficient(moment: Moment, rng: np.random.Generator) -> float:
     """A = a(t) (2 u - 1); one draw."""
     return moment.exploration * (2 * rng.random() - 1)
 
 
 def distance(prey: float, x: float, rng: np.random.Generator, rules: Rules) -> float:
-    """D(X_p, X) = C X_p - X with C ~ U(0, 2), or its absolute value; one draw."""
-    d = 2 * rng.random() * prey - x
+    """D(X_p, X) = C X_p - X with C ~ U(0, 2), in log space (X_p - X) + (C - 1); or its absolute value. One draw."""
+    c = 2 * rng.random()
+    d = (prey - x) + (c - 1) if rules.space == "log" else c * prey - x
     return d if rules.signed else abs(d)
 
 

@@ -1,0 +1,137 @@
+"""What the EOA scripts have in common: the ecosphere's options, the reference scripts' behaviour, and how it is all put together.
+
+    run, ecosphere = prepare("eoa-sam", args, given, column="cifar10", headline="...")
+
+The round loop itself stands in the scripts.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal, TypeVar
+
+from common.cli import CommonArgs, check_common
+from common.ecosphere import Ecosphere
+from common.errors import UsageError
+from common.exchange import Exchange
+from common.optim import OPTIMIZERS, parts
+from common.populations import PopulationSpec, default_populations, parse_populations
+from common.rates import REFERENCE, EcosphereRates, EoaSettings
+from common.run import Run
+from common.species import LOG_DAMPINGS, SPECIES, Rules
+from common.topology import build_topology, world_size
+
+
+@dataclass(frozen=True)
+class EoaArgs(CommonArgs):
+    """Options of the ecosphere, after those that every script has."""
+
+    populations: str = "auto"
+    """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
+    exchange: Literal["average", "best", "migrate", "ring"] = "average"
+    """what happens to weights across populations after a round (paper: average)"""
+    scope: Literal["population", "world"] = "population"
+    """over whom gradients are averaged every step (paper: world)"""
+    base_rate: Literal["best", "blend", "anneal"] = "blend"
+    """rule for the base rate of the next round (paper: best for CIFAR-10 and ViT, blend for CIFAR-100)"""
+    damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
+    """how far a worker may move (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
+    lr_space: Literal["linear", "log"] = "linear"
+    """whether species move rates or their logarithms (paper: linear)"""
+    sam_scope: Literal["local", "population", "world"] = "local"
+    """over whom SAM's first gradient is averaged (paper: world)"""
+    momentum: Literal["keep", "reset"] = "keep"
+    """whether momentum outlives a round (paper: reset; keep for ViT)"""
+    ring_weight: float = 0.5
+    """share of the left neighbour's weights under --exchange ring"""
+    reference: bool = False
+    """behave as the published scripts do, wherever no option says otherwise; prints what that changes"""
+
+
+A = TypeVar("A", bound=EoaArgs)
+
+# What --reference means besides the rules of the moves (common.rates.REFERENCE), and our own choice beside it.
+REFERENCE_OPTIONS = {"scope": "world", "sam_scope": "world", "exchange": "average"}
+REFERENCE_MOMENTUM = {"cifar10": "reset", "cifar100": "reset", "vit": "keep", "imagenet": "reset"}
+
+
+def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, headline: str) -> tuple[Run, Ecosphere]:
+    """Check the arguments, form the populations, load the data, build model and optimizer, open the record.
+
+    column: which reference script --reference follows, a key of `rates.REFERENCE`. headline: the first line to print.
+    Collective over the world. Raises UsageError.
+    """
+    check_common(args)
+    ranks = world_size()
+    args, settings, changes = settle_reference(args, given, column)
+    wanted = default_populations(ranks) if args.populations == "auto" else args.populations
+    specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
+    check_sam_scope(args, specs)
+    check_space(args)
+    exchange = Exchange(args.exchange, args.ring_weight)
+    topology = build_topology(specs, args.scope)
+    method = "eoa-reference" if args.reference else "eoa"
+    run = Run(experiment, method, args, given, topology, [headline, *changes])
+
+    behind = [run.images_per_gradient(ranks if args.scope == "world" else s.workers) for s in specs]
+    rounds_per_epoch = run.epoch_steps / run.plan.steps
+    rates = EcosphereRates(specs, args.learning_rate, args.rounds, behind, args.seed, settings, rounds_per_epoch)
+    ecosphere = Ecosphere(topology, rates, exchange)
+    ecosphere.adopt(run.build_model())
+    run.start(ecosphere, run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset"), {})
+    return run, ecosphere
+
+
+def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:
+    """Refuse a first gradient averaged over the world where some workers have none: they would be waited for."""
+    kinds = {s.optimizer for s in specs}
+    without = sorted(k for k in kinds if not parts(k)[0])
+    if args.sam_scope == "world" and without and len(without) < len(kinds):
+        raise UsageError(
+            f"--sam-scope world averages SAM's first gradient over all workers, but those of {', '.join(without)} make none: "
+            "use --sam-scope population or local"
+        )
+
+
+def check_space(args: EoaArgs) -> None:
+    """Refuse a damping that is a size of rates where logarithms move."""
+    if args.lr_space == "log" and args.damping not in LOG_DAMPINGS:
+        raise UsageError(f"--lr-space log needs --damping {' or '.join(LOG_DAMPINGS)}, not {args.damping}, which measures rates")
+
+
+def settle_reference(args: A, given: set[str], column: str) -> tuple[A, EoaSettings, list[str]]:
+    """The arguments and move rules in force, and what to say of them.
+
+    With --reference they are those of one published script, except for options that were given.
+    """
+    settings = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
+    if not args.reference:
+        return args, settings, []
+    reference = REFERENCE[column]
+    wanted = {
+        **REFERENCE_OPTIONS,
+        "momentum": REFERENCE_MOMENTUM[column],
+        "base_rate": reference.base_rule,
+        "damping": reference.rules.damping,
+    }
+    changed = {name: value for name, value in wanted.items() if name not in given and getattr(args, name) != value}
+    options = [f"--{name.replace('_', '-')} {value} (instead of {getattr(args, name)})" for name, value in changed.items()]
+    args = replace(args, **changed)
+    rules = replace(reference.rules, damping=args.damping, space=args.lr_space)
+    said = [f"reference behaviour of the {column} script; against the defaults:"]
+    said += [f"  {line}" for line in [*options, *reference_lines(rules)]]
+    return args, replace(reference, base_rule=args.base_rate, rules=rules), said
+
+
+def reference_lines(rules: Rules) -> list[str]:
+    """What of the reference behaviour has no option of its own, in words."""
+    lines = [
+        "k = number of workers (instead of images behind one gradient / 128)",
+        "no warm-up, no limits on the rates",
+        "wolves equal in fitness and rate: higher rank first",
+    ]
+    if not rules.signed:
+        lines.append("distances D are absolute (instead of signed)")
+    if rules.absolute_leaders:
+        lines.append("the new beta and delta are made positive before others follow them")
+    if rules.world_prey:
+        lines.append("an exploring whale picks its prey from the first ranks of the world (instead of its population)")
+    return [*lines, "not reproduced: fitness on the test set; ours is measured on held-out training images"]

@@ -1,0 +1,79 @@
+"""Vision Transformers (Dosovitskiy et al. 2021) by timm: from scratch, or fine-tuned from Google's `.npz` checkpoints."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from common.errors import UsageError
+
+# Our name: the paper's, timm's, and the file of weights trained on ImageNet-21k in Google's bucket of that name.
+PUBLISHED = "https://storage.googleapis.com/vit_models/imagenet21k"
+
+
+@dataclass(frozen=True)
+class Published:
+    """One network of the paper: its title, its name in timm, and the file Google publishes."""
+
+    title: str
+    timm_name: str
+    file: str
+
+
+NETWORKS = {
+    "vit-b16": Published("ViT-B/16", "vit_base_patch16_224", "ViT-B_16.npz"),
+    "vit-b32": Published("ViT-B/32", "vit_base_patch32_224", "ViT-B_32.npz"),
+    "vit-l16": Published("ViT-L/16", "vit_large_patch16_224", "ViT-L_16.npz"),
+    "vit-l32": Published("ViT-L/32", "vit_large_patch32_224", "ViT-L_32.npz"),
+    "vit-h14": Published("ViT-H/14", "vit_huge_patch14_224", "ViT-H_14.npz"),
+    "r50-vit-b16": Published("R50+ViT-B/16", "vit_base_r50_s16_224", "R50+ViT-B_16.npz"),
+}
+
+
+def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: float = 0.0) -> nn.Module:
+    """One of NETWORKS with random weights, for square images of `image_size` pixels."""
+    options = {"img_size": image_size, "in_chans": channels, "num_classes": classes, "proj_drop_rate": dropout}
+    return import_timm().create_model(NETWORKS[name].timm_name, pretrained=False, **options)
+
+
+def build_tiny(channels: int, classes: int, image_size: int, depth: int, width: int, dropout: float = 0.0) -> nn.Module:
+    """A small one for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of an eighth of the side."""
+    sides = {"img_size": image_size, "patch_size": max(1, image_size // 8)}
+    shape = {"embed_dim": 32 * width, "depth": depth, "num_heads": width}
+    vit = import_timm().models.vision_transformer.VisionTransformer
+    return vit(**sides, **shape, in_chans=channels, num_classes=classes, proj_drop_rate=dropout)
+
+
+def load_published(module: nn.Module, name: str, path: str | os.PathLike[str]) -> None:
+    """Read one of Google's files into a network of `build_vit` and put a zeroed head in place of theirs.
+
+    Position embeddings are resized where the image size differs. Raises UsageError where the file is missing or holds
+    another network.
+    """
+    path, network = Path(path), NETWORKS[name]
+    if not path.is_file():
+        raise UsageError(
+            f"no checkpoint {path}: Google publishes {network.title} as {PUBLISHED}/{network.file.replace('+', '%2B')} "
+            "(--pretrained FILE); leave --pretrained out to train from scratch"
+        )
+    try:
+        module.load_pretrained(str(path))
+    except (KeyError, ValueError, RuntimeError, OSError, AssertionError) as error:
+        why = " ".join(str(error).split())[:150]
+        raise UsageError(f"{path} does not hold the weights of {network.title} ({why}): see {PUBLISHED}") from None
+    with torch.no_grad():
+        nn.init.zeros_(module.head.weight)
+        nn.init.zeros_(module.head.bias)
+
+
+def import_timm() -> ModuleType:
+    """timm, imported late: it takes two seconds, and only Vision Transformers need it."""
+    from common.data.sources import import_torchvision
+
+    import_torchvision()  # timm imports it, and alone it fails beside a CPU build of torch
+    import timm
+
+    return timm

@@ -1,0 +1,77 @@
+"""The optimizers that take the step, on the flat buffers of a model; all of them torch's own.
+
+    sgd     v = mu v + g + lambda w, w -= x v, on the whole buffer as one tensor
+    adamw   decoupled decay (Loshchilov & Hutter 2019), likewise
+    muon    orthogonalised momentum (Jordan et al. 2024) for weights with a matrix shape (a convolution's as outputs x the rest),
+            scaled so that AdamW's rates fit; biases and normalisation by AdamW at the same rate
+
+An optimizer of your own is one function like these, and one line in `BASES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from common.flat import FlatModel
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """Hyper-parameters of the weight optimizer; the learning rate is the worker's own and not in here.
+
+    momentum, weight_decay: of SGD. adam_decay: decoupled decay of AdamW and Muon. rho: radius of SAM and ASAM. sam_scope:
+    communicator over which SAM's first gradient is averaged. clip_norm: largest norm of the averaged gradient, 0 for any.
+    reset_momentum: momentum restarts from zero after every round, as in the reference scripts.
+    """
+
+    name: str = "asam"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    adam_decay: float = 0.05
+    rho: float = 0.5
+    sam_scope: str = "local"
+    clip_norm: float = 0.0
+    reset_momentum: bool = False
+
+
+Build = Callable[[FlatModel, OptimizerSettings], list[torch.optim.Optimizer]]
+
+
+@dataclass(frozen=True)
+class Base:
+    """An optimizer, and which option quotes its base rate eta0: the family `sgd` or `adam`."""
+
+    build: Build
+    family: str
+
+
+def _sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
+    return [torch.optim.SGD([model.parameters], lr=1.0, foreach=False, **options)]  # one tensor: nothing to group
+
+
+def _adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    return [torch.optim.AdamW([model.parameters], lr=1.0, weight_decay=settings.adam_decay, foreach=False)]
+
+
+def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    matrices, vectors = [], []
+    for weights, gradient in model.views():
+        flat = weights.ndim < 2
+        parameter = nn.Parameter(weights.data if flat else weights.data.view(len(weights), -1))
+        parameter.grad = gradient if flat else gradient.view(len(gradient), -1)
+        (vectors if flat else matrices).append(parameter)
+    decay = settings.adam_decay
+    optimizers: list[torch.optim.Optimizer] = []
+    if matrices:
+        optimizers.append(torch.optim.Muon(matrices, lr=1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+    if vectors:
+        optimizers.append(torch.optim.AdamW(vectors, lr=1.0, weight_decay=decay))
+    return optimizers
+
+
+BASES = {"sgd": Base(_sgd, "sgd"), "adamw": Base(_adamw, "adam")}
+if hasattr(torch.optim, "Muon"):  # from torch 2.9 on
+    BASES["muon"] = Base(_muon, "adam")
