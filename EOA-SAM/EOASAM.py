@@ -31,7 +31,7 @@ def main(presets: dict[str, EoaArgs] = PRESETS, column: str = "cifar10", descrip
             rate = ecosphere.rate
             trained = run.train(t)  # Horovod: all-reduce inside the gradient scope, every step
             judged = run.judge(t)  # own weights, held-out images
-            turn = ecosphere.turn(t, judged.accuracy)  # MPI: elect, exchange weights across populations, move the rate
+            turn = ecosphere.turn(t, judged.fitness)  # MPI: elect, exchange weights across populations, move the rate
             run.close_round(t, rate, trained, judged, turn)
 
 

@@ -36,7 +36,7 @@ def main() -> None:
             rate = ecosphere.rate
             trained = run.train(t)  # Horovod: one all-reduce inside the gradient scope per step
             judged = run.judge(t)  # own weights, held-out images
-            turn = ecosphere.turn(t, judged.accuracy)  # MPI: elect, exchange weights across populations, move the rate
+            turn = ecosphere.turn(t, judged.fitness)  # MPI: elect, exchange weights across populations, move the rate
             run.close_round(t, rate, trained, judged, turn)
 
 

@@ -67,7 +67,7 @@ def main() -> None:
             rate = ecosphere.rate
             trained = run.train(t)  # Horovod: all-reduce over all ranks, every step
             judged = run.judge(t)  # for the record only: nothing is decided by it
-            turn = ecosphere.turn(t, judged.accuracy)  # batch-norm statistics are averaged, the schedule goes on
+            turn = ecosphere.turn(t, judged.fitness)  # batch-norm statistics are averaged, the schedule goes on
             run.close_round(t, rate, trained, judged, turn)
 
 

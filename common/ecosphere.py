@@ -6,10 +6,12 @@
         ...backward; ecosphere.average_gradient()   # Horovod: inside the gradient scope
         turn = ecosphere.turn(t, fitness)           # MPI: elect, exchange weights across populations, move rates
 
-`EOASAM.py` and `Baselines.py` are written with it; there is no private interface beside it.
+`EOASAM.py` and `Baselines.py` are written with it; there is no private interface beside it. `join` puts the first two lines
+into one for a script of your own (examples/, docs/extending.md).
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,8 +25,10 @@ from common.election import Standings, elect
 from common.errors import Diverged
 from common.exchange import Exchange
 from common.flat import FlatModel
-from common.rates import RateRule
-from common.topology import Topology
+from common.populations import default_populations, parse_populations
+from common.rates import EcosphereRates, EoaSettings, RateRule
+from common.species import SPECIES
+from common.topology import Topology, build_topology, world_size
 
 
 @dataclass(frozen=True)
@@ -40,16 +44,45 @@ class Turn:
     seconds: float
 
 
+def join(
+    module: nn.Module,
+    populations: str,
+    eta0: float,
+    rounds: int,
+    batch_size: int,
+    exchange: str = "average",
+    seed: int = 0,
+    settings: EoaSettings | None = None,
+) -> "Ecosphere":
+    """An ecosphere around a module that has its own training loop and optimizer. Collective over the world.
+
+    populations: as in `--populations`, or `auto`. eta0: base rate, right for 128 examples behind one gradient. rounds: how often
+    `turn` will be called. batch_size: examples per step of all workers together. exchange: policy across populations.
+    Rates do not warm up by themselves: `rate_at` does, `rate` is that of the round. Raises UsageError.
+    """
+    ranks = world_size()
+    names = default_populations(ranks) if populations == "auto" else populations
+    specs = parse_populations(names, ranks, "own", tuple(SPECIES), ("own",))
+    behind = [batch_size * s.workers / ranks for s in specs]
+    ecosphere = Ecosphere(
+        build_topology(specs), EcosphereRates(specs, eta0, rounds, behind, seed, settings), Exchange(exchange)
+    )
+    ecosphere.adopt(module)
+    return ecosphere
+
+
 class Ecosphere:
     """This worker's membership: its learning rate, and the three things it does together with others.
 
     Attributes:
         rate: this worker's learning rate in the present round; `rate_at` gives that of one step.
+        companions: returns tensors that travel with the weights wherever these go, e.g. momentum under foraging; by default none.
     """
 
     def __init__(self, topology: Topology, rates: RateRule, exchange: Exchange) -> None:
         self.topology, self.rates, self.exchange = topology, rates, exchange
         self.rate = float(rates.start[topology.world.rank])
+        self.companions: Callable[[], list[torch.Tensor]] = list
         self._last_finite: torch.Tensor | None = None
 
     def adopt(self, module: nn.Module) -> FlatModel:
@@ -68,12 +101,21 @@ class Ecosphere:
         self.model.collect_gradient()
         return finite_mean_(group or self.topology.gradients, self.model.gradient_and_flag, "gradient") > 0
 
+    def shard(self, n: int) -> range:
+        """Indices of this worker's part of n training examples: every N-th, equally many on every rank."""
+        world = self.topology.world
+        return range(world.rank, n // world.size * world.size, world.size)
+
+    def share_of(self, batch_size: int) -> int:
+        """This worker's part of a global batch, at least one example."""
+        return max(1, batch_size // self.topology.world.size)
+
     def rate_at(self, rounds_done: float) -> float:
         """This worker's rate for one step; rounds_done = t + fraction of round t that is done."""
         return self.rates.at(self.rate, rounds_done)
 
     def turn(self, t: int, fitness: float) -> Turn:
-        """End round t: elect, exchange weights, move to the next rate. Collective over the world.
+        """End round t: elect, exchange weights (and `companions`), move to the next rate. Collective over the world.
 
         fitness: larger is better, of this worker's own weights. Raises Diverged, with the last finite weights put back,
         where no worker in the world holds finite weights and a finite fitness.
@@ -89,12 +131,25 @@ class Ecosphere:
         faults.trip("exchange", rank, t)
         if not finite:
             self.model.state.detach().fill_(torch.nan)  # a finite state with a NaN fitness stays out of the merge as well
-        self.exchange.run(self.topology, self.model, standings, finite)
+        self._trade(standings, finite)
         self._remember()
         faults.trip("move", rank, t)
         moved = self.rates.next(t, standings, self.topology.index)
         self.rate = float(moved[self.topology.population.rank])
         return Turn(standings, finite, time.perf_counter() - began)
+
+    def _trade(self, standings: Standings, finite: bool) -> None:
+        """The exchange, on weights and companions as one buffer."""
+        state = self.model.state.detach()
+        companions = self.companions()
+        if not companions:
+            self.exchange.run(self.topology, state, standings, finite)
+            return
+        parts = [state, *(torch.nan_to_num(c, 0.0, 0.0, 0.0) for c in companions)]  # it is the weights that tell who is lost
+        together = torch.cat(parts)
+        self.exchange.run(self.topology, together, standings, finite)
+        for part, new in zip([state, *companions], together.split([len(p) for p in parts]), strict=True):
+            part.copy_(new)
 
     def final_population(self, standings: Standings) -> int:
         """The population whose weights are the run's model: the leader's (all hold the same after `average` and `best`)."""

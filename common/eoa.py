@@ -12,12 +12,13 @@ from common.cli import CommonArgs, check_common
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
+from common.forage import PER_EPOCH, ForageRates, ForageSettings, Smoother, round_lengths
 from common.optim import OPTIMIZERS, parts
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
 from common.run import Run
 from common.species import LOG_DAMPINGS, SPECIES, Rules
-from common.topology import build_topology, world_size
+from common.topology import Topology, build_topology, world_size
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,15 @@ class EoaArgs(CommonArgs):
 
     populations: str = "auto"
     """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
-    exchange: Literal["average", "best", "migrate", "ring"] = "average"
-    """what happens to weights across populations after a round (paper: average)"""
+    exchange: Literal["average", "kin", "best", "migrate", "ring"] = "average"
+    """what happens to weights across populations after a round; forage implies kin (paper: average)"""
     scope: Literal["population", "world"] = "population"
     """over whom gradients are averaged every step (paper: world)"""
-    base_rate: Literal["best", "blend", "anneal"] = "blend"
-    """rule for the base rate of the next round (paper: best for CIFAR-10 and ViT, blend for CIFAR-100)"""
+    base_rate: Literal["best", "blend", "anneal", "forage"] = "blend"
+    """rule for the base rate of the next round; forage (experimental) finds it from any start, see docs/algorithms.md (paper: best
+    for CIFAR-10 and ViT, blend for CIFAR-100)"""
+    forage_proposals: Literal["species", "spread"] = "species"
+    """who spreads the populations' rates under --base-rate forage: their species, or chance"""
     damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
     """how far a worker may move (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
     lr_space: Literal["linear", "log"] = "linear"
@@ -62,6 +66,9 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, headli
     check_common(args)
     ranks = world_size()
     args, settings, changes = settle_reference(args, given, column)
+    forage = args.base_rate == "forage"
+    if forage:
+        args = settle_forage(args, given)
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
     specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
     check_sam_scope(args, specs)
@@ -71,6 +78,8 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, headli
     method = "eoa-reference" if args.reference else "eoa"
     run = Run(experiment, method, args, given, topology, [headline, *changes])
 
+    if forage:
+        return run, start_foraging(run, args, topology, exchange)
     behind = [run.images_per_gradient(ranks if args.scope == "world" else s.workers) for s in specs]
     rounds_per_epoch = run.epoch_steps / run.plan.steps
     rates = EcosphereRates(specs, args.learning_rate, args.rounds, behind, args.seed, settings, rounds_per_epoch)
@@ -78,6 +87,26 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, headli
     ecosphere.adopt(run.build_model())
     run.start(ecosphere, run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset"), {})
     return run, ecosphere
+
+
+def settle_forage(args: A, given: set[str]) -> A:
+    """Foraging's own exchange, unless another was asked for. Raises UsageError where it cannot work."""
+    if args.reference:
+        raise UsageError("--base-rate forage is not the reference scripts' behaviour: leave --reference out")
+    return args if "exchange" in given else replace(args, exchange="kin")
+
+
+def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchange) -> Ecosphere:
+    """The ecosphere of `--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum travelling with the weights."""
+    steps = args.rounds * run.plan.steps
+    run.lengths = round_lengths(steps, round(PER_EPOCH * steps / run.epoch_steps))
+    rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, ForageSettings(proposals=args.forage_proposals))
+    ecosphere = Ecosphere(topology, rates, exchange)
+    run.smoother = Smoother(ecosphere.adopt(run.build_model()))
+    optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
+    ecosphere.companions = optimizer.momentum
+    run.start(ecosphere, optimizer, {})
+    return ecosphere
 
 
 def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:

@@ -12,14 +12,16 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from common.comm import finite_mean_
 from common.election import Standings
 from common.errors import UsageError
-from common.flat import FlatModel, host_array
+from common.flat import host_array
 from common.topology import Topology
 
-POLICIES = ("average", "best", "migrate", "ring")
+POLICIES = ("average", "kin", "best", "migrate", "ring")
+KIN = 0.05  # populations whose fitness differs from the leader's by at most this share of it are its kin
 
 
 class Effect(Enum):
@@ -70,7 +72,8 @@ def copy_everywhere(n: int, root: int) -> Schedule:
 def schedule(policy: str, standings: Standings) -> Schedule:
     """The transfers of one exchange.
 
-    average: `sum_everywhere` (the populations put m_k theta_k in and divide by the total at the end).
+    average, kin: `sum_everywhere` (the populations put m_k theta_k in, with `kin` those that are nearly as good as the leader, and
+    divide by the total at the end).
     best: `copy_everywhere` from the leader's population. migrate: best population to worst, one round.
     ring: everybody to its right neighbour, one round.
     With `migrate` and `ring`, populations without any finite worker first take the leader's theta, one a round.
@@ -81,7 +84,7 @@ def schedule(policy: str, standings: Standings) -> Schedule:
         return []
     rescue = [[Transfer(best, k, Effect.REPLACE)] for k in range(n) if not standings.alive[k]]
     match policy:
-        case "average":
+        case "average" | "kin":
             return sum_everywhere(n)
         case "best":
             return copy_everywhere(n, best)
@@ -90,6 +93,18 @@ def schedule(policy: str, standings: Standings) -> Schedule:
         case "ring":
             return [*rescue, [Transfer(k, (k + 1) % n, Effect.BLEND) for k in range(n)]]
     raise ValueError(f"unknown exchange policy '{policy}': choose from {', '.join(POLICIES)}")
+
+
+def contributions(policy: str, standings: Standings) -> np.ndarray:
+    """Weights m_k of the populations in the mean of `average` and `kin`, shape (n,); 0 for those that are left out.
+
+    Populations without a finite worker never contribute; with `kin` only those do whose fitness f_k >= f* - 0.05 |f*|.
+    """
+    fitness = standings.fitness[standings.champions]
+    counted = np.array(standings.alive)
+    if policy == "kin":
+        counted &= fitness >= fitness.max() - KIN * abs(fitness.max())
+    return np.array(standings.sizes) * counted
 
 
 def payload(plan: Schedule, parameters_and_buffers: int) -> int:
@@ -121,31 +136,33 @@ class Exchange:
         """Whether populations hold different weights afterwards, so that the run's model is the best population's."""
         return self.policy in ("migrate", "ring")
 
-    def run(self, topology: Topology, model: FlatModel, standings: Standings, finite: bool) -> None:
-        """Merge inside every population, then across; all members of a population end with its theta_k in `model.state`.
+    def run(self, topology: Topology, state: Tensor, standings: Standings, finite: bool) -> None:
+        """Merge inside every population, then across; all members of a population end with its theta_k in `state`.
 
-        finite: whether this worker's weights are. Collective over the world; at least one worker must be finite.
+        state: weights and floating buffers, contiguous float32, changed in place. finite: whether this worker's are.
+        Collective over the world; at least one worker must be finite.
         """
         plan = schedule(self.policy, standings)
         if self.policy == "best":
-            self._take_leaders_weights(topology, model, standings)
+            self._take_leaders_weights(topology, state, standings)
         else:
-            merge_inside(topology, model, finite)
+            merge_inside(topology, state, finite)
         if not plan:
             return
-        theta = host_array(model.state)
-        weights = np.array(topology.sizes) * np.array(standings.alive)
-        if self.policy == "average":
+        theta = host_array(state)
+        mean = self.policy in ("average", "kin")
+        if mean:
+            weights = contributions(self.policy, standings)
             theta *= np.float32(weights[topology.index])
         self._carry(topology, theta, plan)
-        if self.policy == "average":
+        if mean:
             theta /= np.float32(weights.sum())
-        if model.device.type != "cpu":
-            model.state.copy_(torch.from_numpy(theta))
+        if state.device.type != "cpu":
+            state.copy_(torch.from_numpy(theta))
 
-    def _take_leaders_weights(self, topology: Topology, model: FlatModel, standings: Standings) -> None:
+    def _take_leaders_weights(self, topology: Topology, state: Tensor, standings: Standings) -> None:
         if topology.index == standings.best_population:
-            topology.population.broadcast_(model.state, standings.leader - topology.offsets[topology.index])
+            topology.population.broadcast_(state, standings.leader - topology.offsets[topology.index])
 
     def _carry(self, topology: Topology, theta: np.ndarray, plan: Schedule) -> None:
         """Run the schedule on this rank's slice of theta, then put the population's slices together."""
@@ -177,14 +194,14 @@ class Exchange:
             piece += np.float32(self.ring_weight) * received
 
 
-def merge_inside(topology: Topology, model: FlatModel, finite: bool) -> int:
+def merge_inside(topology: Topology, state: Tensor, finite: bool) -> int:
     """theta_k: the mean of weights and floating buffers over the population's finite workers, in place on all of them.
 
     Returns their number; with 0 the state is all zeros, to be filled from another population.
     """
     if topology.population.size == 1 and finite:
         return 1
-    state_and_flag = torch.cat([model.state.detach(), model.state.new_zeros(1)])
+    state_and_flag = torch.cat([state, state.new_zeros(1)])
     count = finite_mean_(topology.population, state_and_flag, "merge")
-    model.state.detach().copy_(state_and_flag[:-1])
+    state.copy_(state_and_flag[:-1])
     return count

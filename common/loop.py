@@ -45,11 +45,12 @@ class Trained:
 
 @dataclass(frozen=True)
 class Judged:
-    """Mean cross-entropy and accuracy (fraction) over a set of images."""
+    """Mean cross-entropy and accuracy (fraction) over a set of images; fitness is what an election compares."""
 
     loss: float
     accuracy: float
     seconds: float
+    fitness: float
 
 
 def train_round(
@@ -128,4 +129,4 @@ def evaluate(module: nn.Module, pictures: Pictures, precision: str, group: Group
     if group:
         sums = group.gather_rows(sums).sum(axis=0)
     loss, accuracy = sums / len(pictures)
-    return Judged(float(loss), float(accuracy), time.perf_counter() - began)
+    return Judged(float(loss), float(accuracy), time.perf_counter() - began, fitness=float(accuracy))

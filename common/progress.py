@@ -2,6 +2,7 @@
 
 import sys
 import time
+from itertools import accumulate
 from typing import Any
 
 from rich.console import Console
@@ -13,8 +14,9 @@ from common.launch import launcher_rank, launcher_size
 class Reporter:
     """Prints a line per round with the state of every population, and on a terminal a bar over the run's steps."""
 
-    def __init__(self, rounds: int, first_round: int, steps_per_round: int) -> None:
-        self.rounds, self.steps = rounds, steps_per_round
+    def __init__(self, lengths: list[int], first_round: int) -> None:
+        self.rounds = len(lengths)
+        self.before = list(accumulate(lengths, initial=0))  # steps before every round
         self.active = launcher_rank() == 0
         self.began = time.monotonic()
         self.first_round = first_round
@@ -29,21 +31,21 @@ class Reporter:
                 TimeRemainingColumn(),
             )
             self.bar = Progress(*columns, console=Console(), transient=True)
-            self.task = self.bar.add_task("training", total=rounds * steps_per_round, completed=first_round * steps_per_round)
+            self.task = self.bar.add_task("training", total=self.before[-1], completed=self.before[first_round])
             self.bar.start()
 
     def step(self, t: int, step: int) -> None:
         """One optimizer step of round t is done."""
         if self.bar:
-            self.bar.update(self.task, completed=t * self.steps + step + 1, description=f"round {t + 1}/{self.rounds}")
+            self.bar.update(self.task, completed=self.before[t] + step + 1, description=f"round {t + 1}/{self.rounds}")
 
     def round(self, t: int, rows: list[dict[str, Any]]) -> None:
         """One round is done; rows: every rank's line of the record."""
         if not self.active:
             return
         seconds = time.monotonic() - self.began
-        done = t + 1 - self.first_round
-        left = seconds / done * (self.rounds - t - 1)
+        done = self.before[t + 1] - self.before[self.first_round]
+        left = seconds / done * (self.before[-1] - self.before[t + 1])
         loss = sum(r["train_loss"] for r in rows) / len(rows)
         states = " | ".join(_population(k, rows) for k in sorted({r["population"] for r in rows}))
         number = f"{t + 1:>{len(str(self.rounds))}}/{self.rounds}"
@@ -69,4 +71,5 @@ def _population(number: int, rows: list[dict[str, Any]]) -> str:
     lost = sum(r["fitness"] == float("-inf") for r in mine)
     span = f"{min(rates):.3g}" if min(rates) == max(rates) else f"{min(rates):.3g}..{max(rates):.3g}"
     best = max(r["fitness"] for r in mine)
-    return f"{mine[0]['species']} lr {span} fitness {100 * best:.1f} %" + (f" ({lost} of {len(mine)} diverged)" if lost else "")
+    value = f"{100 * best:.1f} %" if best >= 0 else f"{best:.3f}"  # an accuracy, or minus a loss
+    return f"{mine[0]['species']} lr {span} fitness {value}" + (f" ({lost} of {len(mine)} diverged)" if lost else "")

@@ -137,9 +137,11 @@ class EcosphereRates(RateRule):
         """Step 0: x_i = scale_i eta0 (1 + 0.1 u_i); a single worker in all starts without noise."""
         scale = SPECIES[self.specs[population].species].start_scale
         ranks = range(self.bounds[population], self.bounds[population + 1])
+        if self.workers == 1:
+            return np.array([scale(self.k[population], 1.0) * self.eta0])
         u, v = np.array([stream(self.seed, Purpose.START, 0, population, i).random(2) for i in ranks]).T
         scales = np.array([scale(self.k[population], draw) for draw in v])
-        return scales * self.eta0 * (1 + 0.1 * u * (self.workers > 1))
+        return scales * self.eta0 * (1 + 0.1 * u)
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
         """Steps 4 and 6 for one population: drawn from (seed, t, population), so all its workers agree without a message."""

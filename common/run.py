@@ -7,7 +7,7 @@ with run:
         rate = ecosphere.rate
         trained = run.train(t)
         judged = run.judge(t)
-        turn = ecosphere.turn(t, judged.accuracy)
+        turn = ecosphere.turn(t, judged.fitness)
         run.close_round(t, rate, trained, judged, turn)
 """
 
@@ -26,6 +26,7 @@ from common.cli import CommonArgs, settle_batch, settle_precision
 from common.data import DEFAULT_DIRECTORY, open_data
 from common.ecosphere import Ecosphere, Turn
 from common.errors import Diverged, UsageError
+from common.forage import Smoother
 from common.loop import Judged, Plan, Trained, evaluate, train_round
 from common.models import build_model, load_published, model_title
 from common.optim import BASES, OptimizerSettings, WeightOptimizer, parts
@@ -69,6 +70,8 @@ class Run:
             )
         precision = topology.world.share(settle_precision(args.precision, topology.device.type))
         self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision, args.accumulate)
+        self.lengths = [self.plan.steps] * args.rounds
+        self.smoother: Smoother | None = None
         self.totals = Totals()
         self.last_round: int | None = None
         self.final_population = 0
@@ -112,7 +115,9 @@ class Run:
     def start(self, ecosphere: Ecosphere, optimizer: WeightOptimizer, config: Mapping[str, Any]) -> None:
         """Open the record and, with --resume, go back to the last complete round. Before this, nothing is written."""
         self.ecosphere, self.optimizer = ecosphere, optimizer
-        settled = {"batch_size": self.plan.batch_size, "precision": self.plan.precision, "round_steps": self.plan.steps}
+        alike = len(set(self.lengths)) == 1
+        round_steps = self.lengths[0] if alike else self.lengths
+        settled = {"batch_size": self.plan.batch_size, "precision": self.plan.precision, "round_steps": round_steps}
         config = {
             **asdict(self.args),
             "experiment": self.experiment,
@@ -121,6 +126,7 @@ class Run:
             "population_list": [s.as_dict() for s in self.topology.specs],
             "title": model_title(self.args.model, self.args.depth, self.args.width),
             **settled,
+            "rounds": len(self.lengths),
             **config,
         }
         check_same_config(self.directory, config, self.topology)
@@ -128,7 +134,7 @@ class Run:
         self.first_round = first
         self.record = Record(self.directory, self.topology, first)
         self.record.start(config)
-        self.reporter = Reporter(self.args.rounds, first, self.plan.steps)
+        self.reporter = Reporter(self.lengths, first)
         self._describe(first)
         self._note_time("setup", time.time() - psutil.Process().create_time())
         self._session = psutil.Process().create_time()
@@ -144,34 +150,44 @@ class Run:
         self.reporter.line(
             f"{ranks}: {sizes}; {topology.threads} thread(s) each on {topology.device.type}, "
             f"{self.plan.precision}; gradients: {engine}; {len(self.data.train)} training images, "
-            f"{self.plan.steps} steps of {self.plan.batch_size} per round; record: {self.directory}"
+            f"{_span(self.lengths)} steps of {self.plan.batch_size} per round; record: {self.directory}"
         )
         if first:
-            self.reporter.line(f"resuming after round {first} of {self.args.rounds}")
+            self.reporter.line(f"resuming after round {first} of {len(self.lengths)}")
 
     def rounds(self) -> Iterator[int]:
         """Numbers of the rounds still to run; ends early where --max-steps is reached."""
-        for t in range(self.first_round, self.args.rounds):
-            if self.args.max_steps and t * self.plan.steps >= self.args.max_steps:
+        for t in range(self.first_round, len(self.lengths)):
+            if self._steps_left(t) < 1:
                 return
             yield t
 
+    def _steps_left(self, t: int) -> int:
+        """Steps that round t is to make; fewer than its length where --max-steps cuts it short, none after that."""
+        length = self.lengths[t]
+        return min(length, self.args.max_steps - sum(self.lengths[:t])) if self.args.max_steps else length
+
     def train(self, t: int) -> Trained:
         """Round t of training; the last one is cut short by --max-steps."""
-        steps = self.plan.steps
-        if self.args.max_steps:
-            steps = min(steps, self.args.max_steps - t * steps)
-        plan = replace(self.plan, steps=steps)
-        trained = train_round(
-            self.ecosphere, self.optimizer, self.data, self.args.seed, t, plan, lambda step: self.reporter.step(t, step)
-        )
+        plan = replace(self.plan, steps=self._steps_left(t))
+        if self.smoother:
+            self.smoother.restart()
+
+        def after_step(step: int) -> None:
+            self.reporter.step(t, step)
+            if self.smoother:
+                self.smoother.add()
+
+        trained = train_round(self.ecosphere, self.optimizer, self.data, self.args.seed, t, plan, after_step)
         self.totals.train_images += trained.images
         self.totals.gradient_evaluations += trained.gradient_evaluations
         return trained
 
     def judge(self, t: int) -> Judged:
-        """This worker's own weights on the fitness images."""
+        """This worker's own weights on the fitness images; under foraging its population's smoothed ones."""
         faults.trip("evaluate", self.topology.world.rank, t)
+        if self.smoother:
+            return self.smoother.judge(self.data, self.plan.precision, self.topology.population)
         return evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
 
     def close_round(self, t: int, rate: float, trained: Trained, judged: Judged, turn: Turn) -> None:
@@ -306,3 +322,8 @@ class Run:
     def _note_total(self) -> None:
         """Wall time of this process so far, added to that of the sessions before it."""
         self.totals.seconds["total"] = self._total_before + time.time() - self._session
+
+
+def _span(lengths: list[int]) -> str:
+    """`175`, or `6 to 40` where rounds differ in length."""
+    return str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"

@@ -219,7 +219,9 @@ def _summary_line(path: Path, problems: list[str]) -> dict[str, Any]:
 
 def _complete(metrics: pd.DataFrame, run: str, config: dict[str, Any], train_images: float | None) -> pd.DataFrame:
     """The metrics of one run with the columns `run`, `images` and `leader`."""
-    images = (metrics["round"] + 1) * config.get("round_steps", np.nan) * config.get("batch_size", np.nan)
+    lengths = np.broadcast_to(config.get("round_steps", np.nan), config.get("rounds", 1))  # one number, or one per round
+    steps = pd.Series(np.cumsum(lengths)).reindex(metrics["round"]).to_numpy()
+    images = pd.Series(steps * config.get("batch_size", np.nan), index=metrics.index)
     if train_images:  # --max-steps cuts the last round short
         images = images.clip(upper=train_images)
     best_first = metrics.sort_values(["round", "fitness", "lr", "rank"], ascending=[True, False, False, True])

@@ -11,6 +11,7 @@ momentum and step act once, at the unperturbed weights.
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from common.comm import Group
@@ -86,6 +87,16 @@ class WeightOptimizer:
         if self.settings.reset_momentum or not finite:
             for optimizer in self.inner:
                 optimizer.state.clear()
+
+    def momentum(self) -> list[Tensor]:
+        """SGD's momentum as flat tensors, to travel with the weights; other optimizers keep their state to themselves.
+
+        Made, as zeros, where no step has been taken yet.
+        """
+        parameters = self.model.parameters
+        if self.settings.momentum == 0 or not isinstance(self.inner[0], torch.optim.SGD):
+            return []
+        return [self.inner[0].state[parameters].setdefault("momentum_buffer", torch.zeros_like(parameters))]
 
     def state_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint has to keep besides the weights, by `optimizer.parameter.name`."""

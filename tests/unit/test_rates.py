@@ -119,7 +119,7 @@ def test_one_worker_in_all_follows_the_base_rate_without_move_noise_or_limits(sp
     rounds, eta0, k = 9, 0.1, 1.0 if settings.count_workers else 64 / 128
     settings = EoaSettings(rule, settings.rules, settings.count_workers, settings.limited)
     rates = EcosphereRates(pack([1], [species]), eta0, rounds, [64.0], 5, settings)
-    x = eta0 * (k if species == "gwo" else k**0.5)
+    x = eta0 * (k**0.5 if species == "woa" else k)
     assert rates.start == pytest.approx([x], rel=1e-15)
     for t in range(rounds):
         (given_rate,) = rates.next(t, Standings(np.array([0.1 * t]), np.array([x]), [1]), 0)

@@ -9,9 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slow_eoa import SLOW, Case, Numbers, numbers_needed
 
-from common.species import DAMPINGS, SPECIES, Moment, Rules, best_first
+from common.species import DAMPINGS, Moment, Rules, View, best_first, rates_at
+from common.species.gwo import propose_wolves
+from common.species.woa import propose_whales
 from common.species.moves import damp, damp_spiral
 
+PROPOSE = {"gwo": propose_wolves, "woa": propose_whales}
 # Both sides compute the same sums of float64 numbers in another order: a few units in the last place of the largest term.
 CLOSE = {"rtol": 1e-12, "atol": 1e-13}
 RULE_NAMES = ("damping", "signed", "absolute_leaders", "higher_rank_first", "world_prey", "fold_prey")
@@ -24,10 +27,11 @@ def move(species, case):
     world = np.array(case.world_rates if case.world_rates else case.rates)
     moment = Moment(case.t, case.rounds)
     rates, fitness = np.array(case.rates), np.array(case.fitness)
-    moved = SPECIES[species].move(rates, fitness, case.base, moment, numbers, rules, world)
+    moved, memory = PROPOSE[species](View(rates, fitness, case.base, moment, rules, world, {}), numbers)
+    assert memory == {}
     assert len(case.numbers) - len(numbers.left) == numbers_needed(species, len(rates))
     np.testing.assert_array_equal(rates, case.rates, err_msg="a move changed its input")
-    return moved
+    return rates_at(moved, "linear")
 
 
 @st.composite
@@ -62,7 +66,7 @@ def test_whales_move_as_the_slow_formulation(case):
     np.testing.assert_allclose(move("woa", case), SLOW["woa"](case), **CLOSE)
 
 
-@pytest.mark.parametrize("species", SPECIES)
+@pytest.mark.parametrize("species", PROPOSE)
 @pytest.mark.parametrize("damping", DAMPINGS)
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 9])
@@ -150,7 +154,7 @@ def test_without_exploration_range_every_encircling_whale_moves_exactly_to_the_b
     np.testing.assert_array_equal(move("woa", case), np.full(len(case.rates), case.base))
 
 
-@pytest.mark.parametrize("species", SPECIES)
+@pytest.mark.parametrize("species", PROPOSE)
 @pytest.mark.parametrize("damping", ["none", "proportional"])
 @given(data=st.data(), s=st.floats(0.01, 100))
 def test_scale_free_dampings_scale_the_moves_with_the_rates(species, damping, data, s):
@@ -162,7 +166,7 @@ def test_scale_free_dampings_scale_the_moves_with_the_rates(species, damping, da
     np.testing.assert_allclose(move(species, scaled), s * move(species, case), rtol=1e-12, atol=1e-13 * s * largest)
 
 
-@pytest.mark.parametrize("species", SPECIES)
+@pytest.mark.parametrize("species", PROPOSE)
 @given(data=st.data(), s=st.floats(0.1, 10))
 def test_relative_damping_scales_the_distance_to_the_base_rate_quadratically(species, data, s):
     case = data.draw(cases(species, sizes=(1,)))  # alone a wolf is alpha, whose only guide is b

@@ -1,0 +1,142 @@
+"""How species search: rounds to a far optimum, and where rates go when there is nothing to find.
+
+    python benchmarks/species.py
+
+No training: the fitness of a rate x is -(ln x - ln x*)^2, the quadratic in log rate, or a random number. Eight workers of one
+population start around 1 (eta0, with k = 1), the base rate is the leader's (`--base-rate best`), nothing is damped
+(`--damping none`) and nothing limits the rates. Writes results/benchmarks/species.md, species.csv and species.png.
+"""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from common.election import Standings
+from common.populations import PopulationSpec
+from common.rates import EcosphereRates, EoaSettings
+from common.species import SPACES, SPECIES, Rules
+
+COLOURS = dict(zip(SPECIES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8A9099", "#56B4E9"), strict=True))
+NEAR = np.log(1.1)  # within 10 % of the optimum
+
+
+@dataclass(frozen=True)
+class Args:
+    """What is simulated."""
+
+    workers: int = 8
+    """of one population"""
+    rounds: int = 40
+    """of a run; the exploration range of wolves and whales falls to 0 over them"""
+    factor: float = 30.0
+    """how far the optimum of the table lies above, and below, the start"""
+    seeds: int = 20
+    """of the table and the upper panels"""
+    drifts: int = 200
+    """runs without information, lower panels"""
+    out: Path = Path("results/benchmarks")
+    """folder of the results"""
+
+
+def search(args: Args, species: str, space: str, optimum: float, seed: int, informed: bool = True) -> np.ndarray:
+    """ln of the leader's rate, shape (rounds,). informed: fitness is the quadratic, else noise."""
+    settings = EoaSettings("best", Rules("none", space), limited=False)
+    rates = EcosphereRates([PopulationSpec(species, args.workers, "sgd")], 1.0, args.rounds, [128.0], seed, settings)
+    noise = np.random.default_rng(seed)
+    x, leaders = rates.start, []
+    for t in range(args.rounds):
+        fitness = -np.square(np.log(x / optimum)) if informed else noise.random(args.workers)
+        standings = Standings(fitness, x, [args.workers])
+        leaders.append(np.log(standings.leader_rate))
+        x = rates.next(t, standings, 0)
+    return np.array(leaders)
+
+
+def rounds_to(args: Args, species: str, space: str, optimum: float) -> np.ndarray:
+    """Rounds until the leader's rate is first within 10 % of the optimum, per seed; NaN where it never is."""
+    near = [np.abs(search(args, species, space, optimum, s) - np.log(optimum)) <= NEAR for s in range(args.seeds)]
+    return np.array([hits.argmax() if hits.any() else np.nan for hits in near])
+
+
+def table(args: Args) -> list[dict[str, object]]:
+    """One line per species, space and side of the optimum."""
+    lines: list[dict[str, object]] = []
+    for space in SPACES:
+        for species in SPECIES:
+            for side, optimum in (("above", args.factor), ("below", 1 / args.factor)):
+                needed = rounds_to(args, species, space, optimum)
+                found = needed[np.isfinite(needed)]
+                line = {"space": space, "species": species, "optimum": f"{args.factor:g} times {side}"}
+                line |= {"found": f"{len(found)} of {args.seeds}"}
+                line |= {"median": f"{np.median(found):.0f}" if len(found) else "-", "worst": "never"}
+                if len(found) == args.seeds:
+                    line["worst"] = f"{found.max():.0f}"
+                lines.append(line)
+    return lines
+
+
+def draw(args: Args) -> Figure:
+    """Above: how far from a shifted optimum a search ends. Below: where rates go when fitness is noise."""
+    figure = Figure((9, 6.2), layout="constrained")
+    panels = figure.subplots(2, 2, sharey="row")
+    shifts = np.linspace(-3, 3, 13)  # decades
+    for column, space in enumerate(SPACES):
+        upper, lower = panels[:, column]
+        for species in SPECIES:
+            ends = [
+                [search(args, species, space, 10**shift, s)[-1] / np.log(10) - shift for s in range(args.seeds)] for shift in shifts
+            ]
+            style = {"color": COLOURS[species], "lw": 1.6, "label": species}
+            upper.plot(shifts, np.median(np.abs(ends), axis=1), marker="o", ms=3, **style)
+            drift = np.array([search(args, species, space, 1.0, s, informed=False) for s in range(args.drifts)]) / np.log(10)
+            rounds = np.arange(args.rounds) + 1
+            lower.plot(rounds, np.median(drift, axis=0), **style)
+            lower.fill_between(rounds, *np.quantile(drift, [0.25, 0.75], axis=0), color=COLOURS[species], alpha=0.08, lw=0)
+        upper.set_title(f"{space} space", loc="left", fontsize=10)
+        upper.set_xlabel("optimum, decades from the start")
+        lower.set_xlabel("round, fitness is noise")
+        upper.set_yscale("symlog", linthresh=0.01)
+        lower.set_ylim(-3.5, 3.5)
+        for axes in (upper, lower):
+            axes.grid(color="#E4E6EA")
+            axes.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set_ylabel("distance from the optimum at the end,\ndecades (median)")
+    panels[1, 0].set_ylabel("leader's rate, decades from the start\n(median, quartiles)")
+    panels[0, 1].legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+    figure.suptitle("Shifted optima, and no optimum at all: what each species does by itself", x=0.01, ha="left", fontsize=11)
+    return figure
+
+
+def main() -> None:
+    """Simulate, print the table, write everything."""
+    args = tyro.cli(Args, description=__doc__)
+    lines = table(args)
+    columns = list(lines[0])
+    text = [
+        f"Rounds until the best rate is within 10 % of the optimum of a quadratic in log rate: {args.workers} workers, "
+        f"{args.rounds} rounds, {args.seeds} seeds, start {args.factor:g} times too low or too high.",
+        "",
+        f"| {' | '.join(columns)} |",
+        f"| {' | '.join('---' for _ in columns)} |",
+        *(f"| {' | '.join(str(v) for v in line.values())} |" for line in lines),
+        "",
+        "Made by `python benchmarks/species.py`.",
+    ]
+    print("\n".join(text))
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "species.md").write_text("\n".join(text) + "\n")
+    with open(args.out / "species.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(lines)
+    mpl.rcParams["font.size"] = 9
+    draw(args).savefig(args.out / "species.png", dpi=130)
+
+
+if __name__ == "__main__":
+    main()
