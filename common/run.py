@@ -11,6 +11,7 @@ with run:
         run.close_round(t, rate, trained, judged, turn)
 """
 
+import resource
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -280,9 +281,9 @@ class Run:
         totals, source = self.totals, self.data.source
         seconds = [totals.seconds[p] for p in (*PHASES, "total")]
         counts = [totals.train_images, totals.gradient_evaluations, totals.bytes_inside, totals.bytes_across]
-        table = self.topology.world.gather_rows(np.array([*counts, *seconds]))
+        table = self.topology.world.gather_rows(np.array([*counts, *seconds, peak_memory_gib()]))
         images, evaluations, inside, across = (int(c) for c in table[:, :4].sum(axis=0))
-        *phases, total = (float(s) for s in table[:, 4:].mean(axis=0))
+        *phases, total = (float(s) for s in table[:, 4:-1].mean(axis=0))
         return {
             "experiment": self.experiment,
             "method": self.method,
@@ -311,6 +312,7 @@ class Run:
                 "other": total - sum(phases),
             },
             "images_per_second": images / phases[1] if phases[1] else 0.0,
+            "peak_memory_gib": float(table[:, -1].sum()),
             "bytes_sent": {"inside": inside, "across": across},
             "weights_sha256": self.ecosphere.model.sha256(),
             "commit": commit(),
@@ -322,6 +324,11 @@ class Run:
     def _note_total(self) -> None:
         """Wall time of this process so far, added to that of the sessions before it."""
         self.totals.seconds["total"] = self._total_before + time.time() - self._session
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, GiB (on a GPU, what lies there is not in it)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
 
 
 def _span(lengths: list[int]) -> str:

@@ -28,7 +28,10 @@ def slow_exchange(policy, c, sizes, states, fitness, rates):
     alive = [k for k in range(len(sizes)) if theta[k] is not None]
     if policy == "best":
         theta = [states[leader]] * len(sizes)
-    elif policy == "average":
+    elif policy in ("average", "kin"):
+        best = fitness[leader]
+        near = [k for k in alive if policy == "average" or fitness[champions[k]] >= best - 0.05 * abs(best)]
+        alive = near
         theta = [sum(sizes[k] * theta[k] for k in alive) / sum(sizes[k] for k in alive)] * len(sizes)
     else:
         before = [theta[home[leader]] if t is None else t for t in theta]
@@ -62,7 +65,7 @@ def exchanged(policy, sizes, seed, lost="nobody", c=0.5):
     mine = numbers(len(model.state), seed, RANK)
     model.state.detach().copy_(mine if finite else torch.full_like(mine, torch.nan))
     before = np.array(everyones(mine), dtype=np.float64)
-    Exchange(policy, c).run(topology, model, standings, finite)
+    Exchange(policy, c).run(topology, model.state.detach(), standings, finite)
     return topology, model, before, standings
 
 
@@ -79,7 +82,7 @@ def test_every_policy_does_what_the_slow_version_does(policy, sizes, seed, lost,
     home = population_of(sizes)
     bits = [a.tobytes() for a in after]
     assert all(bits[i] == bits[j] for i in range(SIZE) for j in range(SIZE) if home[i] == home[j])
-    if policy in ("average", "best"):
+    if policy in ("average", "kin", "best"):
         assert len(set(bits)) == 1
 
 
@@ -122,7 +125,7 @@ def test_an_average_keeps_the_mean_of_all_workers_and_twice_is_once(sizes):
     topology, model, before, standings = exchanged("average", sizes, seed=2)
     np.testing.assert_allclose(model.state.detach().numpy(), before.mean(axis=0), rtol=1e-6, atol=2e-6)
     once = model.state.detach().clone()
-    Exchange("average").run(topology, model, standings, True)
+    Exchange("average").run(topology, model.state.detach(), standings, True)
     exact = len(set(sizes)) == 1 and SIZE & (SIZE - 1) == 0  # then all sums and quotients are by powers of two
     np.testing.assert_allclose(model.state.detach().numpy(), once.numpy(), rtol=0 if exact else 1e-6)
 
@@ -152,7 +155,7 @@ def test_a_buffer_shorter_than_the_number_of_slices_is_exchanged_as_well(policy)
     model.state = model.state[:1]
     model.state.detach().fill_(float(RANK))
     standings, finite = situation(sizes, 4, "nobody")
-    Exchange(policy).run(topology, model, standings, finite)
+    Exchange(policy).run(topology, model.state.detach(), standings, finite)
     states = np.arange(SIZE, dtype=np.float64)[:, None]
     wanted = slow_exchange(policy, 0.5, sizes, states, standings.fitness, standings.rates)
     np.testing.assert_allclose(np.array(everyones(model.state)), wanted, rtol=1e-6)

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CIFAR10, CIFAR100 = "EOA-SAM/EOASAM.py", "EOA-SAM/EOASAM-cifar100.py"
+CIFAR10, CIFAR100, VIT = "EOA-SAM/EOASAM.py", "EOA-SAM/EOASAM-cifar100.py", "EOA-ViT/EOAViT.py"
 TINY = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--batch-size", 48)  # 48 divides by 1, 2, 3, 4 and 8
 MARK = "ECOSPHERE_TEST_JOB"  # every process of a job carries it in its environment, so that none is overlooked
 FOREIGN = ("OMPI_", "PMI_", "PMIX_", "SLURM_", "HOROVOD_", "ECOSPHERE_", "EOA_")  # variables that tests have to set themselves

@@ -62,8 +62,11 @@ class RunRecord:
         """What the spec says all ranks together send across in all rounds, as long as no population is lost."""
         summary = self.summary
         n, theta = len(summary["populations"]), 4 * (summary["parameters"] + summary["buffers"])
+        if self.config.get("base_rate") == "forage":
+            theta += 4 * summary["parameters"]  # momentum travels with the weights
         transfers = {
             "average": sum(map(len, sum_everywhere(n))),
+            "kin": sum(map(len, sum_everywhere(n))),
             "best": sum(map(len, copy_everywhere(n, 0))),
             "migrate": 1,
             "ring": n,

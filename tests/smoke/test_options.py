@@ -22,20 +22,36 @@ COMBINATIONS = {
         2,
         "--damping fixed --base-rate best --fitness-images 30 --val-fraction 0.2 --precision float32 --populations woa,gwo",
     ),
+    "four species, three optimizers, log rates": (
+        8,
+        "--populations gwo:2:sam,woa:2:adamw,pso:2:sgd,de:2:sam --lr-space log --damping none --base-rate best --exchange kin",
+    ),
+    "evolution strategy, controls, Muon": (
+        4,
+        "--populations cmaes:2:muon,hold:1:sgd,random:1:asam+adamw --clip-norm 1.0 --train-images 600 --accumulate 3",
+    ),
+    "foraging": (4, "--base-rate forage --optimizer sgd"),
+    "foraging, four populations, chance": (
+        4,
+        "--populations gwo,woa,pso,de --base-rate forage --forage-proposals spread --model wrn --depth 10 --width 1",
+    ),
     "scaled damping, Wide ResNet": (2, "--damping scaled --model wrn --depth 10 --width 1 --precision bfloat16 --dropout 0.1"),
 }
+
+
+FORAGED = 2  # 12 steps, in rounds of at least 6
 
 
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_every_option_does_its_work_in_some_combination(tmp_path, name):
     ranks, options = COMBINATIONS[name]
     run(CIFAR10, *TINY, *options.split(), "--out", tmp_path / "run", ranks=ranks)
-    record = check_complete(tmp_path / "run", 3, ranks)
+    record = check_complete(tmp_path / "run", FORAGED if "forage" in options else 3, ranks)
     summary, config = record.summary, record.config
     wanted = dict(zip(options.split()[::2], options.split()[1::2], strict=True))
     assert all(str(config[option[2:].replace("-", "_")]) == value for option, value in wanted.items())
     assert all(lr >= 0 for lr in record.column("lr"))
-    passes = [{"sgd": 1}.get(p["optimizer"], 2) * p["workers"] for p in summary["populations"]]
+    passes = [(2 if "sam" in p["optimizer"] else 1) * p["workers"] for p in summary["populations"]]
     assert summary["gradient_evaluations"] == summary["train_images"] * sum(passes) / ranks
 
 

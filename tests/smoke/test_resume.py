@@ -9,6 +9,13 @@ CASES = [
     pytest.param(3, 0, 2, ("--exchange", "migrate", "--populations", "gwo:2,woa:1"), id="migrate", marks=pytest.mark.slow),
     pytest.param(3, 2, 1, ("--momentum", "reset", "--scope", "world"), id="world", marks=pytest.mark.slow),
     pytest.param(1, 0, 2, (), id="one rank", marks=pytest.mark.slow),
+    pytest.param(
+        3,
+        1,
+        2,
+        ("--populations", "pso:1:sgd,de:1:adamw,cmaes:1:sam+muon", "--lr-space", "log", "--damping", "none"),
+        id="species that remember",
+    ),
 ]
 TOTALS = ("train_images", "gradient_evaluations", "bytes_sent", "rounds", "validation_accuracy", "test_accuracy", "test_loss")
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.data import DataSet, Pictures, permutation
-from common.data.augment import Augmenter
+from common.data.augment import Augmenter, ResizingAugmenter
 from common.data.sources import Source
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # float32 scale and shift of pixels of up to 255
@@ -146,3 +146,58 @@ def test_batches_are_float32_in_channels_last_format(channels):
     for batch in (augmenter.plain(torch.arange(4)), augmenter.augmented(torch.arange(4), augmenter.draw(0, 0))):
         assert (batch.shape, batch.dtype) == ((4, channels, 8, 8), torch.float32)
         assert batch.is_contiguous(memory_format=torch.channels_last)
+
+
+def resizing(size, crop_scale=0.3, flip=True, n=6, side=8, seed=0):
+    images = np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
+    return ResizingAugmenter(torch.from_numpy(images), source(flip=flip), size, crop_scale), images
+
+
+@given(st.integers(4, 12), st.floats(0.05, 1.0), st.integers(0, 99))
+def test_resized_crops_lie_inside_the_image_and_cover_the_share_asked_for(size, crop_scale, seed):
+    augmenter, _ = resizing(size, crop_scale, n=50)
+    height, width, y, x, sign = augmenter.draw(seed, 3).double().T
+    assert (height <= 1).all()
+    assert (width <= 1).all()
+    for half, centre in ((height, y), (width, x)):
+        assert (centre.abs() + half <= 1 + 1e-6).all()
+    clipped = (height > 1 - 1e-6) | (width > 1 - 1e-6)  # a side that would not fit is cut
+    assert (clipped | (height * width >= crop_scale - 1e-6)).all()
+    ratio = width / height
+    assert (clipped | ((ratio > 3 / 4 - 1e-4) & (ratio < 4 / 3 + 1e-4))).all()
+    assert set(sign.tolist()) <= {-1.0, 1.0}
+    assert torch.equal(augmenter.draw(seed, 3), augmenter.draw(seed, 3))
+
+
+def test_the_whole_image_as_its_own_crop_is_the_image():
+    augmenter, _ = resizing(8, crop_scale=1.0)
+    window = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0]]).repeat(6, 1)
+    everyone = torch.arange(6)
+    torch.testing.assert_close(augmenter.augmented(everyone, window), augmenter.plain(everyone), **CLOSE)
+    window[:, 4] = -1
+    torch.testing.assert_close(augmenter.augmented(everyone, window), augmenter.plain(everyone).flip(3), **CLOSE)
+
+
+def test_a_crop_is_read_with_bilinear_interpolation_pixel_by_pixel():
+    augmenter, images = resizing(5)
+    choices = augmenter.draw(1, 0)
+    batch = augmenter.augmented(torch.arange(6), choices)
+    for i, (half_height, half_width, cy, cx, sign) in enumerate(choices.double().tolist()):
+        plain = (images[i].astype(float) / 255 - 0.5) / 0.5
+        for row in range(5):
+            for column in range(5):
+                v, u = cy + half_height * ((2 * row + 1) / 5 - 1), cx + sign * half_width * ((2 * column + 1) / 5 - 1)
+                y, x = np.clip([(v + 1) * 4 - 0.5, (u + 1) * 4 - 0.5], 0, 7)  # [-1, 1] are the outer edges of 8 pixels
+                y0, x0 = int(min(y, 6)), int(min(x, 6))
+                dy, dx = y - y0, x - x0
+                rows = (1 - dy) * plain[y0] + dy * plain[y0 + 1]
+                expected = (1 - dx) * rows[x0] + dx * rows[x0 + 1]
+                np.testing.assert_allclose(batch[i, :, row, column], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_plain_images_are_resized_whole():
+    augmenter, images = resizing(4)
+    assert augmenter.plain(torch.arange(6)).shape == (6, 3, 4, 4)
+    same, _ = resizing(8)
+    expected = (torch.from_numpy(images).permute(0, 3, 1, 2) / 255 - 0.5) / 0.5
+    torch.testing.assert_close(same.plain(torch.arange(6)), expected, **CLOSE)

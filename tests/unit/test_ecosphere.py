@@ -91,6 +91,6 @@ def test_a_restored_ecosphere_has_the_saved_weights_and_rate(alone):
     ecosphere = ecosphere_of_one(alone)
     state = copy.deepcopy(ecosphere.model.state.detach())
     ecosphere.model.state.detach().zero_()
-    ecosphere.restore(state, 0.0625)
+    ecosphere.restore(state, 0.0625, {})
     assert ecosphere.rate == 0.0625
     assert torch.equal(torch.cat([p.detach().flatten() for p in ecosphere.model.module.parameters()]), state[: -2 * 6])

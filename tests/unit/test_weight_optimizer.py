@@ -11,7 +11,7 @@ from torch import nn
 
 from common.ecosphere import Ecosphere
 from common.exchange import Exchange
-from common.optim import OptimizerSettings, WeightOptimizer
+from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, parts
 from common.populations import PopulationSpec
 from common.rates import EcosphereRates
 
@@ -195,5 +195,103 @@ def test_alone_every_sam_scope_is_the_same(alone, scope):
     for name in ("local", scope):
         model, optimizer = adopt(alone, network(), "asam", sam_scope=name)
         optimizer.step(closure_of(model, batches()[0]), 0.1)
+        results.append(model.state.detach().clone())
+    assert torch.equal(*results)
+
+
+def test_names_are_a_base_or_a_perturbation_over_one():
+    assert parts("sgd") == ("", "sgd")
+    assert parts("asam") == ("asam", "sgd")
+    assert parts("sam+adamw") == ("sam", "adamw")
+    assert {"sgd", "adamw", "sam", "asam", "sam+adamw", "asam+adamw"} <= set(OPTIMIZERS)
+
+
+@settings(max_examples=10)
+@given(hidden=st.integers(1, 40), seed=st.integers(0, 99), unit=st.sampled_from([1.0, 0.01]))
+def test_adamw_alone_is_torch_adamw_bit_for_bit_at_its_own_rate(alone, hidden, seed, unit):
+    plain = network(seed, hidden)
+    ecosphere = Ecosphere(alone, EcosphereRates([PopulationSpec("gwo", 1, "adamw")], 0.1, 5, [128.0], 0), Exchange())
+    model = ecosphere.adopt(copy.deepcopy(plain))
+    optimizer = WeightOptimizer(ecosphere, OptimizerSettings("adamw", adam_decay=0.3), unit)
+    reference = torch.optim.AdamW(plain.parameters(), lr=1.0, weight_decay=0.3, foreach=False)
+    for batch, rate in zip(batches(), RATES, strict=True):
+        reference.zero_grad()
+        F.cross_entropy(plain(batch[0]), batch[1]).backward()
+        reference.param_groups[0]["lr"] = rate * unit
+        reference.step()
+        optimizer.step(closure_of(model, batch), rate)
+    for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)  # vectorised over other lengths
+
+
+def test_muon_steps_matrices_and_leaves_vectors_to_adamw(alone):
+    plain = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 2), nn.Flatten(), nn.Linear(16, 3))
+    model, optimizer = adopt(alone, copy.deepcopy(plain), "muon", adam_decay=0.1)
+    conv, bias, linear, last = plain.parameters()
+    matrices = [nn.Parameter(conv.detach().view(4, -1).clone()), nn.Parameter(linear.detach().clone())]
+    muon = torch.optim.Muon(matrices, lr=1.0, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    adamw = torch.optim.AdamW([bias, last], lr=1.0, weight_decay=0.1)
+    for batch, rate in zip(batches(), RATES, strict=True):
+        plain.zero_grad()
+        F.cross_entropy(plain(batch[0]), batch[1]).backward()
+        for matrix, weights in zip(matrices, (conv, linear), strict=True):
+            matrix.grad = weights.grad.view(matrix.shape)
+        for reference in (muon, adamw):
+            reference.param_groups[0]["lr"] = rate
+            reference.step()
+        with torch.no_grad():
+            for matrix, weights in zip(matrices, (conv, linear), strict=True):
+                weights.copy_(matrix.view(weights.shape))
+        optimizer.step(closure_of(model, batch), rate)
+    for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizers_saved_state_goes_on_bit_for_bit(alone, name):
+    model, optimizer = adopt(alone, network(), name)
+    for batch in batches()[:2]:
+        optimizer.step(closure_of(model, batch), 0.01)
+    again, other = adopt(alone, copy.deepcopy(model.module), name)
+    other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
+    for batch in batches()[2:]:
+        optimizer.step(closure_of(model, batch), 0.02)
+        other.step(closure_of(again, batch), 0.02)
+    assert torch.equal(model.state, again.state)
+
+
+@given(limit=st.floats(1e-3, 10))
+def test_a_clipped_gradient_keeps_its_direction_and_at_most_its_limit(alone, limit):
+    model, optimizer = adopt(alone, network(), "sgd", clip_norm=limit, momentum=0.0, weight_decay=0.0)
+    before = model.parameters.detach().clone()
+    free, _ = adopt(alone, network(), "sgd")
+    closure_of(free, batches()[0])()
+    g = free.gradient
+    optimizer.step(closure_of(model, batches()[0]), 1.0)
+    moved = before - model.parameters.detach()
+    torch.testing.assert_close(moved, g * min(1.0, limit / g.norm().item()), rtol=1e-4, atol=1e-6)
+
+
+def test_momentum_that_travels_is_the_optimizers_own(alone):
+    model, optimizer = adopt(alone, network(), "asam")
+    (momentum,) = optimizer.momentum()
+    assert not momentum.any()
+    optimizer.step(closure_of(model, batches()[0]), 0.1)
+    (after,) = optimizer.momentum()
+    assert after.data_ptr() == momentum.data_ptr()
+    assert after.any()
+    assert adopt(alone, network(), "adamw")[1].momentum() == []
+    assert adopt(alone, network(), "sgd", momentum=0.0)[1].momentum() == []
+
+
+@pytest.mark.parametrize("name", ["sgd", "asam"])
+def test_zeroed_momentum_is_a_fresh_start_bit_for_bit(alone, name):
+    results = []
+    for touched in (False, True):
+        model, optimizer = adopt(alone, network(), name)
+        if touched:
+            optimizer.momentum()
+        for batch in batches():
+            optimizer.step(closure_of(model, batch), 0.1)
         results.append(model.state.detach().clone())
     assert torch.equal(*results)
