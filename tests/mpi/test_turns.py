@@ -80,7 +80,7 @@ def test_every_rank_computes_the_rates_that_everybody_gets(sizes, policy):
         assert all(len(set(rates)) == SIZE for rates in history)  # no two workers alike
         assert all(len(set(of_worker)) == len(history) for of_worker in zip(*history, strict=True))  # nor two rounds
     home, hashes = population_of(sizes), everyones(member.model.sha256())
-    together = 1 if policy in ("average", "best") else len(sizes)
+    together = 1 if policy in ("average", "kin", "best") else len(sizes)
     assert len(set(hashes)) <= together
     assert all(hashes[i] == hashes[j] for i in range(SIZE) for j in range(SIZE) if home[i] == home[j])
 
@@ -173,3 +173,42 @@ def test_the_groups_of_an_ecosphere_are_the_topologys():
     assert member.topology.gradients.size == member.topology.spec.workers
     assert 0 < member.rate_at(0.0) <= max(0.1, member.rate)  # warm-up starts at eta0, or lower
     assert member.rate_at(1.0) == member.rate
+
+
+@each_layout
+def test_weights_and_buffers_cross_populations_and_optimizer_state_stays(sizes):
+    """With another weight optimizer in every population."""
+    member = ecosphere(sizes)
+    names = ["sgd", "adamw", "sam+adamw", "asam"]
+    optimizer = WeightOptimizer(member, OptimizerSettings(names[member.topology.index % 4]))
+
+    def closure():
+        member.model.gradient.copy_(numbers(len(member.model.parameters), 3, RANK))
+        return torch.zeros(2)
+
+    optimizer.step(closure, 0.01)
+    drift(member, 0)  # batch-norm buffers as well
+    before = {n: t.clone() for n, t in optimizer.state_tensors().items()}
+    states = np.array(everyones(member.model.state), dtype=np.float64)
+    member.turn(0, fitness_of(0)[RANK])
+    np.testing.assert_allclose(member.model.state.detach().numpy(), states.mean(axis=0), rtol=1e-5, atol=2e-6)
+    after = optimizer.state_tensors()
+    assert before.keys() == after.keys()
+    assert before
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+@each_layout
+@pytest.mark.parametrize("lost", [False, True])
+def test_companions_travel_with_the_weights(sizes, lost):
+    member = ecosphere(sizes)
+    companion = numbers(11, 4, RANK)
+    if lost and RANK == SIZE - 1:
+        companion[2] = LOST  # finite weights count all the same: what is not finite in a companion is taken for 0
+    member.companions = lambda: [companion]
+    mine = np.array(everyones(torch.nan_to_num(companion)), dtype=np.float64)
+    drift(member, 0)
+    states = np.array(everyones(member.model.state), dtype=np.float64)
+    member.turn(0, fitness_of(0)[RANK])
+    np.testing.assert_allclose(member.model.state.detach().numpy(), states.mean(axis=0), rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(companion.numpy(), mine.mean(axis=0), rtol=1e-5, atol=2e-6)
