@@ -96,6 +96,8 @@ experiments() {
     case $profile in
         smoke)
             experiment eoa "$ranks" EOA-SAM/EOASAM.py
+            experiment vit "$ranks" EOA-ViT/EOAViT.py
+            experiment foraging "$ranks" EOA-SAM/EOASAM.py --base-rate forage --learning-rate 0.001
             experiment eoa-reference "$ranks" EOA-SAM/EOASAM-cifar100.py --reference
             experiment cosine 1 baselines/Baselines.py --method cosine
             experiment linear 2 baselines/Baselines.py --method linear
@@ -107,6 +109,14 @@ experiments() {
             experiment cosine-cifar10 1 baselines/Baselines.py --method cosine
             experiment eoa-cifar100 "$ranks" EOA-SAM/EOASAM-cifar100.py
             experiment cosine-cifar100 1 baselines/Baselines.py --method cosine --dataset cifar100
+            experiment vit-cifar10 "$ranks" EOA-ViT/EOAViT.py
+            for eta in 0.001 0.01 0.1 1 10; do # what a wrong base rate does to each method: a small network, part of the data
+                local small=(--depth 10 --train-images 20000 --rounds 12 --fitness-images 500 --optimizer sgd --learning-rate $eta)
+                experiment foraging-$eta "$ranks" EOA-SAM/EOASAM.py "${small[@]}" --base-rate forage
+                experiment reference-$eta "$ranks" EOA-SAM/EOASAM.py "${small[@]}" --reference
+                experiment cosine-$eta 1 baselines/Baselines.py "${small[@]}" --method cosine --batch-size 256
+                experiment linear-$eta 1 baselines/Baselines.py "${small[@]}" --method linear --batch-size 256
+            done
             for data in cifar10 cifar100; do
                 experiment linear-$data 2 baselines/Baselines.py --method linear --dataset $data --batch-size 256
                 experiment sqrt-$data 2 baselines/Baselines.py --method sqrt --dataset $data --batch-size 256

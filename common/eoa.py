@@ -75,7 +75,7 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, headli
     check_space(args)
     exchange = Exchange(args.exchange, args.ring_weight)
     topology = build_topology(specs, args.scope)
-    method = "eoa-reference" if args.reference else "eoa"
+    method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
     run = Run(experiment, method, args, given, topology, [headline, *changes])
 
     if forage:

@@ -27,7 +27,7 @@ from records import METHODS, PHASES, Records, count_ranks, from_command_line
 
 # Okabe & Ito's palette, told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-METHOD_COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#000000", "#D55E00", "#009E73", "#CC79A7"), strict=True))
+METHOD_COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7"), strict=True))
 PHASE_COLOURS = dict(zip(PHASES, ("#C9CDD2", "#0072B2", "#E69F00", "#D55E00", "#8A9099"), strict=True))
 GREY = "#5F6670"
 WIDTH = 7.5  # inches; at 150 dots per inch a little more than the 900 pixels of a README

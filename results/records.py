@@ -24,6 +24,7 @@ OUTPUTS = ("tables", "figures")  # beside the experiments in a profile's folder
 METHODS = {  # as tables and figures name them, in their order; others follow under their own name
     "eoa": "EOA",
     "eoa-reference": "EOA with reference rules",
+    "foraging": "foraging",
     "cosine": "cosine",
     "linear": "linear scaling",
     "sqrt": "square-root scaling",
