@@ -89,7 +89,8 @@ def draw(args: Args) -> Figure:
         upper, lower = panels[:, column]
         for species in SPECIES:
             ends = [
-                [search(args, species, space, 10**shift, s)[-1] / np.log(10) - shift for s in range(args.seeds)] for shift in shifts
+                [search(args, species, space, 10**shift, s)[-1] / np.log(10) - shift for s in range(args.seeds)]
+                for shift in shifts
             ]
             style = {"color": COLOURS[species], "lw": 1.6, "label": species}
             upper.plot(shifts, np.median(np.abs(ends), axis=1), marker="o", ms=3, **style)

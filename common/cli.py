@@ -60,9 +60,7 @@ class CommonArgs:
     """arithmetic of forward and backward passes; auto: bfloat16 where the processor has it (paper: float32)"""
     resume: bool = False
     """go on with the run in --out after its last complete round, on the same number of ranks"""
-    model: Literal[
-        "wrn", "cnn", "vit-tiny", "vit-b16", "vit-b32", "vit-l16", "vit-l32", "vit-h14", "r50-vit-b16"
-    ] = "wrn"
+    model: Literal["wrn", "cnn", "vit-tiny", "vit-b16", "vit-b32", "vit-l16", "vit-l32", "vit-h14", "r50-vit-b16"] = "wrn"
     """network: Wide ResNet, a small CNN, Vision Transformers (paper: wrn; vit-b16 in EOA-ViT)"""
     depth: int = 16
     """layers of the Wide ResNet, blocks of vit-tiny (paper: 16)"""

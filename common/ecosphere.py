@@ -56,9 +56,9 @@ def join(
 ) -> "Ecosphere":
     """An ecosphere around a module that has its own training loop and optimizer. Collective over the world.
 
-    populations: as in `--populations`, or `auto`. eta0: base rate, right for 128 examples behind one gradient. rounds: how often
-    `turn` will be called. batch_size: examples per step of all workers together. exchange: policy across populations.
-    Rates do not warm up by themselves: `rate_at` does, `rate` is that of the round. Raises UsageError.
+    populations: as in `--populations`, or `auto`. eta0: base rate, right for 128 examples behind one gradient. rounds: how
+    often `turn` will be called. batch_size: examples per step of all workers together. exchange: policy across populations.
+    `rate` is the rate of the round; `rate_at` warms up during the first. Raises UsageError.
     """
     ranks = world_size()
     names = default_populations(ranks) if populations == "auto" else populations
@@ -76,7 +76,7 @@ class Ecosphere:
 
     Attributes:
         rate: this worker's learning rate in the present round; `rate_at` gives that of one step.
-        companions: returns tensors that travel with the weights wherever these go, e.g. momentum under foraging; by default none.
+        companions: returns tensors that travel with the weights wherever these go (momentum under foraging); by default none.
     """
 
     def __init__(self, topology: Topology, rates: RateRule, exchange: Exchange) -> None:

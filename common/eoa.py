@@ -1,4 +1,4 @@
-"""What the EOA scripts have in common: the ecosphere's options, the reference scripts' behaviour, and how it is all put together.
+"""What the EOA scripts have in common: the ecosphere's options, the reference behaviour, and how it is all put together.
 
     run, ecosphere = prepare("eoa-sam", args, given, column="cifar10", headline="...")
 
@@ -32,8 +32,8 @@ class EoaArgs(CommonArgs):
     scope: Literal["population", "world"] = "population"
     """over whom gradients are averaged every step (paper: world)"""
     base_rate: Literal["best", "blend", "anneal", "forage"] = "blend"
-    """rule for the base rate of the next round; forage (experimental) finds it from any start, see docs/algorithms.md (paper: best
-    for CIFAR-10 and ViT, blend for CIFAR-100)"""
+    """rule for the base rate of the next round; forage (experimental) finds it from any start, see docs/algorithms.md
+    (paper: best for CIFAR-10 and ViT, blend for CIFAR-100)"""
     forage_proposals: Literal["species", "spread"] = "species"
     """who spreads the populations' rates under --base-rate forage: their species, or chance"""
     damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
@@ -97,10 +97,12 @@ def settle_forage(args: A, given: set[str]) -> A:
 
 
 def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchange) -> Ecosphere:
-    """The ecosphere of `--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum travelling with the weights."""
+    """The ecosphere of `--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum travelling with weights."""
     steps = args.rounds * run.plan.steps
     run.lengths = round_lengths(steps, round(PER_EPOCH * steps / run.epoch_steps))
-    rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, ForageSettings(proposals=args.forage_proposals))
+    rates = ForageRates(
+        topology.specs, args.learning_rate, run.lengths, args.seed, ForageSettings(proposals=args.forage_proposals)
+    )
     ecosphere = Ecosphere(topology, rates, exchange)
     run.smoother = Smoother(ecosphere.adopt(run.build_model()))
     optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
@@ -123,7 +125,9 @@ def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:
 def check_space(args: EoaArgs) -> None:
     """Refuse a damping that is a size of rates where logarithms move."""
     if args.lr_space == "log" and args.damping not in LOG_DAMPINGS:
-        raise UsageError(f"--lr-space log needs --damping {' or '.join(LOG_DAMPINGS)}, not {args.damping}, which measures rates")
+        raise UsageError(
+            f"--lr-space log needs --damping {' or '.join(LOG_DAMPINGS)}, not {args.damping}, which measures rates"
+        )
 
 
 def settle_reference(args: A, given: set[str], column: str) -> tuple[A, EoaSettings, list[str]]:
@@ -143,7 +147,7 @@ def settle_reference(args: A, given: set[str], column: str) -> tuple[A, EoaSetti
     }
     changed = {name: value for name, value in wanted.items() if name not in given and getattr(args, name) != value}
     options = [f"--{name.replace('_', '-')} {value} (instead of {getattr(args, name)})" for name, value in changed.items()]
-    args = replace(args, **changed)
+    args = replace(args, **changed)  # type: ignore[arg-type]
     rules = replace(reference.rules, damping=args.damping, space=args.lr_space)
     said = [f"reference behaviour of the {column} script; against the defaults:"]
     said += [f"  {line}" for line in [*options, *reference_lines(rules)]]

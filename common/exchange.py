@@ -72,8 +72,8 @@ def copy_everywhere(n: int, root: int) -> Schedule:
 def schedule(policy: str, standings: Standings) -> Schedule:
     """The transfers of one exchange.
 
-    average, kin: `sum_everywhere` (the populations put m_k theta_k in, with `kin` those that are nearly as good as the leader, and
-    divide by the total at the end).
+    average, kin: `sum_everywhere` (the populations put m_k theta_k in, with `kin` only those that are nearly as good as the
+    leader, and divide by the total at the end).
     best: `copy_everywhere` from the leader's population. migrate: best population to worst, one round.
     ring: everybody to its right neighbour, one round.
     With `migrate` and `ring`, populations without any finite worker first take the leader's theta, one a round.

@@ -37,9 +37,10 @@ from common.species import SPECIES, Moment, Rules, View
 class ForageSettings:
     """The constants of the rule; defaults are the specification's.
 
-    widest, narrowest: sigma at the start and its floor, natural logarithms. narrowing: share of the rounds after which sigma would
-    reach 0. temperature: of the softmax, relative to the leader's fitness. landing: last share of the steps, in which rates fall to 0.
-    proposals: `species` (each population's own one proposes zeta) or `spread` (evenly over [-1, 1], shuffled every round).
+    widest, narrowest: sigma at the start and its floor, natural logarithms. narrowing: share of the rounds after which sigma
+    would reach 0. temperature: of the softmax, relative to the leader's fitness. landing: last share of the steps, in which
+    rates fall to 0. proposals: `species` (each population's own one proposes zeta) or `spread` (evenly over [-1, 1],
+    shuffled every round).
     """
 
     widest: float = 1.2
@@ -145,7 +146,8 @@ class ForageRates(RateRule):
     def _proposals(self, t: int, logs: np.ndarray, fitness: np.ndarray) -> np.ndarray:
         """zeta of the next round. Each population's species is shown all populations as its pack, in units of sigma around the
         centre with the leader as prey, and its own place among its proposals counts; then the n proposals are stretched to
-        fill [-1, 1], so that a search never stops by agreement."""
+        fill [-1, 1], so that a search never stops by agreement.
+        """
         if self.settings.proposals == "spread" or len(self.specs) == 1:
             return self._spread(t + 1)
         sigma = spread_at(t, len(self.lengths), self.settings)
@@ -182,7 +184,8 @@ class Smoother:
     def judge(self, data: DataSet, precision: str, population: Group) -> Judged:
         """Loss and accuracy of the smoothed weights on the fitness images, shared out among the population, whose workers
         hold the same ones. Batch-norm statistics are taken anew on a few training images and averaged over the population.
-        Collective over the population; the model is left as it was."""
+        Collective over the population; the model is left as it was.
+        """
         began = time.perf_counter()
         model = self.model
         before = model.state.detach().clone()

@@ -84,7 +84,7 @@ def train_round(
 
 
 def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan) -> Callable[[], Tensor]:
-    """Forward and backward on one batch, in parts; returns (summed loss, correct answers) without waiting for an accelerator."""
+    """Forward and backward on one batch, in parts; returns (summed loss, correct answers), not waiting for an accelerator."""
     model = ecosphere.model
 
     def closure() -> Tensor:

@@ -38,7 +38,7 @@ class RateRule(Protocol):
         """What a checkpoint has to keep, as JSON can hold it; by default nothing."""
         return {}
 
-    def load_state(self, state: dict[str, Any]) -> None:  # noqa: B027  (a rule without memory has nothing to put back)
+    def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
 
 

@@ -86,8 +86,8 @@ class Run:
         source, args = self.data.source, self.args
         seed = torch_seed(args.seed, Purpose.INITIAL)
         size = args.image_size or self.data.train.augmenter.images.shape[1]
-        sizes = {"depth": args.depth, "width": args.width, "dropout": args.dropout, "image_size": size}
-        module = build_model(args.model, source.channels, source.classes, seed=seed, **sizes)
+        sizes = (args.depth, args.width, args.dropout)
+        module = build_model(args.model, source.channels, source.classes, *sizes, seed=seed, image_size=size)
         if args.pretrained:
             with self.topology.agreed():
                 load_published(module, args.model, args.pretrained)

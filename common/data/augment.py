@@ -89,7 +89,8 @@ class ResizingAugmenter(Augmenter):
 
     def draw(self, seed: int, t: int) -> Tensor:
         """The choices of round t for every image, shape (n, 5), float32: half height, half width and centre (y, x) of the crop,
-        in [-1, 1] from edge to edge, and the sign of x: -1 where the image is mirrored."""
+        in [-1, 1] from edge to edge, and the sign of x: -1 where the image is mirrored.
+        """
         draws = stream(seed, Purpose.AUGMENT, t).random((len(self.images), 5))
         area = self.crop_scale + (1 - self.crop_scale) * draws[:, 0]
         ratio = np.exp(math.log(4 / 3) * (2 * draws[:, 1] - 1))

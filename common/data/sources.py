@@ -124,7 +124,9 @@ def _folder(where: Path, size: int) -> tuple[Source, Split, Split]:
     folders = [_read_folder(path, size) for path in (where / "train", test)]
     (classes, train), (others, tested) = folders
     if classes != others:
-        raise UsageError(f"{where / 'train'} and {test} hold different classes: {_brief_list(classes)} and {_brief_list(others)}")
+        raise UsageError(
+            f"{where / 'train'} and {test} hold different classes: {_brief_list(classes)} and {_brief_list(others)}"
+        )
     half = (0.5, 0.5, 0.5)
     return Source(where.name, len(classes), half, half, pad=0, flip=True, cutout=0), train, tested
 

@@ -13,7 +13,7 @@ from common.models.wide_resnet import WideResNet
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network is built for: channels and side of its square images, classes; depth, width and dropout where it has them."""
+    """What a network is built for: channels and side of its images, classes; depth, width and dropout where it has them."""
 
     channels: int
     classes: int
@@ -48,7 +48,8 @@ def build_model(
     """A network with initial weights that depend on `seed` alone; torch's global generator is left as it was.
 
     channels: of the images. depth, width, dropout: where the network has them (`wrn` and `vit-tiny`; `cnn` has a width only).
-    image_size: side of the images in pixels, for Vision Transformers. Raises ValueError for another name or an impossible depth.
+    image_size: side of the images in pixels, for Vision Transformers. Raises ValueError for another name or an impossible
+    depth.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose from {', '.join(MODELS)}")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -40,7 +41,12 @@ def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: 
 
 
 def build_tiny(channels: int, classes: int, image_size: int, depth: int, width: int, dropout: float = 0.0) -> nn.Module:
-    """A small one for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of an eighth of the side."""
+    """A small one for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of an eighth of the side.
+
+    Raises UsageError where depth or width < 1.
+    """
+    if min(depth, width) < 1:
+        raise UsageError(f"a tiny Vision Transformer has a depth and a width of at least 1, not {depth} and {width}")
     sides = {"img_size": image_size, "patch_size": max(1, image_size // 8)}
     shape = {"embed_dim": 32 * width, "depth": depth, "num_heads": width}
     vit = import_timm().models.vision_transformer.VisionTransformer
@@ -60,13 +66,22 @@ def load_published(module: nn.Module, name: str, path: str | os.PathLike[str]) -
             "(--pretrained FILE); leave --pretrained out to train from scratch"
         )
     try:
-        module.load_pretrained(str(path))
+        _check_patches(module, path)
+        module.load_pretrained(str(path))  # type: ignore[operator]
     except (KeyError, ValueError, RuntimeError, OSError, AssertionError) as error:
         why = " ".join(str(error).split())[:150]
         raise UsageError(f"{path} does not hold the weights of {network.title} ({why}): see {PUBLISHED}") from None
     with torch.no_grad():
-        nn.init.zeros_(module.head.weight)
-        nn.init.zeros_(module.head.bias)
+        for parameter in module.get_submodule("head").parameters():
+            parameter.zero_()
+
+
+def _check_patches(module: nn.Module, path: Path) -> None:
+    """Raises ValueError where the file's patches are not the network's: timm would resample them without a word."""
+    height, width, _, dimensions = np.load(path)["embedding/kernel"].shape
+    wanted = module.get_submodule("patch_embed.proj").get_parameter("weight").shape
+    if (dimensions, height, width) != (wanted[0], *wanted[2:]):
+        raise ValueError(f"patches of {height} x {width} pixels, {dimensions} dimensions, not {tuple(wanted[2:])}, {wanted[0]}")
 
 
 def import_timm() -> ModuleType:

@@ -2,8 +2,8 @@
 
     sgd     v = mu v + g + lambda w, w -= x v, on the whole buffer as one tensor
     adamw   decoupled decay (Loshchilov & Hutter 2019), likewise
-    muon    orthogonalised momentum (Jordan et al. 2024) for weights with a matrix shape (a convolution's as outputs x the rest),
-            scaled so that AdamW's rates fit; biases and normalisation by AdamW at the same rate
+    muon    orthogonalised momentum (Jordan et al. 2024) for weights with a matrix shape (a convolution's as outputs x the
+            rest), scaled so that AdamW's rates fit; biases and normalisation by AdamW at the same rate
 
 An optimizer of your own is one function like these, and one line in `BASES`.
 """
@@ -48,8 +48,8 @@ class Base:
 
 
 def _sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
-    options = {"momentum": settings.momentum, "weight_decay": settings.weight_decay}
-    return [torch.optim.SGD([model.parameters], lr=1.0, foreach=False, **options)]  # one tensor: nothing to group
+    mu, decay = settings.momentum, settings.weight_decay
+    return [torch.optim.SGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]  # one tensor: nothing to group
 
 
 def _adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
@@ -57,7 +57,8 @@ def _adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Op
 
 
 def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
-    matrices, vectors = [], []
+    matrices: list[nn.Parameter] = []
+    vectors: list[nn.Parameter] = []
     for weights, gradient in model.views():
         flat = weights.ndim < 2
         parameter = nn.Parameter(weights.data if flat else weights.data.view(len(weights), -1))

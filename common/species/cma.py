@@ -11,12 +11,15 @@ if TYPE_CHECKING:
 
 
 def propose_samples(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
-    """Next coordinates of one population, and its memory: `told` and `fitness`, both of shape (generations, m), the
-    origin `centre` of what was told, and the first standard deviation `sigma`, half of `view.width`.
+    """Next coordinates of one population, and its memory.
 
     Each round is one generation: the strategy is told what its samples were worth and draws new ones around the base, which is
-    put in the place of its mean; step size and evolution paths are the strategy's own. The library wants two dimensions at least: the second one is drawn, never used, and told as 0. A single
-    worker has nobody to be compared with and draws around the base with the first standard deviation.
+    put in the place of its mean; step size and evolution paths are the strategy's own. The library wants two dimensions at
+    least: the second one is drawn, never used, and told as 0. A single worker has nobody to be compared with and draws around
+    the base with the first standard deviation.
+
+    The memory holds `told` and `fitness`, both of shape (generations, m), the origin `centre` of what was told, and the first
+    standard deviation `sigma`, half of `view.width`.
     """
     m = len(view.x)
     if m < 2:
@@ -37,7 +40,7 @@ def _extended(view: View) -> Memory:
 
 
 def _replayed(memory: Memory, seed: int) -> "CMA":
-    """The strategy after all generations told so far: arrays are what a checkpoint can hold, and replaying takes milliseconds."""
+    """The strategy after all generations so far: arrays are what a checkpoint can hold, and replaying takes milliseconds."""
     from cmaes import CMA  # not needed by the other species
 
     m = memory["told"].shape[1]

@@ -4,8 +4,8 @@ import numpy as np
 
 from common.species.moves import Memory, View
 
-# The factor F is drawn anew for every trial (dither; Price, Storn & Lampinen 2005, section 2.4). Above 1 it lets a population grow
-# that started too narrow: with 1/2 to 1 one in ten never reached an optimum 30 times away.
+# The factor F is drawn anew for every trial (dither; Price, Storn & Lampinen 2005, section 2.4). Above 1 it lets a population
+# grow that started too narrow: with 1/2 to 1 one in ten never reached an optimum 30 times away.
 LEAST, MOST = 0.5, 1.25
 
 
@@ -15,9 +15,9 @@ def propose_trials(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Me
         parent_i = x_i where f_i >= the parent's fitness
         x'_i = parent_i + F_i (b - parent_i) + F_i (parent_q - parent_r),   F_i ~ U(1/2, 5/4), q != r, both != i
 
-    The base takes the place of the best; with a single coordinate there is nothing to cross over. The first generation, which has
-    no history to learn a scale from, and every generation of fewer than four workers, where q and r are lacking, put a draw
-    from U(-width, width) in place of the difference. Works from one worker up.
+    The base takes the place of the best; with a single coordinate there is nothing to cross over. The first generation, which
+    has no history to learn a scale from, and every generation of fewer than four workers, where q and r are lacking, put a
+    draw from U(-width, width) in place of the difference. Works from one worker up.
     """
     m = len(view.x)
     first = not view.memory

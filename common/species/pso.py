@@ -1,4 +1,4 @@
-"""Particle swarm (PSO): velocities, drawn to one's own best place and to the base. Kennedy & Eberhart 1995, Clerc & Kennedy 2002."""
+"""Particle swarm (PSO): velocities, drawn to the own best place and the base. Kennedy & Eberhart 1995, Clerc & Kennedy 2002."""
 
 import numpy as np
 
@@ -13,9 +13,9 @@ def propose_particles(view: View, rng: np.random.Generator) -> tuple[np.ndarray,
 
         v' = chi v + chi c r_1 (best - x) + chi c r_2 (b - x),   x' = x + v',   r_1, r_2 ~ U(0, 1) per particle
 
-    The base takes the place of the swarm's best. Velocities start uniformly in [-width, width]. A particle's best is the place of
-    its highest fitness so far; while training raises every fitness from round to round that is mostly where it stands, and it
-    is the base that pulls. Works from one particle up.
+    The base takes the place of the swarm's best. Velocities start uniformly in [-width, width]. A particle's best is the place
+    of its highest fitness so far; while training raises every fitness from round to round that is mostly where it stands, and
+    it is the base that pulls. Works from one particle up.
     """
     m = len(view.x)
     memory = view.memory

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from common import cli
 from common.cli import PRESETS, CommonArgs, check_common, parse_args, settle_batch, settle_precision
+from common.eoa import EoaArgs, settle_reference
 from common.errors import UsageError
 
 OURS = {
@@ -48,9 +49,9 @@ def undocumented(kind):
     return missing
 
 
-def test_every_option_of_every_script_has_a_help_text(monkeypatch):
+def test_every_option_of_every_script_has_a_help_text():
     assert undocumented(CommonArgs) == []
-    assert undocumented(load_script("EOASAM", monkeypatch).Args) == []
+    assert undocumented(EoaArgs) == []
 
 
 def test_help_is_printed_names_every_option_and_ends_with_success(capsys):
@@ -190,14 +191,14 @@ def test_the_presets_of_the_script_are_the_published_setting(monkeypatch):
 def test_reference_takes_the_column_except_for_options_that_were_given(monkeypatch):
     module = load_script("EOASAM", monkeypatch)
     asked = replace(module.PRESETS["smoke"], reference=True, damping="none")
-    args, settings, said = module.settle_reference(asked, {"reference", "damping"}, "cifar10")
+    args, settings, said = settle_reference(asked, {"reference", "damping"}, "cifar10")
     assert (args.damping, settings.rules.damping) == ("none", "none")
     assert (args.scope, args.sam_scope, args.momentum, args.exchange) == ("world", "world", "reset", "average")
     assert (args.base_rate, settings.base_rule, settings.count_workers, settings.limited) == ("best", "best", True, False)
     assert not settings.rules.signed
     assert any("--scope world" in line for line in said)
     assert not any("damping" in line for line in said)
-    args, settings, said = module.settle_reference(replace(asked, reference=False), set(), "cifar10")
+    args, settings, said = settle_reference(replace(asked, reference=False), set(), "cifar10")
     assert (args.scope, settings.base_rule, settings.rules.damping, settings.limited) == ("population", "blend", "none", True)
     assert said == []
 

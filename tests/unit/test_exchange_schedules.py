@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from common.election import Standings
 from common.errors import UsageError
-from common.exchange import POLICIES, Effect, Exchange, payload, schedule, slice_bounds
+from common.exchange import POLICIES, Effect, Exchange, contributions, payload, schedule, slice_bounds
 
 EPS = float(np.finfo(np.float32).eps)
 LENGTH = 5
@@ -49,11 +49,11 @@ def carry(plan, theta, c=0.5):
     return theta
 
 
-def average(standings, theta):
-    """The policy `average`: sizes go in as weights, a population without finite weights counts nothing."""
-    weights = np.array(standings.sizes) * np.array(standings.alive)
+def average(standings, theta, policy="average"):
+    """`average` and `kin`: sizes go in as weights, a population without finite weights counts nothing."""
+    weights = contributions(policy, standings)
     theta = np.where(np.array(standings.alive)[:, None], theta, np.float32(0)) * weights[:, None].astype(np.float32)
-    return carry(schedule("average", standings), theta) / np.float32(weights.sum())
+    return carry(schedule(policy, standings), theta) / np.float32(weights.sum())
 
 
 @given(ecospheres(), st.sampled_from(POLICIES))
@@ -145,9 +145,10 @@ def test_ring_of_two_equal_populations_with_one_half_is_the_average(seed, m):
 def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world, policy):
     standings, theta = world
     best, alive = theta[standings.best_population].copy(), np.array(standings.alive)
-    if policy == "average":
-        after = average(standings, theta)
-        m = (np.array(standings.sizes) * alive).astype(np.float64)[:, None]
+    if policy in ("average", "kin"):
+        after = average(standings, theta, policy)
+        m = contributions(policy, standings).astype(np.float64)[:, None]
+        assert (m[~alive] == 0).all()
         living = np.where(alive[:, None], theta, 0).astype(np.float64)
         np.testing.assert_allclose(after[0], (m * living).sum(0) / m.sum(), atol=8 * EPS * (m * abs(living)).sum(0).max())
         return
@@ -196,7 +197,7 @@ def test_one_population_has_nothing_to_exchange(policy):
 
 
 def test_unknown_policies_and_impossible_ring_weights_are_refused():
-    with pytest.raises(UsageError, match=r"gossip.*average, best, migrate, ring"):
+    with pytest.raises(UsageError, match=r"gossip.*average, kin, best, migrate, ring"):
         Exchange("gossip")
     for c in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match=str(c)):

@@ -73,8 +73,12 @@ def test_moves_in_log_space_scale_with_the_rates(species, seed, s):
     for t in range(3):
         x, fitness = rng.uniform(-5, 0, 5), rng.random(5)
         moved, here = SPECIES[species].propose(view(x, fitness, x[0], here, t=t), np.random.default_rng(t))
-        shifted, there = SPECIES[species].propose(view(x + np.log(s), fitness, x[0] + np.log(s), there, t=t), np.random.default_rng(t))
-        np.testing.assert_allclose(shifted, moved + np.log(s), rtol=1e-6, atol=1e-6)  # CMA-ES amplifies roundings over generations
+        shifted, there = SPECIES[species].propose(
+            view(x + np.log(s), fitness, x[0] + np.log(s), there, t=t), np.random.default_rng(t)
+        )
+        np.testing.assert_allclose(
+            shifted, moved + np.log(s), rtol=1e-6, atol=1e-6
+        )  # CMA-ES amplifies roundings over generations
 
 
 @pytest.mark.parametrize("species", ["gwo", "pso", "de", "cmaes", "random"])

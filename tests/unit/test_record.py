@@ -15,7 +15,15 @@ from common.record import Record, Totals, check_same_config, choose_directory
 
 
 def row(lr, fitness=0.5):
-    return {"species": "gwo", "lr": lr, "fitness": fitness, "train_loss": 1.5, "val_accuracy": 0.25, "bytes_across": 12}
+    return {
+        "species": "gwo",
+        "optimizer": "sgd",
+        "lr": lr,
+        "fitness": fitness,
+        "train_loss": 1.5,
+        "val_accuracy": 0.25,
+        "bytes_across": 12,
+    }
 
 
 def lines(directory, name="metrics.csv"):
@@ -119,19 +127,22 @@ def test_rates_are_those_of_the_leader_and_the_spread_of_the_round(tmp_path, sta
     record = start()
     with open(tmp_path / "metrics.csv", "w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["round", "rank", "lr", "fitness"])
-        writer.writerows(table)
-    record.write_rates()
+        writer.writerow(["round", "rank", "lr", "fitness", "optimizer"])
+        writer.writerows((*line, "adamw" if line[1] else "sgd") for line in table)
+    record.write_rates({"sgd": 1.0, "adamw": 1.0})
     read = [[float(line[c]) for c in ("round", "leader", "mean", "lowest", "highest")] for line in lines(tmp_path, "rates.csv")]
     assert read == [[0, 0.1, 0.2, 0.1, 0.3], [1, 0.3, 0.2, 0.1, 0.3], [2, 0.2, 0.2, 0.2, 0.2]]
+    record.write_rates({"sgd": 1.0, "adamw": 0.5})  # rank 1's optimizer quotes half the rate: what counts is the ratio
+    read = [[float(line[c]) for c in ("round", "leader", "mean", "highest")] for line in lines(tmp_path, "rates.csv")]
+    assert read == [[0, 0.1, 0.35, 0.6], [1, 0.6, 0.35, 0.6], [2, 0.4, 0.3, 0.4]]
 
 
 def test_rates_survive_a_round_with_lost_workers_and_a_run_without_rounds(tmp_path, start):
     record = start()
-    record.write_rates()
+    record.write_rates({"sgd": 1.0})
     assert not (tmp_path / "rates.csv").exists()
     record.add_round(0, row(0.5, fitness=-math.inf))
-    record.write_rates()
+    record.write_rates({row(0.5)["optimizer"]: 1.0})
     assert float(lines(tmp_path, "rates.csv")[0]["leader"]) == 0.5
 
 

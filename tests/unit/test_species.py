@@ -11,8 +11,8 @@ from slow_eoa import SLOW, Case, Numbers, numbers_needed
 
 from common.species import DAMPINGS, Moment, Rules, View, best_first, rates_at
 from common.species.gwo import propose_wolves
-from common.species.woa import propose_whales
 from common.species.moves import damp, damp_spiral
+from common.species.woa import propose_whales
 
 PROPOSE = {"gwo": propose_wolves, "woa": propose_whales}
 # Both sides compute the same sums of float64 numbers in another order: a few units in the last place of the largest term.

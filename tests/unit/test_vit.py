@@ -207,4 +207,11 @@ def test_the_tiny_one_turns_images_into_logits(image_size, channels, classes):
 
 
 def test_titles_are_the_papers():
-    assert [model_title(name, 0, 0) for name in NETWORKS] == ["ViT-B/16", "ViT-B/32", "ViT-L/16", "ViT-L/32", "ViT-H/14", "R50+ViT-B/16"]
+    assert [model_title(name, 0, 0) for name in NETWORKS] == [
+        "ViT-B/16",
+        "ViT-B/32",
+        "ViT-L/16",
+        "ViT-L/32",
+        "ViT-H/14",
+        "R50+ViT-B/16",
+    ]
