@@ -108,7 +108,9 @@ def draw(args: Args) -> Figure:
             axes.spines[["top", "right"]].set_visible(False)
     panels[0, 0].set_ylabel("distance from the optimum at the end,\ndecades (median)")
     panels[1, 0].set_ylabel("leader's rate, decades from the start\n(median, quartiles)")
-    panels[0, 1].legend(frameon=False, fontsize=8, ncols=2, loc="upper center")
+    figure.legend(
+        *panels[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=len(SPECIES), loc="outside lower left"
+    )
     figure.suptitle("Shifted optima, and no optimum at all: what each species does by itself", x=0.01, ha="left", fontsize=11)
     return figure
 
