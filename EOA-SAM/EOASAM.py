@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common import launch
-from common.cli import CommonArgs, check_common, make_presets, parse_args
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
@@ -64,7 +64,6 @@ def main(presets: dict[str, Args] = PRESETS, column: str = "cifar10", descriptio
     """Parse, build the topology, train. column: which reference script --reference follows."""
     args, given = parse_args(presets, description)
     check_common(args)
-    headline = f"EOA-SAM, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in a minute"
     ranks = world_size()
     args, settings, changes = settle_reference(args, given, column)
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
@@ -73,7 +72,7 @@ def main(presets: dict[str, Args] = PRESETS, column: str = "cifar10", descriptio
     exchange = Exchange(args.exchange, args.ring_weight)
     topology = build_topology(specs, args.scope)
     method = "eoa-reference" if args.reference else "eoa"
-    run = Run("eoa-sam", method, args, given, topology, [headline, *changes])
+    run = Run("eoa-sam", method, args, given, topology, [headline("EOA-SAM", args.preset, COST), *changes])
 
     behind = [run.images_per_gradient(ranks if args.scope == "world" else s.workers) for s in specs]
     rounds_per_epoch = run.epoch_steps / run.plan.steps

@@ -263,6 +263,9 @@ def report(args: Args, topology: Topology, medians: dict[str, float], rates: dic
         "| --- | --- | --- | --- |",
         *(f"| {name} | {value:.0f} | {100 * value / top:.0f} % | {value / loop:.2f} x |" for name, value in medians.items()),
         "",
+        f"Step and ceiling in {settle_precision('auto', topology.device.type)}, the ordinary loop in float32 as people write it. "
+        "ASAM makes two passes, so the ceiling is half of the images per second that forward and backward reach.",
+        "",
         f"Made by `{prefix}python benchmarks/throughput.py`.",
     ]
     print("\n".join(lines))

@@ -135,10 +135,17 @@ class Run:
         steps = self.plan.steps
         if self.args.max_steps:
             steps = min(steps, self.args.max_steps - t * steps)
-        plan = Plan(self.plan.batch_size, steps, self.plan.label_smoothing, self.plan.precision)
         trained = train_round(
-            self.ecosphere, self.optimizer, self.data, self.args.seed, t, plan, lambda step: self.reporter.step(t, step)
+            self.ecosphere,
+            self.optimizer,
+            self.data,
+            self.args.seed,
+            t,
+            self.plan,
+            lambda step: self.reporter.step(t, step),
+            steps,
         )
+        self._note_time("train", trained.seconds)
         self.totals.train_images += trained.images
         self.totals.gradient_evaluations += trained.gradient_evaluations
         return trained
@@ -146,7 +153,9 @@ class Run:
     def judge(self, t: int) -> Judged:
         """This worker's own weights on the fitness images."""
         faults.trip("evaluate", self.topology.world.rank, t)
-        return evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
+        judged = evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
+        self._note_time("evaluate", judged.seconds)
+        return judged
 
     def close_round(self, t: int, rate: float, trained: Trained, judged: Judged, turn: Turn) -> None:
         """Record round t, in which this worker's rate was `rate`, and save a checkpoint."""
@@ -154,8 +163,7 @@ class Run:
         self.optimizer.end_round(turn.finite)
         rank, traffic, spec = self.topology.world.rank, self.topology.traffic, self.topology.spec
         seconds = {"train": trained.seconds, "evaluate": judged.seconds, "exchange": turn.seconds}
-        for phase, value in seconds.items():
-            self._note_time(phase, value)
+        self._note_time("exchange", turn.seconds)
         row = {
             "population": self.topology.index,
             "species": spec.species,

@@ -36,6 +36,7 @@ DATASETS = {  # as they call themselves; others under their own name
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
+SPECIES = {"gwo": "grey wolves (gwo)", "woa": "whales (woa)"}  # as figures spell them out
 PHASES = ("setup", "train", "evaluate", "exchange", "other")
 
 # Not another configuration: seed, paths, what follows from another run, and names for what other keys spell out.
