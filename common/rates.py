@@ -1,7 +1,7 @@
 """Which learning rate a worker uses when. Pure; no MPI.
 
-`EcosphereRates` is EOA (docs/algorithms.md), `ScheduledRates` an ordinary schedule on the same harness. Both answer three questions: where everybody starts, what the rates of a population are after a round, and what the rate is
-at a step.
+`EcosphereRates` is EOA (docs/algorithms.md), `ScheduledRates` an ordinary schedule on the same harness. Both answer three
+questions: where everybody starts, what the rates of a population are after a round, and what the rate is at a step.
 """
 
 import math
