@@ -15,7 +15,7 @@ results/PROFILE/figures and results/PROFILE/report.html from their records.
   gpu     the published setting (WRN-16-8, 200 epochs) on the GPUs of one node, one seed
   paper   the same for 5 seeds, and the reference scripts' behaviour beside it
 
-  --only NAME   run only the experiments named (repeat NAME); the names are printed before each run
+  --only NAME...  run only the experiments named; the names are printed before each run
   --seeds K     seeds 0 .. K-1 of every experiment
   --fresh       forget the records of the experiments that are run; without it, finished ones are kept and unfinished
                 ones resumed (smoke is always fresh)
@@ -28,10 +28,14 @@ TEXT
 profile=smoke seeds="" fresh=no only=()
 while [ $# -gt 0 ]; do
     case $1 in
-        --profile) profile=${2:-}; shift 2 ;;
-        --seeds) seeds=${2:-}; shift 2 ;;
+        --profile | --seeds)
+            [ $# -gt 1 ] || { echo "error: $1 needs a value (--help lists all)" >&2; exit 2; }
+            printf -v "${1#--}" %s "$2"; shift 2 ;;
         --fresh) fresh=yes; shift ;;
-        --only) shift; while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do only+=("$1"); shift; done ;;
+        --only)
+            shift
+            [ $# -gt 0 ] && [ "${1#--}" = "$1" ] || { echo "error: --only needs the name of an experiment" >&2; exit 2; }
+            while [ $# -gt 0 ] && [ "${1#--}" = "$1" ]; do only+=("$1"); shift; done ;;
         -h | --help) usage; exit 0 ;;
         *) echo "error: unknown option '$1' (--help lists all)" >&2; exit 2 ;;
     esac
@@ -39,6 +43,8 @@ done
 case $profile in smoke | cpu | gpu | paper) ;; *) echo "error: unknown profile '$profile': smoke, cpu, gpu or paper" >&2; exit 2 ;; esac
 if [ -z "$seeds" ]; then [ "$profile" = paper ] && seeds=5 || seeds=1; fi
 case $seeds in *[!0-9]* | 0) echo "error: --seeds is a whole number of at least 1, not '$seeds'" >&2; exit 2 ;; esac
+ranks=${RANKS:-8}
+case $ranks in *[!0-9]* | 0) echo "error: RANKS is a whole number of at least 1, not '$ranks'" >&2; exit 2 ;; esac
 [ "$profile" = smoke ] && fresh=yes
 
 scripts/setup.sh
@@ -48,7 +54,6 @@ scripts/setup.sh
 
 preset=$profile
 [ "$profile" = gpu ] && preset=paper
-ranks=${RANKS:-8}
 known=" "
 listing=yes # a first pass only learns the names, so that a wrong --only is refused before anything runs
 
@@ -102,7 +107,7 @@ experiments() {
             experiment cosine 1 baselines/Baselines.py --method cosine
             experiment linear 2 baselines/Baselines.py --method linear
             experiment sqrt 2 baselines/Baselines.py --method sqrt
-            replay replay eoa
+            replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;
         cpu)
             experiment eoa-cifar10 "$ranks" EOA-SAM/EOASAM.py

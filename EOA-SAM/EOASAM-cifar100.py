@@ -1,8 +1,10 @@
 """EOA on a Wide ResNet with SAM, CIFAR-100: the same program as EOASAM.py with this data set's presets and reference rules.
 
-horovodrun -np 16 python EOA-SAM/EOASAM-cifar100.py
-mpirun --oversubscribe --bind-to none -np 8 python EOA-SAM/EOASAM-cifar100.py --preset cpu
-python EOA-SAM/EOASAM-cifar100.py --preset smoke
+For example:
+
+    horovodrun -np 16 python EOA-SAM/EOASAM-cifar100.py
+    mpirun --oversubscribe --bind-to none -np 8 python EOA-SAM/EOASAM-cifar100.py --preset cpu
+    python EOA-SAM/EOASAM-cifar100.py --preset smoke
 """
 
 from EOASAM import main

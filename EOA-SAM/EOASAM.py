@@ -10,7 +10,7 @@ moves its workers' learning rates around the elected base rate.
 """
 
 from common import launch
-from common.cli import make_presets, parse_args
+from common.cli import headline, make_presets, parse_args
 from common.eoa import EoaArgs, prepare
 
 PRESETS = make_presets(EoaArgs)
@@ -24,8 +24,7 @@ COST = {
 def main(presets: dict[str, EoaArgs] = PRESETS, column: str = "cifar10", description: str = __doc__) -> None:
     """Parse, prepare, train. column: which reference script --reference follows."""
     args, given = parse_args(presets, description)
-    headline = f"EOA-SAM, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in a minute"
-    run, ecosphere = prepare("eoa-sam", args, given, column, headline)
+    run, ecosphere = prepare("eoa-sam", args, given, column, headline("EOA-SAM", args.preset, COST))
     with run:
         for t in run.rounds():
             rate = ecosphere.rate

@@ -9,7 +9,7 @@ batch may go through the network in parts (--accumulate); gradients are averaged
 """
 
 from common import launch
-from common.cli import make_presets, parse_args
+from common.cli import headline, make_presets, parse_args
 from common.eoa import EoaArgs, prepare
 
 TINY = {"model": "vit-tiny", "optimizer": "sgd", "weight_decay": 0.0, "clip_norm": 1.0, "label_smoothing": 0.0}
@@ -29,8 +29,7 @@ COST = {
 def main() -> None:
     """Parse, prepare, train."""
     args, given = parse_args(PRESETS, __doc__)
-    headline = f"EOA-ViT, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in two minutes"
-    run, ecosphere = prepare("eoa-vit", args, given, "vit", headline)
+    run, ecosphere = prepare("eoa-vit", args, given, "vit", headline("EOA-ViT", args.preset, COST))
     with run:
         for t in run.rounds():
             rate = ecosphere.rate

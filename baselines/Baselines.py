@@ -1,13 +1,15 @@
 """What a user would pick instead of an ecosphere, on the same harness: one schedule, ordinary data parallelism.
 
-cosine    eta0, annealed to 0 by a cosine
-linear    the same from k eta0 (k = batch / 128), after one epoch of linear warm-up
-sqrt      the same from sqrt(k) eta0
-replay    the rates that an ecosphere found, from its rates.csv
+    cosine    eta0, annealed to 0 by a cosine
+    linear    the same from k eta0 (k = batch / 128), after one epoch of linear warm-up
+    sqrt      the same from sqrt(k) eta0
+    replay    the rates that an ecosphere found, from its rates.csv; fair at the batch of one of its populations
 
-python baselines/Baselines.py --method cosine --preset smoke
-mpirun --oversubscribe --bind-to none -np 2 python baselines/Baselines.py --method linear --preset cpu
-python baselines/Baselines.py --replay runs/eoa-sam/RUN/rates.csv --preset cpu
+For example:
+
+    python baselines/Baselines.py --method cosine --preset smoke
+    mpirun --oversubscribe --bind-to none -np 2 python baselines/Baselines.py --method linear --preset cpu
+    python baselines/Baselines.py --replay runs/eoa-sam/RUN/rates.csv --preset cpu
 """
 
 import csv
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from common import launch
-from common.cli import CommonArgs, check_common, make_presets, parse_args
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
@@ -50,11 +52,10 @@ def main() -> None:
     args, given = parse_args(PRESETS, __doc__)
     check_common(args)
     method = "replay" if args.replay else args.method
-    headline = f"Baseline {method}, preset {args.preset}: {COST[args.preset]}; --preset smoke shows everything in half a minute"
     ranks = world_size()
     replayed = read_rates(args, given) if method == "replay" else []
     topology = build_topology([PopulationSpec(method, ranks, args.optimizer)])
-    run = Run("baselines", method, args, given, topology, [headline])
+    run = Run("baselines", method, args, given, topology, [headline(f"Baseline {method}", args.preset, COST)])
 
     rates = rate_rule(method, args, run, replayed)
     ecosphere = Ecosphere(topology, rates, Exchange("average"))
@@ -87,6 +88,8 @@ def read_rates(args: Args, given: set[str]) -> list[float]:
     """The column `mean` of a rates.csv; needs as many rounds as are to be run. Raises UsageError."""
     if "method" in given and args.method != "replay":
         raise UsageError(f"--replay and --method {args.method} exclude each other: leave one of them out")
+    if not args.replay:
+        raise UsageError("--method replay needs --replay FILE: a rates.csv that an EOA run wrote")
     try:
         with open(Path(args.replay), newline="") as file:
             rates = [float(line["mean"]) for line in csv.DictReader(file)]

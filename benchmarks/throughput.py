@@ -253,7 +253,7 @@ def report(args: Args, topology: Topology, medians: dict[str, float], rates: dic
     """Print and write the table."""
     top = medians["ceiling, one process"]
     loop = max(value for name, value in medians.items() if name.startswith("ordinary"))
-    ranks = topology.world.size
+    ranks, precision = topology.world.size, settle_precision("auto", topology.device.type)
     prefix = f"mpirun --oversubscribe --bind-to none -np {ranks} " if ranks > 1 else ""
     lines = [
         f"{model_title('wrn', args.depth, args.width)} with ASAM, batch {args.batch_size} in one process, "
@@ -262,6 +262,9 @@ def report(args: Args, topology: Topology, medians: dict[str, float], rates: dic
         "| measured | images/s | of the ceiling | against the ordinary loop |",
         "| --- | --- | --- | --- |",
         *(f"| {name} | {value:.0f} | {100 * value / top:.0f} % | {value / loop:.2f} x |" for name, value in medians.items()),
+        "",
+        f"Step and ceiling in {precision}, the ordinary loop in float32 as people write it. ASAM makes two passes, so the "
+        "ceiling is half of the images per second that forward and backward reach.",
         "",
         f"Made by `{prefix}python benchmarks/throughput.py`.",
     ]

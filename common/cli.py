@@ -125,11 +125,10 @@ def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | Non
 
 def _preset(argv: list[str]) -> str:
     """`--preset X` from the command line; `paper` where CUDA is visible, else `cpu`. An unknown one is left to tyro."""
-    for i, word in enumerate(argv):
-        name, _, value = word.partition("=")
-        if name == "--preset":
-            value = value or next(iter(argv[i + 1 :]), "")
-            return value if value in PRESETS else "cpu"
+    given = [i for i, word in enumerate(argv) if word.partition("=")[0] == "--preset"]
+    if given:  # the last one counts, as for every option
+        value = argv[given[-1]].partition("=")[2] or next(iter(argv[given[-1] + 1 :]), "")
+        return value if value in PRESETS else "cpu"
     import torch
 
     return "paper" if torch.cuda.is_available() else "cpu"
@@ -142,6 +141,12 @@ def _first_paragraph(box: str) -> str:
     first = 1 if rules[:1] == [0] else 0
     last = next((i for i in rules if i > 0), len(lines))
     return " ".join(" ".join(lines[first:last]).split()) or "cannot read the command line"
+
+
+def headline(title: str, preset: str, cost: dict[str, str]) -> str:
+    """The first line of a run: what it is, the time to expect, and the quicker command."""
+    quicker = "" if preset == "smoke" else f"; --preset smoke shows everything in {cost['smoke']}"
+    return f"{title}, preset {preset}: {cost[preset]}{quicker}"
 
 
 def check_common(args: CommonArgs) -> None:

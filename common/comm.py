@@ -1,7 +1,8 @@
-"""The messages: verbs over one communicator, and nothing else in the project talks.
+"""The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else.
 
-Tensors travel as flat float32 buffers; only the gathering of tiny records pickles. Buffers on an accelerator go through
-host memory, which also works where several ranks share one GPU (NCCL refuses that). Every verb is a no-op in a group of one.
+Tensors travel as flat float32 buffers; what is pickled is agreements, records and the small data of a start. Buffers on an
+accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). In a group of one
+nothing is sent.
 """
 
 from dataclasses import dataclass
@@ -27,8 +28,8 @@ class Tag(IntEnum):
 class Traffic:
     """Payload this rank has handed over for sending, in bytes.
 
-    inside: buffers given to all-reduces and broadcasts within one communicator, each counted once per call and rank,
-    whatever the algorithm below sends. across: what this rank sent to other populations by `Sendrecv`.
+    inside: buffers given to all-reduces, broadcasts and the gathering of slices within one communicator, each counted once per
+    call and rank, whatever the algorithm below sends. across: what this rank sent to other populations by `Sendrecv`.
     """
 
     inside: int = 0
@@ -123,7 +124,7 @@ def finite_mean_(group: Group, values_and_flag: Tensor, name: str) -> int:
     """Mean over those ranks of the group whose values are finite; in place.
 
     values_and_flag: shape (n + 1,); the last element is overwritten. A rank with a value that is not finite contributes
-    zeros and flag 0, the others flag 1; the sum is divided by the sum of the flags (spec: non-finite numbers).
+    zeros and flag 0, the others flag 1; the sum is divided by the sum of the flags (docs/algorithms.md).
 
     Returns the number of finite ranks, the same on every rank; with 0 the values are all zero.
     """

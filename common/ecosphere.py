@@ -127,7 +127,9 @@ class Ecosphere:
         standings = elect(self.topology.world, fitness if finite else -np.inf, self.rate, self.topology.sizes)
         if not any(standings.alive):
             self._put_back()
-            raise Diverged(f"no worker has finite weights after round {t}; the last finite weights are kept. Try a lower rate")
+            raise Diverged(
+                f"no worker has finite weights after round {t + 1}; the last finite weights are kept. Try a lower rate"
+            )
         faults.trip("exchange", rank, t)
         if not finite:
             self.model.state.detach().fill_(torch.nan)  # a finite state with a NaN fitness stays out of the merge as well

@@ -1,4 +1,4 @@
-"""Election: everybody learns everybody's fitness and rate, and all agree on the leader. Spec step 3."""
+"""Election: everybody learns everybody's fitness and rate, and all agree on the leader (docs/algorithms.md, elect)."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,6 +1,6 @@
 """What the EOA scripts have in common: the ecosphere's options, the reference behaviour, and how it is all put together.
 
-    run, ecosphere = prepare("eoa-sam", args, given, column="cifar10", headline="...")
+    run, ecosphere = prepare("eoa-sam", args, given, column="cifar10", title="...")
 
 The round loop itself stands in the scripts.
 """
@@ -57,10 +57,10 @@ REFERENCE_OPTIONS = {"scope": "world", "sam_scope": "world", "exchange": "averag
 REFERENCE_MOMENTUM = {"cifar10": "reset", "cifar100": "reset", "vit": "keep", "imagenet": "reset"}
 
 
-def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, headline: str) -> tuple[Run, Ecosphere]:
+def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title: str) -> tuple[Run, Ecosphere]:
     """Check the arguments, form the populations, load the data, build model and optimizer, open the record.
 
-    column: which reference script --reference follows, a key of `rates.REFERENCE`. headline: the first line to print.
+    column: which reference script --reference follows, a key of `rates.REFERENCE`. title: the first line to print.
     Collective over the world. Raises UsageError.
     """
     check_common(args)
@@ -76,7 +76,7 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, headli
     exchange = Exchange(args.exchange, args.ring_weight)
     topology = build_topology(specs, args.scope)
     method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
-    run = Run(experiment, method, args, given, topology, [headline, *changes])
+    run = Run(experiment, method, args, given, topology, [title, *changes])
 
     if forage:
         return run, start_foraging(run, args, topology, exchange)

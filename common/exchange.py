@@ -1,4 +1,4 @@
-"""Weights across populations: who sends what to whom (pure schedules), and the `Sendrecv`s that carry it. Spec step 5.
+"""Weights across populations: who sends what to whom (pure schedules), and the `Sendrecv`s that carry it.
 
 A schedule is a list of rounds, a round a list of transfers between populations. In one round a population receives from at
 most one other and sends to at most one other. Each transfer moves a whole theta_k (parameters and floating batch-norm
@@ -76,7 +76,7 @@ def schedule(policy: str, standings: Standings) -> Schedule:
     leader, and divide by the total at the end).
     best: `copy_everywhere` from the leader's population. migrate: best population to worst, one round.
     ring: everybody to its right neighbour, one round.
-    With `migrate` and `ring`, populations without any finite worker first take the leader's theta, one a round.
+    Populations without any finite worker take the leader's theta, one a round: with `ring` before it, with `migrate` instead.
     Raises ValueError for another policy.
     """
     n, best = len(standings.sizes), standings.best_population

@@ -97,7 +97,7 @@ def say(text: str) -> None:
 def run(main: Callable[[], Any]) -> NoReturn:
     """Run a script's `main` and leave the job in an orderly way, whatever happens.
 
-    Exit codes: 0 success, 1 failure (also `Diverged`), 2 bad usage. Every rank calls this.
+    Exit codes: 0 success, 1 failure (also `Diverged`), 2 bad usage, 130 interrupted. Every rank calls this.
     """
     try:
         main()
@@ -109,6 +109,8 @@ def run(main: Callable[[], Any]) -> NoReturn:
         if not request.code:
             raise
         leave(request.code if isinstance(request.code, int) else 1)
+    except KeyboardInterrupt:
+        leave(130, "interrupted; --resume with the same --out goes on after the last complete round")
     except BaseException:
         _abort()
     sys.exit(0)

@@ -20,7 +20,7 @@ EVALUATION_BATCH = 250  # small enough that activations of a Wide ResNet stay in
 
 @dataclass(frozen=True)
 class Plan:
-    """What one round consists of: `steps` optimizer steps of `batch_size` images over all workers.
+    """What a whole round consists of: `steps` optimizer steps of `batch_size` images over all workers.
 
     parts: pieces that a rank's share of a batch goes through the network in, one after the other.
     """
@@ -61,10 +61,12 @@ def train_round(
     t: int,
     plan: Plan,
     after_step: Callable[[int], None] = lambda step: None,
+    steps: int | None = None,
 ) -> Trained:
-    """Round t on this rank's shard: `plan.steps` steps, each averaging gradients over the gradient scope.
+    """Round t on this rank's shard, each step averaging gradients over the gradient scope.
 
-    Collective: all ranks make the same number of steps. `after_step(step)` is called after each, for progress.
+    steps: make only so many of the round's. `after_step(step)` is called after each, for progress. Collective: all ranks make
+    the same number of steps.
     """
     began = time.perf_counter()
     world, model = ecosphere.topology.world, ecosphere.model
@@ -72,14 +74,15 @@ def train_round(
     model.module.train()
     total = torch.zeros(2, device=model.device)  # summed loss, correct answers
     per_rank = plan.batch_size // world.size
-    for step, (images, labels) in enumerate(data.batches(seed, t, plan.batch_size, world.rank, world.size, plan.steps)):
+    steps = plan.steps if steps is None else steps
+    for step, (images, labels) in enumerate(data.batches(seed, t, plan.batch_size, world.rank, world.size, steps)):
         closure = _closure(ecosphere, images, labels, plan)
         total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))
         after_step(step)
     if faults.trip("train", world.rank, t):
         model.state.detach().fill_(torch.nan)
-    loss, correct = (total / (plan.steps * per_rank)).tolist()
-    images_seen = plan.steps * per_rank
+    loss, correct = (total / (steps * per_rank)).tolist()
+    images_seen = steps * per_rank
     return Trained(loss, correct, images_seen, images_seen * optimizer.passes, time.perf_counter() - began)
 
 

@@ -1,7 +1,7 @@
 """Which learning rate a worker uses when. Pure; no MPI.
 
-`EcosphereRates` is EOA (spec steps 0, 4 and 6), `ScheduledRates` an ordinary schedule on the same harness. Both answer
-three questions: where everybody starts, what the rates of a population are after a round, and what the rate is at a step.
+`EcosphereRates` is EOA (docs/algorithms.md), `ScheduledRates` an ordinary schedule on the same harness. Both answer three
+questions: where everybody starts, what the rates of a population are after a round, and what the rate is at a step.
 """
 
 import math
@@ -86,7 +86,7 @@ class EoaSettings:
     quoted_batch: int = QUOTED_BATCH
 
 
-# The reference scripts, by data set (spec: the columns of the tables of steps 4 and 6).
+# The published scripts, by what they train (docs/algorithms.md, "With --reference"); no script of ours trains ImageNet yet.
 _REFERENCE = EoaSettings(count_workers=True, limited=False, warmup_epochs=0.0)
 REFERENCE = {
     "cifar10": replace(

@@ -170,7 +170,7 @@ class Run:
 
     def train(self, t: int) -> Trained:
         """Round t of training; the last one is cut short by --max-steps."""
-        plan = replace(self.plan, steps=self._steps_left(t))
+        plan = replace(self.plan, steps=self.lengths[t])
         if self.smoother:
             self.smoother.restart()
 
@@ -179,7 +179,9 @@ class Run:
             if self.smoother:
                 self.smoother.add()
 
-        trained = train_round(self.ecosphere, self.optimizer, self.data, self.args.seed, t, plan, after_step)
+        seed, steps = self.args.seed, self._steps_left(t)
+        trained = train_round(self.ecosphere, self.optimizer, self.data, seed, t, plan, after_step, steps)
+        self._note_time("train", trained.seconds)
         self.totals.train_images += trained.images
         self.totals.gradient_evaluations += trained.gradient_evaluations
         return trained
@@ -188,8 +190,11 @@ class Run:
         """This worker's own weights on the fitness images; under foraging its population's smoothed ones."""
         faults.trip("evaluate", self.topology.world.rank, t)
         if self.smoother:
-            return self.smoother.judge(self.data, self.plan.precision, self.topology.population)
-        return evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
+            judged = self.smoother.judge(self.data, self.plan.precision, self.topology.population)
+        else:
+            judged = evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
+        self._note_time("evaluate", judged.seconds)
+        return judged
 
     def close_round(self, t: int, rate: float, trained: Trained, judged: Judged, turn: Turn) -> None:
         """Record round t, in which this worker's rate was `rate`, and save a checkpoint."""
@@ -197,8 +202,7 @@ class Run:
         self.optimizer.end_round(turn.finite)
         rank, traffic, spec = self.topology.world.rank, self.topology.traffic, self.topology.spec
         seconds = {"train": trained.seconds, "evaluate": judged.seconds, "exchange": turn.seconds}
-        for phase, value in seconds.items():
-            self._note_time(phase, value)
+        self._note_time("exchange", turn.seconds)
         row = {
             "population": self.topology.index,
             "species": spec.species,

@@ -23,12 +23,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
-from records import METHODS, PHASES, Records, count_ranks, from_command_line
+from records import METHODS, PHASES, SPECIES, Records, count_ranks, from_command_line
 
 # Okabe & Ito's palette, told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 METHOD_COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7"), strict=True))
-PHASE_COLOURS = dict(zip(PHASES, ("#C9CDD2", "#0072B2", "#E69F00", "#D55E00", "#8A9099"), strict=True))
+PHASE_COLOURS = dict(zip(PHASES, ("#C9CDD2", "#0072B2", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
 GREY = "#5F6670"
 WIDTH = 7.5  # inches; at 150 dots per inch a little more than the 900 pixels of a README
 
@@ -134,7 +134,7 @@ def workers(records: Records, subject: str, number: int) -> Picture | None:
             style = {"color": colour, "lw": 0.9, "alpha": 0.75}
             upper.plot(worker["round"] + 1, worker.lr, **style)
             lower.plot(worker["round"] + 1, 100 * _finite(worker.fitness), **style)
-        label = f"population {index}: {part['rank'].nunique()} {species}"
+        label = f"population {index}: {part['rank'].nunique()} {SPECIES.get(species, species)}"
         handles.append(Line2D([], [], color=colour, lw=2, label=label))
     leaders = rounds[rounds.leader]
     size, edge = (26, 0.7) if len(leaders) <= 40 else (10, 0.4)

@@ -37,6 +37,12 @@ DATASETS = {  # as they call themselves; others under their own name
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
 }
+SPECIES = {  # as figures spell them out; others under their own name
+    "gwo": "grey wolves (gwo)",
+    "woa": "whales (woa)",
+    "pso": "particles (pso)",
+    "de": "differential evolution (de)",
+}
 PHASES = ("setup", "train", "evaluate", "exchange", "other")
 
 # Not another configuration: seed, paths, what follows from another run, and names for what other keys spell out.

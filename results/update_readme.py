@@ -28,5 +28,9 @@ def updated(readme: str, table: str) -> str:
 
 if __name__ == "__main__":
     profile = sys.argv[1] if len(sys.argv) > 1 else "cpu"
+    if not (ROOT / profile / "tables" / "accuracy.md").exists():
+        sys.exit(
+            f"error: there is no results/{profile}/tables/accuracy.md: run `python results/make_tables.py {profile}` first"
+        )
     readme = ROOT.parent / "README.md"
     readme.write_text(updated(readme.read_text(), table_of((ROOT / profile / "tables" / "accuracy.md").read_text())))

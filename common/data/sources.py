@@ -14,7 +14,7 @@ import numpy as np
 from common.errors import UsageError
 from common.topology import Topology
 
-SYNTHETIC_HINT = "--dataset digits"
+NO_FILES_HINT = "--dataset digits"
 
 
 @dataclass(frozen=True)
@@ -106,14 +106,17 @@ def _open(name: str, directory: str, train: bool, download: bool = False) -> Spl
         "cifar100": datasets.CIFAR100,
     }
     where = Path(directory).absolute()
+    there_before = where.exists()
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             data = kinds[name](root=where, train=train, download=download)
             images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
+        if not there_before:
+            _remove_empty(where)
         raise UsageError(
             f"{SOURCES[name].title} is not (complete) in {where} and could not be downloaded ({_brief(error)}): "
-            f"name its folder with --data-dir or EOA_DATA, or use {SYNTHETIC_HINT}, which needs no files"
+            f"name its folder with --data-dir or EOA_DATA, or use {NO_FILES_HINT}, which needs no files"
         ) from None
     return Split(images if images.ndim == 4 else images[..., None], labels)
 
@@ -154,6 +157,13 @@ def _read_folder(path: Path, size: int) -> tuple[list[str], Split]:
 
 def _brief_list(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _remove_empty(folder: Path) -> None:
+    """Take folders away that were made for a download which then failed."""
+    for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
+        with contextlib.suppress(OSError):  # a file, a folder that holds one, or nothing there
+            path.rmdir()
 
 
 def _brief(error: Exception) -> str:

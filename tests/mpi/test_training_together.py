@@ -46,6 +46,22 @@ def trained(topology, settings=PLAIN, rounds=1, plan=PLAN):
     return model.state.detach()
 
 
+def test_a_round_that_is_cut_short_takes_the_rates_of_its_first_steps():
+    asked = []
+
+    class Noted(ScheduledRates):
+        def at(self, rate, rounds_done):
+            asked.append(rounds_done)
+            return rate
+
+    topology = build(LAYOUTS[0])
+    member = Ecosphere(topology, Noted(lambda progress: 1.0, 0.1, 0.1, topology.world.size, 3), Exchange())
+    member.adopt(network())
+    trained = train_round(member, WeightOptimizer(member, PLAIN), digits(), seed=3, t=2, plan=replace(PLAN, steps=8), steps=2)
+    assert asked == [2, 2 + 1 / 8]
+    assert trained.images == 2 * BATCH // SIZE
+
+
 def test_the_data_are_the_same_on_every_rank():
     data = digits()
     splits = (data.train, data.validation, data.fitness, data.test)

@@ -34,6 +34,7 @@ ALONE = {
     "word for a number": ("--seed many", "many"),
     "nothing to resume from": ("--resume", "--resume"),
     "empty data folder": (f"{CIFAR} --data-dir {{tmp}}/empty", "--data-dir"),
+    "missing data folder": (f"{CIFAR} --data-dir {{tmp}}/missing", "--data-dir"),
     "truncated data file": (f"{CIFAR} --data-dir {{tmp}}/cifar", "--dataset digits"),
 }
 TOGETHER = {
@@ -91,6 +92,7 @@ def test_that_line_is_all_there_is(refused, name):
 
 def test_refused_runs_leave_nothing_in_the_data_folder(refused, folder):
     assert list((folder / "empty").iterdir()) == []
+    assert not (folder / "missing").exists()
 
 
 @pytest.mark.parametrize("name", TOGETHER)

@@ -71,6 +71,11 @@ def test_help_is_printed_on_rank_zero_only(capsys, monkeypatch):
     assert capsys.readouterr() == ("", "")
 
 
+def test_of_two_presets_the_last_counts_wholly():
+    for argv in (("--preset", "smoke", "--preset", "paper"), ("--preset=smoke", "--preset=paper")):
+        assert parse(*argv)[0] == OURS["paper"]
+
+
 @pytest.mark.parametrize("argv", [("--preset", "smoke"), ("--preset=smoke",), ("--rounds", "5", "--preset", "smoke")])
 def test_options_are_read_over_the_chosen_preset(argv):
     args, given_names = parse(*argv)
