@@ -3,7 +3,8 @@
     python results/make_figures.py [smoke|cpu|gpu|paper]
 
 Writes results/<profile>/figures/*.png: accuracy-* (validation accuracy of all methods), workers-* (learning rate and fitness of
-every worker of one run), seconds-* (where the time went). Each file carries its title and caption as PNG text, which
+every worker of one run), seconds-* (where the time went), and start-* (test accuracy over the base rate that was asked for) where
+methods were run with three or more; the others then show the middle one. Each file carries its title and caption as PNG text, which
 make_report.py shows beside it.
 """
 
@@ -73,6 +74,10 @@ def draw(records: Records) -> Iterator[Picture]:
     for dataset, model, rows in groups:
         subject = dataset if datasets.count(dataset) == 1 else f"{dataset}-{model}"
         done = rows[rows.n > 0]
+        asked = base_rates(done)
+        if asked.nunique() >= 3:
+            yield start(records, subject, done)
+            done = done[asked == sorted(asked.unique())[asked.nunique() // 2]]
         if len(done):
             yield accuracy(records, subject, done)
             yield seconds(records, subject, done)
@@ -118,6 +123,40 @@ def accuracy(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     return Picture(f"accuracy-{_slug(subject)}", title, caption, figure)
 
 
+def start(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
+    """Test accuracy of every method over the base rate it was given."""
+    figure = Figure((WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    asked = base_rates(rows)
+    for i, (method, part) in enumerate(rows.groupby("method", sort=False)):
+        colour = METHOD_COLOURS.get(str(method), COLOURS[i % len(COLOURS)])
+        part = part.assign(asked=asked[part.index]).sort_values("asked")
+        accuracies = [100 * records.counted(number).test_accuracy.astype(float) for number in part.index]
+        lost = int(part.diverged.sum())
+        label = f"{part.title.iloc[0]}{f' ({lost} of {part.n.sum()} runs diverged)' if lost else ''}"
+        axes.plot(part.asked, [a.mean() for a in accuracies], marker="o", ms=4, color=colour, lw=1.8, label=label)
+        axes.fill_between(
+            part.asked, [a.min() for a in accuracies], [a.max() for a in accuracies], color=colour, alpha=0.12, lw=0
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("base rate that was asked for (--learning-rate)")
+    axes.set_ylabel("test accuracy, %")
+    title = f"What a wrong base rate costs, {subject_title(rows)}"
+    _headline(figure, axes, title, 2)
+    band = "band: lowest to highest seed" if rows.n.max() > 1 else "one seed"
+    _footnote(figure, [f"profile {records.profile}", _ranks(rows), _seeds(rows), f"commit {_commits(rows)}", band])
+    caption = (
+        "Test accuracy of the final model over the base rate that the run was started with, mean over seeds. Diverged runs count "
+        "with the last finite weights."
+    )
+    return Picture(f"start-{_slug(subject)}", title, caption, figure)
+
+
+def base_rates(rows: pd.DataFrame) -> pd.Series:
+    """--learning-rate of every row."""
+    return rows.settings.map(lambda settings: settings.get("learning_rate", np.nan))
+
+
 def workers(records: Records, subject: str, number: int) -> Picture | None:
     """Learning rate and fitness of every worker of a row's first run; None where all workers use the same rates."""
     row = records.rows.loc[number]
@@ -128,19 +167,21 @@ def workers(records: Records, subject: str, number: int) -> Picture | None:
     figure = Figure((WIDTH, 5.6), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     handles = []
+    losses = bool((_finite(rounds.fitness) < 0).any())  # foraging compares losses, everybody else accuracies
+    scale = 1 if losses else 100
     for (index, species), part in rounds.groupby(["population", "species"]):
         colour = COLOURS[index % len(COLOURS)]
         for _, worker in part.groupby("rank"):
             style = {"color": colour, "lw": 0.9, "alpha": 0.75}
             upper.plot(worker["round"] + 1, worker.lr, **style)
-            lower.plot(worker["round"] + 1, 100 * _finite(worker.fitness), **style)
+            lower.plot(worker["round"] + 1, scale * _finite(worker.fitness), **style)
         label = f"population {index}: {part['rank'].nunique()} {SPECIES.get(species, species)}"
         handles.append(Line2D([], [], color=colour, lw=2, label=label))
     leaders = rounds[rounds.leader]
     size, edge = (26, 0.7) if len(leaders) <= 40 else (10, 0.4)
     dots = {"s": size, "linewidths": edge, "edgecolors": "black", "c": [COLOURS[p % len(COLOURS)] for p in leaders.population]}
     upper.scatter(leaders["round"] + 1, leaders.lr, zorder=5, **dots)
-    lower.scatter(leaders["round"] + 1, 100 * _finite(leaders.fitness), zorder=5, **dots)
+    lower.scatter(leaders["round"] + 1, scale * _finite(leaders.fitness), zorder=5, **dots)
     marker = {"marker": "o", "ls": "", "markerfacecolor": "white", "markeredgecolor": "black", "markersize": 5}
     handles.append(Line2D([], [], label="leader", **marker))
     title = f"Every worker's rate and fitness: {row.label}, {subject_title(records.rows.loc[[number]])}"
@@ -151,9 +192,11 @@ def workers(records: Records, subject: str, number: int) -> Picture | None:
         upper.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         upper.yaxis.set_minor_formatter(NullFormatter())
     upper.set_ylabel("learning rate")
-    lower.set(xlabel="round", ylabel="fitness: accuracy on\nheld-out images, %")
+    what = "fitness: minus loss on\nheld-out images" if losses else "fitness: accuracy on\nheld-out images, %"
+    lower.set(xlabel="round", ylabel=what)
     lower.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
-    _focus(lower, [100 * _finite(rounds.fitness[rounds["round"] >= rounds["round"].max() // 4]).min()])
+    if not losses:
+        _focus(lower, [100 * _finite(rounds.fitness[rounds["round"] >= rounds["round"].max() // 4]).min()])
     _headline(figure, upper, title, min(len(handles), 4), handles)
     others = f"seed {run.seed}" + (f" (of {row.seeds})" if row.n > 1 else "")
     _footnote(

@@ -24,7 +24,7 @@ PROFILES = {
     "gpu": "The published setting, WRN-16-8 for 200 epochs, on the GPUs of one node.",
     "paper": "The published setting, WRN-16-8 for 200 epochs, for several seeds; beside it the rules of the published scripts.",
 }
-KINDS = ("accuracy", "workers", "seconds")  # of figures, in the order they are shown; others follow
+KINDS = ("accuracy", "start", "workers", "seconds")  # of figures, in the order they are shown; others follow
 
 
 @dataclass(frozen=True)
