@@ -131,6 +131,7 @@ class Record:
         for name in ("lr", "fitness", "train_loss", "val_accuracy"):
             for row in rows:
                 self.events.add_scalar(f"{name}/rank{row['rank']:02d}-{row['species']}", row[name], t)
+        self.events.add_scalar("workers that diverged", sum(row["fitness"] == -math.inf for row in rows), t)
         self.events.flush()
 
     def _forget_rounds_from(self, t: int) -> None:

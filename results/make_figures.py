@@ -3,9 +3,9 @@
     python results/make_figures.py [smoke|cpu|gpu|paper]
 
 Writes results/<profile>/figures/*.png: accuracy-* (validation accuracy of all methods), workers-* (learning rate and fitness of
-every worker of one run), seconds-* (where the time went), and start-* (test accuracy over the base rate that was asked for) where
-methods were run with three or more; the others then show the middle one. Each file carries its title and caption as PNG text, which
-make_report.py shows beside it.
+every worker of one run), seconds-* (where the time went), and start-* (test accuracy over the base rate that was asked for)
+where methods were run with three or more; the others then show the middle one. Each file carries its title and caption as PNG
+text, which make_report.py shows beside it.
 """
 
 import io
@@ -146,8 +146,8 @@ def start(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     band = "band: lowest to highest seed" if rows.n.max() > 1 else "one seed"
     _footnote(figure, [f"profile {records.profile}", _ranks(rows), _seeds(rows), f"commit {_commits(rows)}", band])
     caption = (
-        "Test accuracy of the final model over the base rate that the run was started with, mean over seeds. Diverged runs count "
-        "with the last finite weights."
+        "Test accuracy of the final model over the base rate that the run was started with, mean over seeds. Diverged runs "
+        "count with the last finite weights."
     )
     return Picture(f"start-{_slug(subject)}", title, caption, figure)
 
