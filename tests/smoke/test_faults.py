@@ -62,7 +62,7 @@ def test_a_worker_whose_weights_are_not_finite_is_left_out_and_the_run_goes_on(t
 def test_a_run_without_any_finite_worker_stops_with_its_last_finite_weights(tmp_path):
     done = run(CIFAR10, *TINY, "--out", tmp_path / "run", code=1, ECOSPHERE_FAULT="nan:0:train:1")
     assert len(done.ours) == 1
-    assert "no worker has finite weights after round 1" in done.ours[0]
+    assert "no worker has finite weights after round 2" in done.ours[0]
     assert "Traceback" not in done.err
     record = RunRecord(tmp_path / "run")
     assert record.summary["diverged"] is True
