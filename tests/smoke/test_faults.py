@@ -3,9 +3,12 @@
 The default run has a few of the sixteen combinations, each phase in one of them; `--slow` all of them.
 """
 
+import math
+
 import pytest
 from launching import CIFAR10, TINY, run
 from run_records import RunRecord, check_complete
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from common.faults import PHASES
 
@@ -56,6 +59,10 @@ def test_a_worker_whose_weights_are_not_finite_is_left_out_and_the_run_goes_on(t
     record = check_complete(tmp_path / "run", 3, 3)
     lost = [(m["round"], m["rank"]) for m in record.metrics if m["fitness"] == "-inf"]
     assert lost == [("1", "1")]
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [e.value for e in events.Scalars("workers that diverged")] == [0, 1, 0]
+    assert [e.value for e in events.Scalars("fitness/rank01-gwo")][1] == -math.inf
+    assert len(events.Scalars("lr/rank02-woa")) == 3
     assert record.summary["validation_accuracy"] > 0
 
 
