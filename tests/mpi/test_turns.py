@@ -212,3 +212,14 @@ def test_companions_travel_with_the_weights(sizes, lost):
     member.turn(0, fitness_of(0)[RANK])
     np.testing.assert_allclose(member.model.state.detach().numpy(), states.mean(axis=0), rtol=1e-5, atol=2e-6)
     np.testing.assert_allclose(companion.numpy(), mine.mean(axis=0), rtol=1e-5, atol=2e-6)
+
+
+@each_layout
+def test_shards_are_disjoint_equally_long_and_nearly_everything(sizes):
+    member = ecosphere(sizes)
+    shards = everyones(list(member.shard(101)))
+    seen = [i for shard in shards for i in shard]
+    assert {len(shard) for shard in shards} == {101 // SIZE}
+    assert sorted(seen) == list(range(101 // SIZE * SIZE))
+    assert member.share_of(64) == 64 // SIZE
+    assert member.share_of(1) == 1

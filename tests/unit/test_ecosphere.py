@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.ecosphere import Ecosphere
-from common.errors import Diverged
+from common.ecosphere import Ecosphere, join
+from common.errors import Diverged, UsageError
 from common.exchange import POLICIES, Exchange
 from common.optim import OptimizerSettings, WeightOptimizer
 from common.populations import PopulationSpec
@@ -94,3 +94,18 @@ def test_a_restored_ecosphere_has_the_saved_weights_and_rate(alone):
     ecosphere.restore(state, 0.0625, {})
     assert ecosphere.rate == 0.0625
     assert torch.equal(torch.cat([p.detach().flatten() for p in ecosphere.model.module.parameters()]), state[: -2 * 6])
+
+
+def test_joining_with_a_script_of_ones_own():
+    module = torch.nn.Linear(3, 2)
+    ecosphere = join(module, "auto", eta0=0.2, rounds=4, batch_size=64)
+    assert ecosphere.rate == pytest.approx(0.2 * 64 / 128)  # one worker: linear scaling, no noise
+    assert list(ecosphere.shard(10)) == list(range(10))
+    assert ecosphere.share_of(64) == 64
+    module(torch.ones(1, 3)).sum().backward()
+    assert ecosphere.average_gradient()
+    torch.optim.SGD(module.parameters(), lr=ecosphere.rate).step()
+    turn = ecosphere.turn(0, 0.5)
+    assert turn.finite
+    with pytest.raises(UsageError, match="unknown species 'cats'"):
+        join(module, "cats", eta0=0.2, rounds=4, batch_size=64)
