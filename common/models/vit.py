@@ -41,13 +41,14 @@ def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: 
 
 
 def build_tiny(channels: int, classes: int, image_size: int, depth: int, width: int, dropout: float = 0.0) -> nn.Module:
-    """A small one for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of an eighth of the side.
+    """A small one for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of an eighth of the side,
+    at least 2 pixels.
 
     Raises UsageError where depth or width < 1.
     """
     if min(depth, width) < 1:
         raise UsageError(f"a tiny Vision Transformer has a depth and a width of at least 1, not {depth} and {width}")
-    sides = {"img_size": image_size, "patch_size": max(1, image_size // 8)}
+    sides = {"img_size": image_size, "patch_size": max(2, image_size // 8)}
     shape = {"embed_dim": 32 * width, "depth": depth, "num_heads": width}
     vit = import_timm().models.vision_transformer.VisionTransformer
     return vit(**sides, **shape, in_chans=channels, num_classes=classes, proj_drop_rate=dropout)

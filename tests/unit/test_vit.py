@@ -198,11 +198,11 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path, content):
         load_published(module, "vit-b32", path)
 
 
-@pytest.mark.parametrize(("image_size", "channels", "classes"), [(8, 1, 10), (32, 3, 100)])
+@pytest.mark.parametrize(("image_size", "channels", "classes"), [(8, 1, 10), (32, 3, 100), (64, 3, 2)])
 def test_the_tiny_one_turns_images_into_logits(image_size, channels, classes):
     module = build_model("vit-tiny", channels, classes, depth=2, width=2, image_size=image_size)
     assert module(torch.randn(3, channels, image_size, image_size)).shape == (3, classes)
-    assert module.patch_embed.num_patches == 64
+    assert module.patch_embed.num_patches == (16 if image_size == 8 else 64)
     assert model_title("vit-tiny", 2, 2) == "ViT-2-64"
 
 
