@@ -82,7 +82,7 @@ def draw(records: Records) -> Iterator[Picture]:
             yield accuracy(records, subject, done)
             yield seconds(records, subject, done)
         for number, row in done.iterrows():
-            alone = (rows.method == row.method).sum() == 1
+            alone = (done.method == row.method).sum() == 1
             picture = workers(records, f"{subject}-{row.method}" if alone else f"{subject}-{row.label}", number)
             if picture:
                 yield picture

@@ -294,6 +294,24 @@ class TestFigures:
         curve = make_figures._curve(recorded.load(tmp_path, "smoke"), 1)
         np.testing.assert_allclose(curve.high - curve.low, 0.03, atol=1e-9)
 
+    def test_rounds_of_several_lengths_are_placed_by_their_images(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/uneven", round_steps=[1, 3, 6, 10])
+        curve = make_figures._curve(recorded.load(tmp_path, "smoke"), 1)
+        assert list(curve.index) == [8, 32, 80, 160]
+
+    def test_several_base_rates_are_drawn_over_the_rate_and_the_middle_one_alone_over_time(self, tmp_path):
+        for rate, test in ((0.001, 0.5), (0.1, 0.9), (10.0, 0.4)):
+            for seed in range(2):
+                name = f"eoa-sam/eoa-{rate}-s{seed}"
+                add_run(tmp_path, name, seed, test + 0.02 * seed, learning_rate=rate)
+        records = recorded.load(tmp_path, "smoke")
+        pictures = {p.name: p for p in make_figures.draw(records)}
+        assert set(pictures) == {"start-digits", "accuracy-digits", "seconds-digits", "workers-digits-eoa"}
+        (line,) = pictures["start-digits"].figure.axes[0].get_lines()
+        np.testing.assert_allclose(line.get_xdata(), [0.001, 0.1, 10])
+        np.testing.assert_allclose(line.get_ydata(), [51, 91, 41])
+        assert len(pictures["accuracy-digits"].figure.axes[0].get_lines()) == 1
+
     def test_axis_is_gradient_evaluations_where_an_image_costs_differently(self, tmp_path):
         add_run(tmp_path, "eoa-sam/a")
         add_run(tmp_path, "baselines/b", **plain("cosine", "sgd"))
