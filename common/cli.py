@@ -7,13 +7,15 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import tyro
 
+from common.data.sources import SOURCES
 from common.errors import UsageError
 from common.launch import say
-from common.models import NETWORKS
+from common.models import MODELS, NETWORKS
+from common.optim import OPTIMIZERS
 
 # The sizes that all methods share under a preset, so that what is compared is the method.
 SIZES: dict[str, dict[str, Any]] = {
@@ -24,6 +26,15 @@ SIZES: dict[str, dict[str, Any]] = {
 PRESETS = tuple(SIZES)
 
 
+# What can be chosen is what is registered: a new line in a registry is a new word on the command line.
+if TYPE_CHECKING:
+    Dataset: TypeAlias = str
+    Model: TypeAlias = str
+    Optimizer: TypeAlias = str
+else:
+    Dataset, Model, Optimizer = Literal[*SOURCES, "imagefolder"], Literal[*MODELS], Literal[*OPTIMIZERS]
+
+
 @dataclass(frozen=True)
 class CommonArgs:
     """Options that every training script has."""
@@ -31,7 +42,7 @@ class CommonArgs:
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
     """a set of defaults: smoke (digits, seconds), cpu (two cores, under an hour), paper (the published setting; the default
     where a GPU is visible)"""
-    dataset: Literal["digits", "mnist", "fashion-mnist", "cifar10", "cifar100", "imagefolder"] = "cifar10"
+    dataset: Dataset = "cifar10"
     """what to train on; digits ships with scikit-learn, imagefolder reads DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/*, the
     others are downloaded once by torchvision"""
     data_dir: str = "auto"
@@ -60,7 +71,7 @@ class CommonArgs:
     """arithmetic of forward and backward passes; auto: bfloat16 where the processor has it (paper: float32)"""
     resume: bool = False
     """go on with the run in --out after its last complete round, on the same number of ranks"""
-    model: Literal["wrn", "cnn", "vit-tiny", "vit-b16", "vit-b32", "vit-l16", "vit-l32", "vit-h14", "r50-vit-b16"] = "wrn"
+    model: Model = "wrn"
     """network: Wide ResNet, a small CNN, Vision Transformers (paper: wrn; vit-b16 in EOA-ViT)"""
     depth: int = 16
     """layers of the Wide ResNet, blocks of vit-tiny (paper: 16)"""
@@ -76,7 +87,7 @@ class CommonArgs:
     """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them"""
     pretrained: str = ""
     """a Vision Transformer's weights as Google publishes them (.npz); none: from scratch"""
-    optimizer: Literal["sgd", "adamw", "muon", "sam", "asam", "sam+adamw", "sam+muon", "asam+adamw", "asam+muon"] = "asam"
+    optimizer: Optimizer = "asam"
     """weight optimizer of populations that name none; sam and asam alone are over sgd (paper: asam)"""
     adam_rate: float = 0.001
     """base rate eta0 of adamw and muon, where --learning-rate is that of sgd; rates are compared as multiples of eta0"""

@@ -1,6 +1,6 @@
 """Data sets as uint8 arrays in memory. torchvision downloads and checks them; scikit-learn's digits need no download.
 
-A data set of your own is a folder of images (`imagefolder`), or one line in `SOURCES` and one in `_open`.
+A data set of your own is a folder of images (`imagefolder`), or one line in `SOURCES`.
 """
 
 import contextlib
@@ -38,6 +38,7 @@ class Source:
 
     mean, std: per channel, of pixels in [0, 1], over the training images. pad, flip, cutout: its usual augmentation: pixels
     of padding for the random crop, whether mirror images keep their class, side of the square that is cut out (0: none).
+    torchvision: its class for the data set, one that takes root, train and download ('' for what `load` reads by itself).
     """
 
     title: str
@@ -47,6 +48,7 @@ class Source:
     pad: int
     flip: bool
     cutout: int
+    torchvision: str = ""
 
     @property
     def channels(self) -> int:
@@ -56,10 +58,10 @@ class Source:
 
 SOURCES = {
     "digits": Source("digits", 10, (0.3053,), (0.3760,), pad=1, flip=False, cutout=0),
-    "mnist": Source("MNIST", 10, (0.1307,), (0.3081,), pad=2, flip=False, cutout=0),
-    "fashion-mnist": Source("Fashion-MNIST", 10, (0.2860,), (0.3530,), pad=2, flip=True, cutout=0),
-    "cifar10": Source("CIFAR-10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), pad=4, flip=True, cutout=16),
-    "cifar100": Source("CIFAR-100", 100, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), pad=4, flip=True, cutout=16),
+    "mnist": Source("MNIST", 10, (0.1307,), (0.3081,), 2, False, 0, "MNIST"),
+    "fashion-mnist": Source("Fashion-MNIST", 10, (0.2860,), (0.3530,), 2, True, 0, "FashionMNIST"),
+    "cifar10": Source("CIFAR-10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 4, True, 16, "CIFAR10"),
+    "cifar100": Source("CIFAR-100", 100, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), 4, True, 16, "CIFAR100"),
 }
 
 
@@ -98,18 +100,12 @@ def _digits() -> tuple[Split, Split]:
 
 def _open(name: str, directory: str, train: bool, download: bool = False) -> Split:
     """One split through torchvision, which checks the files."""
-    datasets = import_torchvision().datasets
-    kinds = {
-        "mnist": datasets.MNIST,
-        "fashion-mnist": datasets.FashionMNIST,
-        "cifar10": datasets.CIFAR10,
-        "cifar100": datasets.CIFAR100,
-    }
+    kind = getattr(import_torchvision().datasets, SOURCES[name].torchvision)
     where = Path(directory).absolute()
     there_before = where.exists()
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            data = kinds[name](root=where, train=train, download=download)
+            data = kind(root=where, train=train, download=download)
             images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         if not there_before:

@@ -62,7 +62,8 @@ def model_title(name: str, depth: int, width: int) -> str:
     """The network's name as tables print it, e.g. WRN-16-8."""
     if name in NETWORKS:
         return NETWORKS[name].title
-    return {"wrn": f"WRN-{depth}-{width}", "cnn": f"CNN-{width}", "vit-tiny": f"ViT-{depth}-{32 * width}"}[name]
+    titles = {"wrn": f"WRN-{depth}-{width}", "cnn": f"CNN-{width}", "vit-tiny": f"ViT-{depth}-{32 * width}"}
+    return titles.get(name, name)
 
 
 __all__ = ["MODELS", "NETWORKS", "Shape", "build_model", "load_published", "model_title"]

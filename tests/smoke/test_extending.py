@@ -1,0 +1,58 @@
+"""What docs/extending.md tells to add is added to a copy of the project, word for word, and used."""
+
+import re
+import shutil
+
+import pytest
+from launching import CIFAR10, ROOT, TINY, run
+from run_records import check_complete
+
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
+
+
+def block(beginning):
+    """The documentation's one block of code that begins so."""
+    (found,) = [b for b in BLOCKS if b.startswith(beginning)]
+    return found
+
+
+def put(path, after, text):
+    """Put text behind the first occurrence of another."""
+    content = path.read_text()
+    assert after in content
+    path.write_text(content.replace(after, after + text, 1))
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the project's code with a species, a weight optimizer, a data set and a network more."""
+    for folder in ("common", "EOA-SAM"):
+        shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    imports = "import numpy as np\n\nfrom common.species.moves import Memory, View\n\n\n"
+    (tmp_path / "common/species/timid.py").write_text(imports + block("def propose("))
+    species = tmp_path / "common/species/__init__.py"
+    put(species, "from common.species.pso import propose_particles\n", "from common.species.timid import propose\n")
+    put(species, "SPECIES = {\n", block('"timid"'))
+    function, line = block("def _rmsprop(").split('BASES["rmsprop"]')
+    content = (tmp_path / "common/optim/bases.py").read_text()
+    (tmp_path / "common/optim/bases.py").write_text(
+        content.replace("def _sgd(", f"{function}\ndef _sgd(", 1) + f'BASES["rmsprop"]{line}'
+    )
+    put(tmp_path / "common/data/sources.py", "SOURCES = {\n", block('"kmnist"'))
+    put(tmp_path / "common/models/__init__.py", "MODELS: dict[str, Callable[[Shape], nn.Module]] = {\n", block('"linear"'))
+    return tmp_path
+
+
+def test_what_the_documentation_adds_works_at_once(copy, tmp_path):
+    options = ("--populations", "timid:1:sam+rmsprop,gwo:1:rmsprop", "--model", "linear")
+    run(copy / CIFAR10, *TINY, *options, "--out", tmp_path / "run", ranks=2, PYTHONPATH=str(copy))
+    summary = check_complete(tmp_path / "run", 3, 2).summary
+    assert [(p["species"], p["optimizer"]) for p in summary["populations"]] == [("timid", "sam+rmsprop"), ("gwo", "rmsprop")]
+    assert summary["parameters"] == 64 * 10 + 10
+
+
+def test_a_data_set_that_was_added_is_asked_of_torchvision(copy, tmp_path):
+    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    options = ("--dataset", "kmnist", "--data-dir", tmp_path / "data", "--out", tmp_path / "run")
+    (line,) = run(copy / CIFAR10, *TINY, *options, code=2, PYTHONPATH=str(copy), **nowhere).ours
+    assert "Kuzushiji-MNIST is not (complete)" in line
