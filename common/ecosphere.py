@@ -117,8 +117,9 @@ class Ecosphere:
     def turn(self, t: int, fitness: float) -> Turn:
         """End round t: elect, exchange weights (and `companions`), move to the next rate. Collective over the world.
 
-        fitness: larger is better, of this worker's own weights. Raises Diverged, with the last finite weights put back,
-        where no worker in the world holds finite weights and a finite fitness.
+        fitness: larger is better, of this worker's own weights. Where no worker in the world holds finite weights and a finite
+        fitness, the last finite weights are put back, and unless the rate rule knows a lower rate to go on with, Diverged is
+        raised.
         """
         began = time.perf_counter()
         rank = self.topology.world.rank
@@ -127,6 +128,10 @@ class Ecosphere:
         standings = elect(self.topology.world, fitness if finite else -np.inf, self.rate, self.topology.sizes)
         if not any(standings.alive):
             self._put_back()
+            retreat = self.rates.retreat(t, self.topology.index)
+            if retreat is not None:
+                self.rate = float(retreat[self.topology.population.rank])
+                return Turn(standings, False, time.perf_counter() - began)
             raise Diverged(
                 f"no worker has finite weights after round {t + 1}; the last finite weights are kept. Try a lower rate"
             )

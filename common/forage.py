@@ -6,7 +6,8 @@ weights, because a lower rate always looks better this very round; the centre mo
     ln x_k  = c_t + sigma_t zeta_k,  zeta in [-1, 1],  sigma_t = max(0.1, 1.2 (1 - 2 t/R))
     c_{t+1} = sum_k w_k ln x_k,  w = softmax((f_k - f*) / (0.02 |f*|))
 
-In the last quarter of the run all populations take exp(c), falling linearly to 0. Between rounds everybody takes the mean of
+In the last quarter of the run all populations take exp(c), falling linearly to 0. Where every population lost its weights, the
+last finite ones are put back and the centre falls by a decade below the lowest rate. Between rounds everybody takes the mean of
 weights and momentum over the populations that are nearly as good as the leader (`--exchange kin`).
 """
 
@@ -53,6 +54,7 @@ class ForageSettings:
 
 SHORTEST = 6  # steps of the first round
 PER_EPOCH = 4  # rounds to a pass over the training images, on average
+RETREAT = 10.0  # by this factor below the lowest rate where all populations lost their weights
 SMOOTHING = 0.8  # of the weights that are judged, per step
 CALIBRATION = 128  # training images over a population that batch-norm statistics of smoothed weights are taken from
 
@@ -107,6 +109,11 @@ class ForageRates(RateRule):
             self.centre = float(weights_of(fitness, self.settings.temperature) @ logs)
         rate = self._rates(t + 1)[population]
         return np.full(self.specs[population].workers, rate)
+
+    def retreat(self, t: int, population: int) -> np.ndarray:
+        """All populations were lost: everything was too high. The centre falls by a decade below the lowest rate."""
+        self.centre = float(np.log(self._rates(t).min())) - math.log(RETREAT)
+        return np.full(self.specs[population].workers, self._rates(t + 1)[population])
 
     def at(self, rate: float, rounds_done: float) -> float:
         """The rate of the round; in the last part of the run falling linearly to 0, step by step."""

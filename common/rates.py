@@ -34,6 +34,10 @@ class RateRule(Protocol):
         """The rate of one step, for a worker whose rate of the round is `rate`; rounds_done = t + fraction of round t."""
         ...
 
+    def retreat(self, t: int, population: int) -> np.ndarray | None:
+        """Rates for round t + 1 after nobody in the world kept finite weights; None (the default): the run is over."""
+        return None
+
     def state(self) -> dict[str, Any]:
         """What a checkpoint has to keep, as JSON can hold it; by default nothing."""
         return {}

@@ -13,8 +13,9 @@ from torch import nn
 
 from common.data import SOURCES, DataSet, Pictures
 from common.data.augment import Augmenter
+from common.ecosphere import Ecosphere
 from common.election import Standings
-from common.exchange import contributions
+from common.exchange import Exchange, contributions
 from common.flat import FlatModel
 from common.forage import ForageRates, ForageSettings, Smoother, round_lengths, spread_at, weights_of
 from common.loop import evaluate
@@ -110,6 +111,27 @@ def test_in_the_last_quarter_all_rates_agree_and_fall_linearly_to_zero():
     halfway = np.interp((done[first] + 1) / 2, done, np.arange(len(done)))
     assert rates.at(a, halfway) == pytest.approx(a / 2)
     assert rates.at(a, len(LENGTHS)) == pytest.approx(0, abs=1e-12)
+
+
+def test_where_all_are_lost_the_centre_falls_a_decade_below_the_lowest_rate():
+    rates = ForageRates(SPECS, 10.0, LENGTHS, 0)
+    lowest = rates.start.min()
+    moved = rates.retreat(0, 0)
+    assert math.exp(rates.centre) == pytest.approx(lowest / 10)
+    assert moved.max() < lowest
+    assert moved.shape == (4,)
+
+
+def test_an_ecosphere_that_forages_goes_on_with_its_last_finite_weights(alone):
+    rates = ForageRates([PopulationSpec("gwo", 1, "sgd")], 10.0, LENGTHS, 0)
+    ecosphere = Ecosphere(alone, rates, Exchange("kin"))
+    model = ecosphere.adopt(small_network())
+    kept = model.state.detach().clone()
+    model.state.detach().fill_(float("nan"))
+    turn = ecosphere.turn(0, 0.5)
+    assert not turn.finite
+    assert torch.equal(model.state, kept)
+    assert ecosphere.rate == pytest.approx(1.0)
 
 
 def test_a_saved_search_goes_on_bit_for_bit():
