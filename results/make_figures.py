@@ -69,10 +69,8 @@ class Picture:
 
 def draw(records: Records) -> Iterator[Picture]:
     """Every figure that the records allow."""
-    groups = records.groups()
-    datasets = [dataset for dataset, _, _ in groups]
-    for dataset, model, rows in groups:
-        subject = dataset if datasets.count(dataset) == 1 else f"{dataset}-{model}"
+    for dataset, model, rows in records.groups():
+        subject = f"{dataset}-{model}"
         done = rows[rows.n > 0]
         asked = base_rates(done)
         if asked.nunique() >= 3:

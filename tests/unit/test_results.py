@@ -277,7 +277,7 @@ class TestFigures:
     def test_files(self, records, tmp_path):
         (tmp_path / "old.png").write_bytes(b"from another time")
         names = [p.name for p in make_figures.write(records, tmp_path)]
-        assert names == ["accuracy-digits.png", "seconds-digits.png", "workers-digits-eoa.png"]
+        assert names == ["accuracy-digits-cnn-2.png", "seconds-digits-cnn-2.png", "workers-digits-cnn-2-eoa.png"]
         assert sorted(p.name for p in tmp_path.glob("*.png")) == names
         assert all(10_000 < (tmp_path / n).stat().st_size < 200_000 for n in names)
 
@@ -306,11 +306,16 @@ class TestFigures:
                 add_run(tmp_path, name, seed, test + 0.02 * seed, learning_rate=rate)
         records = recorded.load(tmp_path, "smoke")
         pictures = {p.name: p for p in make_figures.draw(records)}
-        assert set(pictures) == {"start-digits", "accuracy-digits", "seconds-digits", "workers-digits-eoa"}
-        (line,) = pictures["start-digits"].figure.axes[0].get_lines()
+        assert set(pictures) == {
+            "start-digits-cnn-2",
+            "accuracy-digits-cnn-2",
+            "seconds-digits-cnn-2",
+            "workers-digits-cnn-2-eoa",
+        }
+        (line,) = pictures["start-digits-cnn-2"].figure.axes[0].get_lines()
         np.testing.assert_allclose(line.get_xdata(), [0.001, 0.1, 10])
         np.testing.assert_allclose(line.get_ydata(), [51, 91, 41])
-        assert len(pictures["accuracy-digits"].figure.axes[0].get_lines()) == 1
+        assert len(pictures["accuracy-digits-cnn-2"].figure.axes[0].get_lines()) == 1
 
     def test_axis_is_gradient_evaluations_where_an_image_costs_differently(self, tmp_path):
         add_run(tmp_path, "eoa-sam/a")
