@@ -36,7 +36,7 @@ def round_robin_easgd(eta: float, alpha: float, p: int) -> np.ndarray:
 
 
 def largest_stable_alpha(eta: float) -> float:
-    """alpha*(eta) = (4 - 2 eta) / (4 - eta): round-robin EASGD is stable for 0 <= eta <= 2, 0 <= alpha <= alpha*, and every p."""
+    """alpha*(eta) = (4 - 2 eta) / (4 - eta): round-robin EASGD is stable for 0 <= eta <= 2, 0 <= alpha <= alpha*, any p."""
     return (4 - 2 * eta) / (4 - eta)
 
 
@@ -126,7 +126,7 @@ def synchronous_eamsgd(eta_h: float, alpha: float, beta: float, delta: float) ->
 def error_bound(eta: float, mu: float, smoothness: float, alpha: float, beta: float) -> np.ndarray:
     """The matrix of Theorem 7.1 on (E |mean x - x*|^2, mean_i E |x^i - x*|^2, E |x~ - x*|^2), shape (3, 3).
 
-    For mu-strongly convex F with `smoothness` L, 0 <= eta <= 2 (1 - alpha) / (mu + L), 0 <= alpha < 1, 0 <= beta <= 1; the noise
+    For mu-strongly convex F with `smoothness` L, 0 <= eta <= 2 (1 - alpha) / (mu + L), 0 <= alpha < 1, 0 <= beta <= 1; noise
     adds (eta^2 sigma^2 / p, eta^2 sigma^2, 0).
     """
     total = mu + smoothness
