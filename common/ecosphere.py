@@ -118,17 +118,18 @@ class Ecosphere:
         """End round t: elect, exchange weights (and `companions`), move to the next rate. Collective over the world.
 
         fitness: larger is better, of this worker's own weights. Where no worker in the world holds finite weights and a finite
-        fitness, the last finite weights are put back, and unless the rate rule knows a lower rate to go on with, Diverged is
-        raised.
+        fitness, the weights of the round before are put back, and unless the rate rule knows lower rates to go on with,
+        Diverged is raised.
         """
         began = time.perf_counter()
         rank = self.topology.world.rank
         finite = self.model.is_finite() and bool(np.isfinite(fitness))
         faults.trip("elect", rank, t)
         standings = elect(self.topology.world, fitness if finite else -np.inf, self.rate, self.topology.sizes)
-        if not any(standings.alive):
+        lost = not any(standings.alive)
+        if lost or self.rates.spoiled(t, standings):
             self._put_back()
-            retreat = self.rates.retreat(t, self.topology.index)
+            retreat = self.rates.retreat(t, self.topology.index, lost)
             if retreat is not None:
                 self.rate = float(retreat[self.topology.population.rank])
                 return Turn(standings, False, time.perf_counter() - began)

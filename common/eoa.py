@@ -34,6 +34,8 @@ class EoaArgs(CommonArgs):
     base_rate: Literal["best", "blend", "anneal", "forage"] = "blend"
     """rule for the base rate of the next round; forage (experimental) finds it from any start, see docs/algorithms.md
     (paper: best for CIFAR-10 and ViT, blend for CIFAR-100)"""
+    forage_rule: Literal["improved", "specified"] = "improved"
+    """how --base-rate forage moves its centre, and whether it takes rounds back, see docs/algorithms.md"""
     forage_proposals: Literal["species", "spread"] = "species"
     """who spreads the populations' rates under --base-rate forage: their species, or chance"""
     damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
@@ -100,11 +102,12 @@ def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchan
     """The ecosphere of `--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum travelling with weights."""
     steps = args.rounds * run.plan.steps
     run.lengths = round_lengths(steps, round(PER_EPOCH * steps / run.epoch_steps))
-    rates = ForageRates(
-        topology.specs, args.learning_rate, run.lengths, args.seed, ForageSettings(proposals=args.forage_proposals)
-    )
+    settings = ForageSettings(proposals=args.forage_proposals, rule=args.forage_rule)
+    rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, settings)
     ecosphere = Ecosphere(topology, rates, exchange)
     run.smoother = Smoother(ecosphere.adopt(run.build_model()))
+    start = run.smoother.judge(run.data, run.plan.precision, topology.population)
+    rates.before = topology.world.share(start.fitness)  # the loss of guessing, which the first round has to beat
     optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
     ecosphere.companions = optimizer.momentum
     run.start(ecosphere, optimizer, {})

@@ -4,10 +4,15 @@ One rate per population, spread around a centre c in log rate; short rounds at f
 weights, because a lower rate always looks better this very round; the centre moves to where the loss was low:
 
     ln x_k  = c_t + sigma_t zeta_k,  zeta in [-1, 1],  sigma_t = max(0.1, 1.2 (1 - 2 t/R))
-    c_{t+1} = sum_k w_k ln x_k,  w = softmax((f_k - f*) / (0.02 |f*|))
+    c_{t+1} = sum_k w_k ln x_k,  w = softmax((f_k - f*) / T)
 
-In the last quarter of the run all populations take exp(c), falling linearly to 0. Where every population lost its weights, the
-last finite ones are put back and the centre falls by a decade below the lowest rate. Between rounds everybody takes the mean of
+The temperature T is 0.02 |f*| as first specified; measured against the loss, what six steps differ in is next to nothing, and
+the centre hardly moves. The improved rule measures it against the progress since the round before, T = max(0.3 (f* -
+f*_before), 0.002 |f*|), and takes back a round that made the loss worse by a tenth, the centre falling to the round's lowest
+rate: a network can be spoiled for good without a number that is not finite. Where every population lost its weights, the last
+finite ones are put back and the centre falls by a decade below the lowest rate.
+
+In the last quarter of the run all populations take exp(c), falling linearly to 0. Between rounds everybody takes the mean of
 weights and momentum over the populations that are nearly as good as the leader (`--exchange kin`).
 """
 
@@ -39,9 +44,9 @@ class ForageSettings:
     """The constants of the rule; defaults are the specification's.
 
     widest, narrowest: sigma at the start and its floor, natural logarithms. narrowing: share of the rounds after which sigma
-    would reach 0. temperature: of the softmax, relative to the leader's fitness. landing: last share of the steps, in which
-    rates fall to 0. proposals: `species` (each population's own one proposes zeta) or `spread` (evenly over [-1, 1],
-    shuffled every round).
+    would reach 0. temperature: of the softmax, relative to the leader's fitness (`specified`). landing: last share of the
+    steps, in which rates fall to 0. rule: `improved` or `specified`. proposals: `species` (each population's own one proposes
+    zeta) or `spread` (evenly over [-1, 1], shuffled every round).
     """
 
     widest: float = 1.2
@@ -50,10 +55,14 @@ class ForageSettings:
     temperature: float = 0.02
     landing: float = 0.25
     proposals: str = "species"
+    rule: str = "improved"
 
 
 SHORTEST = 6  # steps of the first round
 PER_EPOCH = 4  # rounds to a pass over the training images, on average
+SHARE, FLOOR = 0.3, 0.002  # temperature of the improved rule: share of the progress, and of the fitness
+WORSE = 0.1  # a round that leaves even the leader's fitness worse by this share is taken back
+TINY = 1e-12  # keeps a quotient finite
 RETREAT = 10.0  # by this factor below the lowest rate where all populations lost their weights
 SMOOTHING = 0.8  # of the weights that are judged, per step
 CALIBRATION = 128  # training images over a population that batch-norm statistics of smoothed weights are taken from
@@ -78,9 +87,8 @@ def spread_at(t: int, rounds: int, settings: ForageSettings) -> float:
 
 
 def weights_of(fitness: np.ndarray, temperature: float) -> np.ndarray:
-    """w = softmax((f_k - f*) / (temperature |f*|)), shape (n,); populations with fitness -inf weigh nothing."""
-    best = fitness.max()
-    scores = np.exp((fitness - best) / (temperature * abs(best) or 1.0))
+    """w = softmax((f_k - f*) / temperature), shape (n,); populations with fitness -inf weigh nothing."""
+    scores = np.exp((fitness - fitness.max()) / temperature)
     return scores / scores.sum()
 
 
@@ -97,6 +105,7 @@ class ForageRates(RateRule):
         self.centre = math.log(eta0)
         self.ends = np.cumsum([0, *lengths]) / sum(lengths)  # share of the steps that is done at the start of every round
         self.zeta = self._spread(0)
+        self.before = -math.inf  # the leader's fitness of the last round that was kept; set it to that of the start
         self.memories: dict[int, dict[str, np.ndarray]] = {}
         self.start = np.repeat(self._rates(0), [s.workers for s in specs])
 
@@ -106,13 +115,26 @@ class ForageRates(RateRule):
             fitness = standings.fitness[standings.champions]
             logs = np.log(standings.rates[standings.champions])
             self.zeta = self._proposals(t, logs, fitness)
-            self.centre = float(weights_of(fitness, self.settings.temperature) @ logs)
+            self.centre = float(weights_of(fitness, self._temperature(fitness.max())) @ logs)
+        self.before = float(standings.fitness.max())
         rate = self._rates(t + 1)[population]
         return np.full(self.specs[population].workers, rate)
 
-    def retreat(self, t: int, population: int) -> np.ndarray:
-        """All populations were lost: everything was too high. The centre falls by a decade below the lowest rate."""
-        self.centre = float(np.log(self._rates(t).min())) - math.log(RETREAT)
+    def _temperature(self, best: float) -> float:
+        """Of the softmax, in units of fitness; above 0."""
+        if self.settings.rule == "specified" or not math.isfinite(self.before):
+            return max(self.settings.temperature * abs(best), TINY)
+        return max(SHARE * (best - self.before), FLOOR * abs(best), TINY)
+
+    def spoiled(self, t: int, standings: Standings) -> bool:
+        """Improved rule: whether the round left even the leader a tenth worse than the round before."""
+        if self.settings.rule == "specified" or self._landing(t) or not math.isfinite(self.before):
+            return False
+        return bool(standings.fitness.max() < self.before - WORSE * abs(self.before))
+
+    def retreat(self, t: int, population: int, lost: bool) -> np.ndarray:
+        """Everything was too high: the centre falls to the lowest rate of the round, where all were lost a decade below it."""
+        self.centre = float(np.log(self._rates(t).min())) - (math.log(RETREAT) if lost else 0.0)
         return np.full(self.specs[population].workers, self._rates(t + 1)[population])
 
     def at(self, rate: float, rounds_done: float) -> float:
@@ -125,13 +147,13 @@ class ForageRates(RateRule):
         return rate * (1 - done) / (1 - began)
 
     def state(self) -> dict[str, Any]:
-        """Centre, proposals and what the species remember."""
+        """Centre, proposals, the fitness to beat and what the species remember."""
         memories = {str(p): {n: a.tolist() for n, a in memory.items()} for p, memory in self.memories.items()}
-        return {"centre": self.centre, "zeta": self.zeta.tolist(), "memories": memories}
+        return {"centre": self.centre, "zeta": self.zeta.tolist(), "before": self.before, "memories": memories}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
-        self.centre, self.zeta = state["centre"], np.array(state["zeta"])
+        self.centre, self.zeta, self.before = state["centre"], np.array(state["zeta"]), state["before"]
         self.memories = {int(p): {n: np.array(a) for n, a in memory.items()} for p, memory in state["memories"].items()}
 
     def _rates(self, t: int) -> np.ndarray:

@@ -34,8 +34,15 @@ class RateRule(Protocol):
         """The rate of one step, for a worker whose rate of the round is `rate`; rounds_done = t + fraction of round t."""
         ...
 
-    def retreat(self, t: int, population: int) -> np.ndarray | None:
-        """Rates for round t + 1 after nobody in the world kept finite weights; None (the default): the run is over."""
+    def spoiled(self, t: int, standings: Standings) -> bool:
+        """Whether round t has to be taken back although weights are finite; by default never."""
+        return False
+
+    def retreat(self, t: int, population: int, lost: bool) -> np.ndarray | None:
+        """Rates for round t + 1 after a round that was spoiled, or in which nobody kept finite weights (`lost`).
+
+        None (the default): the run is over.
+        """
         return None
 
     def state(self) -> dict[str, Any]:

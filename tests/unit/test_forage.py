@@ -46,10 +46,10 @@ def test_the_spread_narrows_linearly_to_its_floor():
 
 
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=6), st.floats(0.01, 1))
-def test_weights_are_a_softmax_of_relative_fitness(losses, temperature):
+def test_weights_are_a_softmax_of_fitness(losses, temperature):
     w = weights_of(-np.array(losses), temperature)
     best = min(losses)
-    slow = np.array([math.exp((best - loss) / (temperature * best)) for loss in losses])
+    slow = np.array([math.exp((best - loss) / temperature) for loss in losses])
     np.testing.assert_allclose(w, slow / slow.sum(), rtol=1e-12)
 
 
@@ -116,10 +116,37 @@ def test_in_the_last_quarter_all_rates_agree_and_fall_linearly_to_zero():
 def test_where_all_are_lost_the_centre_falls_a_decade_below_the_lowest_rate():
     rates = ForageRates(SPECS, 10.0, LENGTHS, 0)
     lowest = rates.start.min()
-    moved = rates.retreat(0, 0)
+    moved = rates.retreat(0, 0, lost=True)
     assert math.exp(rates.centre) == pytest.approx(lowest / 10)
     assert moved.max() < lowest
     assert moved.shape == (4,)
+
+
+def test_a_round_that_made_the_leader_a_tenth_worse_is_taken_back():
+    rates = ForageRates(SPECS, 1.0, LENGTHS, 0)
+    assert not rates.spoiled(0, standings([3.0, 0.3], [9.0, 9.0])), "nothing is known of the start"
+    rates.before = -2.3
+    assert not rates.spoiled(0, standings([3.0, 0.3], [9.0, 2.52]))
+    assert rates.spoiled(0, standings([3.0, 0.3], [9.0, 2.54]))
+    assert not rates.spoiled(len(LENGTHS) - 1, standings([3.0, 0.3], [9.0, 9.0])), "not while the rates fall to 0"
+    specified = ForageRates(SPECS, 1.0, LENGTHS, 0, ForageSettings(rule="specified"))
+    specified.before = -2.3
+    assert not specified.spoiled(0, standings([3.0, 0.3], [9.0, 9.0]))
+    lowest = rates.start.min()
+    rates.retreat(0, 1, lost=False)
+    assert math.exp(rates.centre) == pytest.approx(lowest)
+
+
+def test_the_improved_rule_follows_small_differences_that_are_large_against_the_progress():
+    ends = []
+    for rule in ("specified", "improved"):
+        rates = ForageRates(SPECS, 1e-3, LENGTHS, 0, ForageSettings(rule=rule))
+        rates.before = -2.20
+        x = rates.start[[0, 4]]
+        rates.next(0, standings(x, 2.20 - 0.01 * (1 + (x > 1e-3))), 0)  # 2.19, and 2.18 at the higher rate
+        ends.append(math.log(math.exp(rates.centre) / 1e-3) / 1.2)
+    assert ends[0] < 0.15
+    assert ends[1] > 0.6
 
 
 def test_an_ecosphere_that_forages_goes_on_with_its_last_finite_weights(alone):
