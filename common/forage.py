@@ -8,9 +8,10 @@ weights, because a lower rate always looks better this very round; the centre mo
 
 The temperature T is 0.02 |f*| as first specified; measured against the loss, what six steps differ in is next to nothing, and
 the centre hardly moves. The improved rule measures it against the progress since the round before, T = max(0.3 (f* -
-f*_before), 0.002 |f*|), and takes back a round that made the loss worse by a tenth, the centre falling to the round's lowest
-rate: a network can be spoiled for good without a number that is not finite. Where every population lost its weights, the last
-finite ones are put back and the centre falls by a decade below the lowest rate.
+f*_before), 0.002 |f*|), and takes back a round in which lower rates did better and even the leader's loss grew by a
+hundredth, the centre falling to the round's lowest rate: a network can be spoiled for good without a number that is not
+finite. Where every population lost its weights, the last finite ones are put back and the centre falls by a decade below the
+lowest rate.
 
 In the last quarter of the run all populations take exp(c), falling linearly to 0. Between rounds everybody takes the mean of
 weights and momentum over the populations that are nearly as good as the leader (`--exchange kin`).
@@ -61,7 +62,7 @@ class ForageSettings:
 SHORTEST = 6  # steps of the first round
 PER_EPOCH = 4  # rounds to a pass over the training images, on average
 SHARE, FLOOR = 0.3, 0.002  # temperature of the improved rule: share of the progress, and of the fitness
-WORSE = 0.1  # a round that leaves even the leader's fitness worse by this share is taken back
+WORSE = 0.01  # a round that leaves even the leader's fitness worse by this share is taken back
 TINY = 1e-12  # keeps a quotient finite
 RETREAT = 10.0  # by this factor below the lowest rate where all populations lost their weights
 SMOOTHING = 0.8  # of the weights that are judged, per step
@@ -127,10 +128,14 @@ class ForageRates(RateRule):
         return max(SHARE * (best - self.before), FLOOR * abs(best), TINY)
 
     def spoiled(self, t: int, standings: Standings) -> bool:
-        """Improved rule: whether the round left even the leader a tenth worse than the round before."""
+        """Improved rule: whether the round left even the leader worse than the round before, and the lower rates did better.
+
+        With a start that is too low there is no progress either, but then it is the higher rates that do better.
+        """
         if self.settings.rule == "specified" or self._landing(t) or not math.isfinite(self.before):
             return False
-        return bool(standings.fitness.max() < self.before - WORSE * abs(self.before))
+        worse = standings.fitness.max() < self.before - WORSE * abs(self.before)
+        return bool(worse and math.log(standings.leader_rate) < self.centre)
 
     def retreat(self, t: int, population: int, lost: bool) -> np.ndarray:
         """Everything was too high: the centre falls to the lowest rate of the round, where all were lost a decade below it."""
