@@ -42,7 +42,10 @@ COMBINATIONS = {
 FORAGED = 2  # 12 steps, in rounds of at least 6
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+SLOW = {"foraging, four populations, chance", "four species, three optimizers, log rates", "scaled damping, Wide ResNet"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in COMBINATIONS])
 def test_every_option_does_its_work_in_some_combination(tmp_path, name):
     ranks, options = COMBINATIONS[name]
     run(CIFAR10, *TINY, *options.split(), "--out", tmp_path / "run", ranks=ranks)

@@ -15,6 +15,7 @@ CASES = [
         2,
         ("--populations", "pso:1:sgd,de:1:adamw,cmaes:1:sam+muon", "--lr-space", "log", "--damping", "none"),
         id="species that remember",
+        marks=pytest.mark.slow,
     ),
 ]
 TOTALS = ("train_images", "gradient_evaluations", "bytes_sent", "rounds", "validation_accuracy", "test_accuracy", "test_loss")

@@ -18,6 +18,7 @@ def test_a_tiny_vision_transformer_trains_in_parts_at_another_size(tmp_path):
     assert summary["gradient_evaluations"] == summary["train_images"] == 3 * 4 * 48
 
 
+@pytest.mark.slow
 def test_the_reference_behaviour_of_the_vit_script(tmp_path):
     done = run(VIT, *TINY, "--reference", "--out", tmp_path / "run", ranks=2)
     config = check_complete(tmp_path / "run", 3, 2).config
@@ -90,7 +91,9 @@ def test_the_example_becomes_a_member_in_at_most_fifteen_lines():
     assert 0 < len(changed) <= 15, "\n".join(changed)
 
 
-@pytest.mark.parametrize(("name", "ranks"), [("digits", 1), ("digits_ecosphere", 1), ("digits_ecosphere", 4)])
+@pytest.mark.parametrize(
+    ("name", "ranks"), [("digits", 1), pytest.param("digits_ecosphere", 1, marks=pytest.mark.slow), ("digits_ecosphere", 4)]
+)
 def test_the_example_learns_the_digits_before_and_after(name, ranks):
     done = run(f"examples/{name}.py", ranks=ranks)
     (accuracy,) = re.findall(r"test accuracy ([\d.]+)", done.out)
