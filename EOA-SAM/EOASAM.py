@@ -17,7 +17,7 @@ PRESETS = make_presets(EoaArgs)
 COST = {
     "smoke": "20 to 60 seconds",
     "cpu": "20 to 25 minutes on 2 quiet cores",
-    "paper": "200 epochs of WRN-16-8: hours on 8 GPUs, weeks on a laptop",
+    "paper": "200 epochs of WRN-16-8, for GPUs",
 }
 
 

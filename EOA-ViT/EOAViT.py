@@ -22,7 +22,7 @@ PRESETS = make_presets(
 COST = {
     "smoke": "under 2 minutes",
     "cpu": "about 20 minutes on 2 quiet cores",
-    "paper": "200 epochs of ViT-B/16 at 224 pixels: a day on 8 GPUs",
+    "paper": "200 epochs of ViT-B/16 at 224 pixels, for GPUs",
 }
 
 

@@ -43,7 +43,7 @@ PRESETS = make_presets(Args, cpu={"batch_size": 128})  # what eta0 is quoted for
 COST = {
     "smoke": "10 to 30 seconds",
     "cpu": "15 to 20 minutes on 2 quiet cores",
-    "paper": "200 epochs of WRN-16-8: hours on 8 GPUs, weeks on a laptop",
+    "paper": "200 epochs of WRN-16-8, for GPUs",
 }
 
 

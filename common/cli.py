@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
+import torch
 import tyro
 
 from common.data.sources import SOURCES
@@ -140,8 +141,6 @@ def _preset(argv: list[str]) -> str:
     if given:  # the last one counts, as for every option
         value = argv[given[-1]].partition("=")[2] or next(iter(argv[given[-1] + 1 :]), "")
         return value if value in PRESETS else "cpu"
-    import torch
-
     return "paper" if torch.cuda.is_available() else "cpu"
 
 
@@ -215,8 +214,6 @@ def settle_precision(wanted: str, device_type: str) -> str:
     """`float32` or `bfloat16`; auto takes bfloat16 where this process's processor or GPU computes in it natively."""
     if wanted != "auto":
         return wanted
-    import torch
-
     if device_type == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:

@@ -56,7 +56,7 @@ A = TypeVar("A", bound=EoaArgs)
 
 # What --reference means besides the rules of the moves (common.rates.REFERENCE), and our own choice beside it.
 REFERENCE_OPTIONS = {"scope": "world", "sam_scope": "world", "exchange": "average"}
-REFERENCE_MOMENTUM = {"cifar10": "reset", "cifar100": "reset", "vit": "keep", "imagenet": "reset"}
+REFERENCE_MOMENTUM = {"cifar10": "reset", "cifar100": "reset", "vit": "keep"}
 
 
 def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title: str) -> tuple[Run, Ecosphere]:
@@ -71,6 +71,8 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     forage = args.base_rate == "forage"
     if forage:
         args = settle_forage(args, given)
+    for name in sorted(given & {"forage_rule", "forage_proposals"} if not forage else ()):
+        raise UsageError(f"--{name.replace('_', '-')} is for --base-rate forage: add that, or leave it out")
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
     specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
     check_sam_scope(args, specs)
@@ -93,8 +95,8 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
 
 def settle_forage(args: A, given: set[str]) -> A:
     """Foraging's own exchange, unless another was asked for. Raises UsageError where it cannot work."""
-    if args.reference:
-        raise UsageError("--base-rate forage is not the reference scripts' behaviour: leave --reference out")
+    for name in sorted(given & {"reference", "damping", "lr_space"}):
+        raise UsageError(f"--base-rate forage has rules of its own for the moves: leave --{name.replace('_', '-')} out")
     return args if "exchange" in given else replace(args, exchange="kin")
 
 

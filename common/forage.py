@@ -35,9 +35,9 @@ from common.election import Standings
 from common.flat import FlatModel
 from common.loop import Judged, autocast, evaluate
 from common.populations import PopulationSpec
-from common.rates import RateRule
+from common.rates import RateRule, as_arrays, as_lists
 from common.seeding import Purpose, stream
-from common.species import SPECIES, Moment, Rules, View
+from common.species import SPECIES, Memory, Moment, Rules, View
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class ForageRates(RateRule):
         self.ends = np.cumsum([0, *lengths]) / sum(lengths)  # share of the steps that is done at the start of every round
         self.zeta = self._spread(0)
         self.before = -math.inf  # the leader's fitness of the last round that was kept; set it to that of the start
-        self.memories: dict[int, dict[str, np.ndarray]] = {}
+        self.memories: dict[int, Memory] = {}
         self.start = np.repeat(self._rates(0), [s.workers for s in specs])
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
@@ -153,13 +153,13 @@ class ForageRates(RateRule):
 
     def state(self) -> dict[str, Any]:
         """Centre, proposals, the fitness to beat and what the species remember."""
-        memories = {str(p): {n: a.tolist() for n, a in memory.items()} for p, memory in self.memories.items()}
-        return {"centre": self.centre, "zeta": self.zeta.tolist(), "before": self.before, "memories": memories}
+        zeta, memories = self.zeta.tolist(), as_lists(self.memories)
+        return {"centre": self.centre, "zeta": zeta, "before": self.before, "memories": memories}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self.centre, self.zeta, self.before = state["centre"], np.array(state["zeta"]), state["before"]
-        self.memories = {int(p): {n: np.array(a) for n, a in memory.items()} for p, memory in state["memories"].items()}
+        self.memories = as_arrays(state["memories"])
 
     def _rates(self, t: int) -> np.ndarray:
         """exp(c + sigma_t zeta_k), shape (n,); exp(c) for everybody once the rates are falling."""

@@ -118,6 +118,16 @@ REFERENCE = {
 }
 
 
+def as_lists(memories: dict[int, Memory]) -> dict[str, Any]:
+    """What the species of some populations remember, as JSON can hold it."""
+    return {str(p): {name: array.tolist() for name, array in memory.items()} for p, memory in memories.items()}
+
+
+def as_arrays(lists: dict[str, Any]) -> dict[int, Memory]:
+    """What `as_lists` was given."""
+    return {int(p): {name: np.array(values) for name, values in memory.items()} for p, memory in lists.items()}
+
+
 class EcosphereRates(RateRule):
     """EOA's learning rates: species move the workers of a population around a base rate that the world elects.
 
@@ -145,7 +155,7 @@ class EcosphereRates(RateRule):
         self.memories: dict[int, Memory] = {}
 
     def _start(self, population: int) -> np.ndarray:
-        """Step 0: x_i = scale_i eta0 (1 + 0.1 u_i); a single worker in all starts without noise."""
+        """The start: x_i = scale_i eta0 (1 + 0.1 u_i); a single worker in all starts without noise."""
         scale = SPECIES[self.specs[population].species].start_scale
         ranks = range(self.bounds[population], self.bounds[population + 1])
         if self.workers == 1:
@@ -155,7 +165,7 @@ class EcosphereRates(RateRule):
         return scales * self.eta0 * (1 + 0.1 * u)
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
-        """Steps 4 and 6 for one population: drawn from (seed, t, population), so all its workers agree without a message."""
+        """Base rate and moves: drawn from (seed, t, population), so all its workers agree without a message."""
         moment, rules = Moment(t, self.rounds), self.settings.rules
         base = base_rate(self.settings.base_rule, standings.leader_rate, self.eta0, self.k[population], moment)
         if self.workers == 1:
@@ -179,11 +189,11 @@ class EcosphereRates(RateRule):
 
     def state(self) -> dict[str, Any]:
         """What the species remember, for a checkpoint."""
-        return {str(p): {name: array.tolist() for name, array in memory.items()} for p, memory in self.memories.items()}
+        return as_lists(self.memories)
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
-        self.memories = {int(p): {name: np.array(v) for name, v in memory.items()} for p, memory in state.items()}
+        self.memories = as_arrays(state)
 
 
 class ScheduledRates(RateRule):

@@ -1,1 +1,1 @@
-"""Elastic averaging (Zhang, Choromanska, LeCun 2015): its theory, and soon its rules."""
+"""Elastic averaging (Zhang, Choromanska, LeCun 2015): its theory."""

@@ -91,6 +91,7 @@ def variance_of_centre(t: float, eta: float, h: float, alpha: float, p: int, sig
     gamma, phi = decay_rates(eta * h, alpha, p)
 
     def power(base: complex) -> complex:
+        """The base to the t; gamma and phi have moduli below 1 where a limit is asked for."""
         return 0 if math.isinf(t) else base**t
 
     bracket = (

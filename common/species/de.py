@@ -5,7 +5,7 @@ import numpy as np
 from common.species.moves import Memory, View
 
 # The factor F is drawn anew for every trial (dither; Price, Storn & Lampinen 2005, section 2.4). Above 1 it lets a population
-# grow that started too narrow: with 1/2 to 1 one in ten never reached an optimum 30 times away.
+# grow that started too narrow: with 1/2 to 1 it contracts faster than it travels.
 LEAST, MOST = 0.5, 1.25
 
 

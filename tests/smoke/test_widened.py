@@ -40,6 +40,8 @@ def test_a_missing_checkpoint_is_one_line_that_says_where_to_get_it(tmp_path):
     [
         (("--lr-space", "log", "--damping", "annealed"), "--damping none or proportional"),
         (("--base-rate", "forage", "--reference"), "--reference"),
+        (("--base-rate", "forage", "--damping", "none"), "--damping"),
+        (("--forage-rule", "specified"), "--forage-rule"),
         (("--dataset", "imagefolder"), "--image-size"),
         (("--pretrained", "x.npz"), "--model"),
         (("--train-images", "5"), "--train-images 5"),
