@@ -87,7 +87,13 @@ def accuracy_notes(records: Records) -> list[str]:
         seeds = "One seed per row, so no deviation is known and small differences are no findings."
     if rows.diverged.any():
         seeds += " Diverged runs count, with the accuracy of the last finite weights they ended with."
-    optimizers = "" if rows.optimizers.nunique() > 1 else f" Weight optimizer of all rows: {rows.optimizers.iloc[0]}."
+    if rows.optimizers.nunique() > 1:
+        by_name = (
+            f"{name} in {', '.join(f'#{i}' for i in part.index)}" for name, part in rows.groupby("optimizers", sort=False)
+        )
+        optimizers = f" Weight optimizers: {'; '.join(by_name)}."
+    else:
+        optimizers = f" Weight optimizer of all rows: {rows.optimizers.iloc[0]}."
     return [
         f"{seeds} Compare at equal gradient evaluations: images times backward passes, summed over all ranks (SAM and ASAM "
         f"make two per image).{optimizers}",
