@@ -126,10 +126,9 @@ class Ecosphere:
         finite = self.model.is_finite() and bool(np.isfinite(fitness))
         faults.trip("elect", rank, t)
         standings = elect(self.topology.world, fitness if finite else -np.inf, self.rate, self.topology.sizes)
-        lost = not any(standings.alive)
-        if lost or self.rates.spoiled(t, standings):
+        if self.rates.takes_back(t) or not any(standings.alive):
             self._put_back()
-            retreat = self.rates.retreat(t, self.topology.index, lost)
+            retreat = self.rates.retreat(t, standings, self.topology.index)
             if retreat is not None:
                 self.rate = float(retreat[self.topology.population.rank])
                 return Turn(standings, False, time.perf_counter() - began)

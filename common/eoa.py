@@ -12,11 +12,12 @@ from common.cli import CommonArgs, check_common
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
-from common.forage import PER_EPOCH, ForageRates, ForageSettings, Smoother, round_lengths
+from common.forage import FORAGE_RULES, PER_EPOCH, ForageRates, round_lengths
 from common.optim import OPTIMIZERS, parts
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
 from common.run import Run
+from common.smoother import Smoother
 from common.species import LOG_DAMPINGS, SPECIES, Rules
 from common.topology import Topology, build_topology, world_size
 
@@ -35,7 +36,7 @@ class EoaArgs(CommonArgs):
     """rule for the base rate of the next round; forage (experimental) finds it from any start, see docs/algorithms.md
     (paper: best for CIFAR-10 and ViT, blend for CIFAR-100)"""
     forage_rule: Literal["improved", "specified"] = "improved"
-    """how --base-rate forage moves its centre, and whether it takes rounds back, see docs/algorithms.md"""
+    """how --base-rate forage searches: scouting first and not for long, or as first specified, see docs/algorithms.md"""
     forage_proposals: Literal["species", "spread"] = "species"
     """who spreads the populations' rates under --base-rate forage: their species, or chance"""
     damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
@@ -104,12 +105,10 @@ def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchan
     """The ecosphere of `--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum travelling with weights."""
     steps = args.rounds * run.plan.steps
     run.lengths = round_lengths(steps, round(PER_EPOCH * steps / run.epoch_steps))
-    settings = ForageSettings(proposals=args.forage_proposals, rule=args.forage_rule)
+    settings = replace(FORAGE_RULES[args.forage_rule], proposals=args.forage_proposals)
     rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, settings)
     ecosphere = Ecosphere(topology, rates, exchange)
     run.smoother = Smoother(ecosphere.adopt(run.build_model()))
-    start = run.smoother.judge(run.data, run.plan.precision, topology.population)
-    rates.before = topology.world.share(start.fitness)  # the loss of guessing, which the first round has to beat
     optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
     ecosphere.companions = optimizer.momentum
     run.start(ecosphere, optimizer, {})

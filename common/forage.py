@@ -1,39 +1,30 @@
 """Foraging: an ecosphere that finds its base rate from a start that is wrong by decades. Experimental, and ours.
 
 One rate per population, spread around a centre c in log rate; short rounds at first; fitness is minus the loss of *smoothed*
-weights, because a lower rate always looks better this very round; the centre moves to where the loss was low:
+weights (`common.smoother`), because a lower rate always looks better this very round; the centre moves to where the loss was
+low:
 
-    ln x_k  = c_t + sigma_t zeta_k,  zeta in [-1, 1],  sigma_t = max(0.1, 1.2 (1 - 2 t/R))
-    c_{t+1} = sum_k w_k ln x_k,  w = softmax((f_k - f*) / T)
+    ln x_k  = c_t + sigma_t zeta_k,  zeta in [-1, 1],  sigma_t = max(narrowest, widest (1 - (t/R) / searching))
+    c_{t+1} = sum_k w_k ln x_k,  w = softmax((f_k - f*) / (temperature |f*|))
 
-The temperature T is 0.02 |f*| as first specified; measured against the loss, what six steps differ in is next to nothing, and
-the centre hardly moves. The improved rule measures it against the progress since the round before, T = max(0.3 (f* -
-f*_before), 0.002 |f*|), and takes back a round in which lower rates did better and even the leader's loss grew by a
-hundredth, the centre falling to the round's lowest rate: a network can be spoiled for good without a number that is not
-finite. Where every population lost its weights, the last finite ones are put back and the centre falls by a decade below the
-lowest rate.
+In the last part of the run all populations take exp(c), falling linearly to 0. Between rounds everybody takes the mean of
+weights and momentum over the populations that are nearly as good as the leader (`--exchange kin`). Where every population
+lost its weights, the last finite ones are put back and the centre falls by a decade below the lowest rate.
 
-In the last quarter of the run all populations take exp(c), falling linearly to 0. Between rounds everybody takes the mean of
-weights and momentum over the populations that are nearly as good as the leader (`--exchange kin`).
+`SPECIFIED` is the rule as first written down: the search never ends before the landing, and since even a fair fitness prefers
+low rates over a short round, the centre sinks with every round. `IMPROVED` searches for a third of the rounds, a fifth of the
+steps, keeps what it found and begins to land at two fifths. Before that it *scouts*: rounds of a decade to either side, all
+from the first weights, which are put back after each, until the better rate no longer lies on the same side. So a rate that
+is far too high spoils nothing, and one that is far too low costs a few rounds of six steps.
 """
 
 import math
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
-from common.comm import Group
-from common.data import DataSet
 from common.election import Standings
-from common.flat import FlatModel
-from common.loop import Judged, autocast, evaluate
 from common.populations import PopulationSpec
 from common.rates import RateRule, as_arrays, as_lists
 from common.seeding import Purpose, stream
@@ -42,31 +33,31 @@ from common.species import SPECIES, Memory, Moment, Rules, View
 
 @dataclass(frozen=True)
 class ForageSettings:
-    """The constants of the rule; defaults are the specification's.
+    """The constants of the rule.
 
-    widest, narrowest: sigma at the start and its floor, natural logarithms. narrowing: share of the rounds after which sigma
-    would reach 0. temperature: of the softmax, relative to the leader's fitness (`specified`). landing: last share of the
-    steps, in which rates fall to 0. rule: `improved` or `specified`. proposals: `species` (each population's own one proposes
-    zeta) or `spread` (evenly over [-1, 1], shuffled every round).
+    scouting: rounds at most that look for the decade. widest, narrowest: sigma at the start of the search and its floor,
+    natural logarithms. searching: share of the rounds after which sigma would reach 0. temperature: of the softmax, relative
+    to the leader's fitness. landing: last share of the steps, in which rates fall to 0. proposals: `species` (each
+    population's own one proposes zeta) or `spread` (evenly over [-1, 1], shuffled every round).
     """
 
-    widest: float = 1.2
-    narrowest: float = 0.1
-    narrowing: float = 0.5
-    temperature: float = 0.02
-    landing: float = 0.25
+    scouting: int
+    widest: float
+    narrowest: float
+    searching: float
+    temperature: float
+    landing: float
     proposals: str = "species"
-    rule: str = "improved"
 
+
+SPECIFIED = ForageSettings(scouting=0, widest=1.2, narrowest=0.1, searching=1 / 2, temperature=0.02, landing=0.25)
+IMPROVED = ForageSettings(scouting=8, widest=1.2, narrowest=0.0, searching=1 / 3, temperature=0.02, landing=0.6)
+FORAGE_RULES = {"improved": IMPROVED, "specified": SPECIFIED}
 
 SHORTEST = 6  # steps of the first round
 PER_EPOCH = 4  # rounds to a pass over the training images, on average
-SHARE, FLOOR = 0.3, 0.002  # temperature of the improved rule: share of the progress, and of the fitness
-WORSE = 0.01  # a round that leaves even the leader's fitness worse by this share is taken back
 TINY = 1e-12  # keeps a quotient finite
-RETREAT = 10.0  # by this factor below the lowest rate where all populations lost their weights
-SMOOTHING = 0.8  # of the weights that are judged, per step
-CALIBRATION = 128  # training images over a population that batch-norm statistics of smoothed weights are taken from
+DECADE = math.log(10.0)  # how far scouts look to either side, and the centre falls where everybody lost their weights
 
 
 def round_lengths(steps: int, rounds: int, shortest: int = SHORTEST) -> list[int]:
@@ -83,109 +74,132 @@ def round_lengths(steps: int, rounds: int, shortest: int = SHORTEST) -> list[int
 
 
 def spread_at(t: int, rounds: int, settings: ForageSettings) -> float:
-    """sigma_t = max(narrowest, widest (1 - (t/R) / narrowing))."""
-    return max(settings.narrowest, settings.widest * (1 - t / rounds / settings.narrowing))
+    """sigma_t = max(narrowest, widest (1 - (t/R) / searching)), t counted from the start of the search."""
+    return max(settings.narrowest, settings.widest * (1 - t / rounds / settings.searching))
 
 
 def weights_of(fitness: np.ndarray, temperature: float) -> np.ndarray:
-    """w = softmax((f_k - f*) / temperature), shape (n,); populations with fitness -inf weigh nothing."""
-    scores = np.exp((fitness - fitness.max()) / temperature)
+    """w = softmax((f_k - f*) / (temperature |f*|)), shape (n,); populations with fitness -inf weigh nothing."""
+    best = fitness.max()
+    scores = np.exp((fitness - best) / max(temperature * abs(best), TINY))
     return scores / scores.sum()
+
+
+def scout(centre: float, zeta: np.ndarray, fitness: np.ndarray, heading: int) -> tuple[float, int, bool]:
+    """One look a decade to either side: (the next centre, where it went, whether the decade is found).
+
+    zeta: where the populations were, in decades from the centre, [-1, 1], shape (n,). fitness: shape (n,), -inf where weights
+    were lost. heading: where the centre went before, -1 down, 0 nowhere yet, 1 up. The centre goes to the best rate; the
+    decade is found where that lies between the others, or on the way back: then between it and the centre.
+    """
+    if not np.isfinite(fitness).any():
+        return centre - 2 * DECADE, -1, False
+    best = float(zeta[np.argmax(fitness)])
+    side = int(np.sign(best))
+    if abs(best) < 1:
+        return centre + DECADE * best, side, True
+    if side == -heading:
+        return centre + DECADE * best / 2, side, True
+    return centre + DECADE * best, side, False
 
 
 class ForageRates(RateRule):
     """One rate per population around a centre that moves. All ranks compute all of it, from the same standings.
 
-    specs: the populations, in rank order. eta0: the first centre. lengths: steps of every round.
+    specs: the populations, in rank order. eta0: the first centre. lengths: steps of every round. A single population has
+    nothing to compare: its centre stays.
     """
 
     def __init__(
-        self, specs: list[PopulationSpec], eta0: float, lengths: list[int], seed: int, settings: ForageSettings | None = None
+        self, specs: list[PopulationSpec], eta0: float, lengths: list[int], seed: int, settings: ForageSettings = IMPROVED
     ) -> None:
-        self.specs, self.lengths, self.seed, self.settings = specs, lengths, seed, settings or ForageSettings()
+        self.specs, self.lengths, self.seed, self.settings = specs, lengths, seed, settings
         self.centre = math.log(eta0)
         self.ends = np.cumsum([0, *lengths]) / sum(lengths)  # share of the steps that is done at the start of every round
-        self.zeta = self._spread(0)
-        self.before = -math.inf  # the leader's fitness of the last round that was kept; set it to that of the start
+        self.first_landing = int(np.searchsorted(self.ends[:-1], 1 - settings.landing))
+        self.scouting = bool(settings.scouting) and len(specs) > 1
+        self.heading = 0
+        self.search_began = 0
+        self.zeta = self._evenly(0)
         self.memories: dict[int, Memory] = {}
         self.start = np.repeat(self._rates(0), [s.workers for s in specs])
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
         """The population's rate for round t + 1, the same for all its workers."""
-        if not self._landing(t + 1):
+        sigma = self._sigma(t)
+        if sigma > 0:
             fitness = standings.fitness[standings.champions]
             logs = np.log(standings.rates[standings.champions])
-            self.zeta = self._proposals(t, logs, fitness)
-            self.centre = float(weights_of(fitness, self._temperature(fitness.max())) @ logs)
-        self.before = float(standings.fitness.max())
-        rate = self._rates(t + 1)[population]
-        return np.full(self.specs[population].workers, rate)
+            self.zeta = self._proposals(t, (logs - self.centre) / sigma, fitness)
+            self.centre = float(weights_of(fitness, self.settings.temperature) @ logs)
+        return self._rates_of(t + 1, population)
 
-    def _temperature(self, best: float) -> float:
-        """Of the softmax, in units of fitness; above 0."""
-        if self.settings.rule == "specified" or not math.isfinite(self.before):
-            return max(self.settings.temperature * abs(best), TINY)
-        return max(SHARE * (best - self.before), FLOOR * abs(best), TINY)
+    def takes_back(self, t: int) -> bool:
+        """Whether round t only scouts."""
+        return self.scouting and t < self.first_landing
 
-    def spoiled(self, t: int, standings: Standings) -> bool:
-        """Improved rule: whether the round left even the leader worse than the round before, and the lower rates did better.
-
-        With a start that is too low there is no progress either, but then it is the higher rates that do better.
+    def retreat(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """Rates for round t + 1 after one that was taken back: the next look of the scouts, the first rates of the search, or
+        a decade below the lowest rate where every population lost its weights.
         """
-        if self.settings.rule == "specified" or self._landing(t) or not math.isfinite(self.before):
-            return False
-        worse = standings.fitness.max() < self.before - WORSE * abs(self.before)
-        return bool(worse and math.log(standings.leader_rate) < self.centre)
+        if self.scouting:
+            self._scout(t, standings.fitness[standings.champions])
+        else:
+            self.centre = math.log(self._rates(t).min()) - DECADE
+        return self._rates_of(t + 1, population)
 
-    def retreat(self, t: int, population: int, lost: bool) -> np.ndarray:
-        """Everything was too high: the centre falls to the lowest rate of the round, where all were lost a decade below it."""
-        self.centre = float(np.log(self._rates(t).min())) - (math.log(RETREAT) if lost else 0.0)
-        return np.full(self.specs[population].workers, self._rates(t + 1)[population])
+    def _scout(self, t: int, fitness: np.ndarray) -> None:
+        self.centre, self.heading, found = scout(self.centre, self.zeta, fitness, self.heading)
+        self.zeta = self._evenly(t + 1)
+        self.scouting = not found and t + 1 < self.settings.scouting
+        self.search_began = t + 1
 
     def at(self, rate: float, rounds_done: float) -> float:
         """The rate of the round; in the last part of the run falling linearly to 0, step by step."""
         t = min(int(rounds_done), len(self.lengths) - 1)
         done = self.ends[t] + (rounds_done - t) * (self.ends[t + 1] - self.ends[t])
-        if not self._landing(t):
+        if t < self.first_landing:
             return rate
-        began = self.ends[self._first_landing()]
-        return rate * (1 - done) / (1 - began)
+        return rate * (1 - done) / (1 - self.ends[self.first_landing])
 
     def state(self) -> dict[str, Any]:
-        """Centre, proposals, the fitness to beat and what the species remember."""
-        zeta, memories = self.zeta.tolist(), as_lists(self.memories)
-        return {"centre": self.centre, "zeta": zeta, "before": self.before, "memories": memories}
+        """Centre, proposals, how far scouting got, and what the species remember."""
+        scouts = {"scouting": self.scouting, "heading": self.heading, "search_began": self.search_began}
+        return {"centre": self.centre, "zeta": self.zeta.tolist(), **scouts, "memories": as_lists(self.memories)}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
-        self.centre, self.zeta, self.before = state["centre"], np.array(state["zeta"]), state["before"]
+        self.centre, self.zeta = state["centre"], np.array(state["zeta"])
+        self.scouting, self.heading, self.search_began = state["scouting"], state["heading"], state["search_began"]
         self.memories = as_arrays(state["memories"])
 
+    def _sigma(self, t: int) -> float:
+        """Half the width of round t in log rate: a decade for scouts, 0 once the rates are falling."""
+        if t >= self.first_landing:
+            return 0.0
+        if self.scouting:
+            return DECADE
+        return spread_at(t - self.search_began, len(self.lengths), self.settings)
+
     def _rates(self, t: int) -> np.ndarray:
-        """exp(c + sigma_t zeta_k), shape (n,); exp(c) for everybody once the rates are falling."""
-        sigma = 0.0 if self._landing(t) else spread_at(t, len(self.lengths), self.settings)
-        return np.exp(self.centre + sigma * self.zeta)
+        """exp(c + sigma_t zeta_k), shape (n,)."""
+        return np.exp(self.centre + self._sigma(t) * self.zeta)
 
-    def _first_landing(self) -> int:
-        return int(np.searchsorted(self.ends[:-1], 1 - self.settings.landing))
+    def _rates_of(self, t: int, population: int) -> np.ndarray:
+        return np.full(self.specs[population].workers, self._rates(t)[population])
 
-    def _landing(self, t: int) -> bool:
-        return t >= self._first_landing()
-
-    def _spread(self, t: int) -> np.ndarray:
+    def _evenly(self, t: int) -> np.ndarray:
         """Evenly over [-1, 1] in an order drawn by (seed, t); a single population stays at the centre."""
         n = len(self.specs)
         return stream(self.seed, Purpose.MOVE, t).permutation(np.linspace(-1, 1, n)) if n > 1 else np.zeros(1)
 
-    def _proposals(self, t: int, logs: np.ndarray, fitness: np.ndarray) -> np.ndarray:
+    def _proposals(self, t: int, places: np.ndarray, fitness: np.ndarray) -> np.ndarray:
         """zeta of the next round. Each population's species is shown all populations as its pack, in units of sigma around the
         centre with the leader as prey, and its own place among its proposals counts; then the n proposals are stretched to
         fill [-1, 1], so that a search never stops by agreement.
         """
         if self.settings.proposals == "spread" or len(self.specs) == 1:
-            return self._spread(t + 1)
-        sigma = spread_at(t, len(self.lengths), self.settings)
-        places = (logs - self.centre) / sigma
+            return self._evenly(t + 1)
         base, moment, rules = float(places[np.argmax(fitness)]), Moment(t, len(self.lengths)), Rules("none", "log")
         proposed = np.empty(len(self.specs))
         for k, spec in enumerate(self.specs):
@@ -193,67 +207,4 @@ class ForageRates(RateRule):
             moved, self.memories[k] = SPECIES[spec.species].propose(view, stream(self.seed, Purpose.MOVE, t, k + 1))
             proposed[k] = moved[k]
         low, high = proposed.min(), proposed.max()
-        return 2 * (proposed - low) / (high - low) - 1 if high > low else self._spread(t + 1)
-
-
-class Smoother:
-    """Exponential average of the weights during a round, and its fitness.
-
-    Call `restart` before a round and `add` after every step.
-    """
-
-    def __init__(self, model: FlatModel) -> None:
-        self.model = model
-        self.average = model.parameters.detach().clone()
-
-    def restart(self) -> None:
-        """Begin a round at the present weights."""
-        self.average.copy_(self.model.parameters.detach())
-
-    @torch.no_grad()
-    def add(self) -> None:
-        """average <- 0.8 average + 0.2 weights."""
-        self.average.lerp_(self.model.parameters.detach(), 1 - SMOOTHING)
-
-    def judge(self, data: DataSet, precision: str, population: Group) -> Judged:
-        """Loss and accuracy of the smoothed weights on the fitness images, shared out among the population, whose workers
-        hold the same ones. Batch-norm statistics are taken anew on a few training images and averaged over the population.
-        Collective over the population; the model is left as it was.
-        """
-        began = time.perf_counter()
-        model = self.model
-        before = model.state.detach().clone()
-        model.parameters.data.copy_(self.average)
-        if any(True for _ in _batch_norms(model.module)):
-            self._calibrate(data, precision, population)
-        judged = evaluate(model.module, data.fitness, precision, population)
-        model.state.detach().copy_(before)
-        return Judged(judged.loss, judged.accuracy, time.perf_counter() - began, fitness=-judged.loss)
-
-    @torch.no_grad()
-    def _calibrate(self, data: DataSet, precision: str, population: Group) -> None:
-        share = max(8, CALIBRATION // population.size)
-        first = population.rank * share % max(1, len(data.train) - share)
-        indices = torch.arange(first, first + min(share, len(data.train)), device=self.model.device)
-        with _fresh_statistics(self.model.module), autocast(self.model.device, precision):
-            self.model.module(data.train.augmenter.plain(indices))
-        population.sum_(self.model.buffers, "statistics").div_(population.size)
-
-
-def _batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
-    return (m for m in module.modules() if isinstance(m, _BatchNorm))
-
-
-@contextmanager
-def _fresh_statistics(module: nn.Module) -> Iterator[None]:
-    """Training mode in which running statistics become those of the one batch that is seen."""
-    layers = list(_batch_norms(module))
-    momenta = [layer.momentum for layer in layers]
-    for layer in layers:
-        layer.momentum = 1.0
-    module.train()
-    try:
-        yield
-    finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
+        return 2 * (proposed - low) / (high - low) - 1 if high > low else self._evenly(t + 1)

@@ -34,12 +34,12 @@ class RateRule(Protocol):
         """The rate of one step, for a worker whose rate of the round is `rate`; rounds_done = t + fraction of round t."""
         ...
 
-    def spoiled(self, t: int, standings: Standings) -> bool:
-        """Whether round t has to be taken back although weights are finite; by default never."""
+    def takes_back(self, t: int) -> bool:
+        """Whether round t is a trial, after which everybody returns to the weights before it; by default never."""
         return False
 
-    def retreat(self, t: int, population: int, lost: bool) -> np.ndarray | None:
-        """Rates for round t + 1 after a round that was spoiled, or in which nobody kept finite weights (`lost`).
+    def retreat(self, t: int, standings: Standings, population: int) -> np.ndarray | None:
+        """Rates for round t + 1 after a round that was taken back, as a trial or because nobody kept finite weights.
 
         None (the default): the run is over.
         """

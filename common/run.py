@@ -27,13 +27,13 @@ from common.cli import CommonArgs, settle_batch, settle_precision
 from common.data import DEFAULT_DIRECTORY, open_data
 from common.ecosphere import Ecosphere, Turn
 from common.errors import Diverged, UsageError
-from common.forage import Smoother
 from common.loop import Judged, Plan, Trained, evaluate, train_round
 from common.models import build_model, load_published, model_title
 from common.optim import BASES, OptimizerSettings, WeightOptimizer, parts
 from common.progress import Reporter
 from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit
 from common.seeding import Purpose, torch_seed
+from common.smoother import Smoother
 from common.topology import Topology
 
 

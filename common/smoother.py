@@ -1,0 +1,80 @@
+"""Smoothed weights and their fitness: what populations that forage (`common.forage`) are compared by."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from common.comm import Group
+from common.data import DataSet
+from common.flat import FlatModel
+from common.loop import Judged, autocast, evaluate
+
+SMOOTHING = 0.8  # of the weights that are judged, per step
+CALIBRATION = 128  # training images over a population that batch-norm statistics of smoothed weights are taken from
+
+
+class Smoother:
+    """Exponential average of the weights during a round, and its fitness.
+
+    Call `restart` before a round and `add` after every step.
+    """
+
+    def __init__(self, model: FlatModel) -> None:
+        self.model = model
+        self.average = model.parameters.detach().clone()
+
+    def restart(self) -> None:
+        """Begin a round at the present weights."""
+        self.average.copy_(self.model.parameters.detach())
+
+    @torch.no_grad()
+    def add(self) -> None:
+        """average <- 0.8 average + 0.2 weights."""
+        self.average.lerp_(self.model.parameters.detach(), 1 - SMOOTHING)
+
+    def judge(self, data: DataSet, precision: str, population: Group) -> Judged:
+        """Loss and accuracy of the smoothed weights on the fitness images, shared out among the population, whose workers
+        hold the same ones. Batch-norm statistics are taken anew on a few training images and averaged over the population.
+        Collective over the population; the model is left as it was.
+        """
+        began = time.perf_counter()
+        model = self.model
+        before = model.state.detach().clone()
+        model.parameters.data.copy_(self.average)
+        if any(True for _ in _batch_norms(model.module)):
+            self._calibrate(data, precision, population)
+        judged = evaluate(model.module, data.fitness, precision, population)
+        model.state.detach().copy_(before)
+        return Judged(judged.loss, judged.accuracy, time.perf_counter() - began, fitness=-judged.loss)
+
+    @torch.no_grad()
+    def _calibrate(self, data: DataSet, precision: str, population: Group) -> None:
+        share = max(8, CALIBRATION // population.size)
+        first = population.rank * share % max(1, len(data.train) - share)
+        indices = torch.arange(first, first + min(share, len(data.train)), device=self.model.device)
+        with _fresh_statistics(self.model.module), autocast(self.model.device, precision):
+            self.model.module(data.train.augmenter.plain(indices))
+        population.sum_(self.model.buffers, "statistics").div_(population.size)
+
+
+def _batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
+    return (m for m in module.modules() if isinstance(m, _BatchNorm))
+
+
+@contextmanager
+def _fresh_statistics(module: nn.Module) -> Iterator[None]:
+    """Training mode in which running statistics become those of the one batch that is seen."""
+    layers = list(_batch_norms(module))
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.momentum = 1.0
+    module.train()
+    try:
+        yield
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
