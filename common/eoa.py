@@ -12,7 +12,7 @@ from common.cli import CommonArgs, check_common
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
-from common.forage import FORAGE_RULES, PER_EPOCH, ForageRates, round_lengths
+from common.forage import FORAGE_RULES, ForageRates, round_lengths
 from common.optim import OPTIMIZERS, parts
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
@@ -104,8 +104,8 @@ def settle_forage(args: A, given: set[str]) -> A:
 def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchange) -> Ecosphere:
     """The ecosphere of `--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum travelling with weights."""
     steps = args.rounds * run.plan.steps
-    run.lengths = round_lengths(steps, round(PER_EPOCH * steps / run.epoch_steps))
     settings = replace(FORAGE_RULES[args.forage_rule], proposals=args.forage_proposals)
+    run.lengths = round_lengths(steps, round(settings.per_epoch * steps / run.epoch_steps))
     rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, settings)
     ecosphere = Ecosphere(topology, rates, exchange)
     run.smoother = Smoother(ecosphere.adopt(run.build_model()))

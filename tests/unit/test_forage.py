@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,9 +18,10 @@ from common.ecosphere import Ecosphere
 from common.election import Standings
 from common.exchange import Exchange, contributions
 from common.flat import FlatModel
-from common.forage import ForageRates, ForageSettings, Smoother, round_lengths, spread_at, weights_of
+from common.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
 from common.loop import evaluate
 from common.populations import PopulationSpec
+from common.smoother import Smoother
 
 SPECS = [PopulationSpec("gwo", 4, "sgd"), PopulationSpec("woa", 4, "sgd")]
 LENGTHS = round_lengths(800, 40)
@@ -41,16 +43,16 @@ def test_round_lengths_add_up_and_grow_from_the_shortest(steps, rounds):
 
 
 def test_the_spread_narrows_linearly_to_its_floor():
-    settings = ForageSettings()
-    assert [round(spread_at(t, 10, settings), 12) for t in (0, 1, 4, 5, 9)] == [1.2, 0.96, 0.24, 0.1, 0.1]
+    assert [round(spread_at(t, 10, SPECIFIED), 12) for t in (0, 1, 4, 5, 9)] == [1.2, 0.96, 0.24, 0.1, 0.1]
+    assert [round(spread_at(t, 10, IMPROVED), 12) for t in (0, 1, 2, 3, 9)] == [1.2, 0.6, 0.0, 0.0, 0.0]
 
 
 @given(st.lists(st.floats(0.1, 5), min_size=1, max_size=6), st.floats(0.01, 1))
 def test_weights_are_a_softmax_of_fitness(losses, temperature):
     w = weights_of(-np.array(losses), temperature)
     best = min(losses)
-    slow = np.array([math.exp((best - loss) / temperature) for loss in losses])
-    np.testing.assert_allclose(w, slow / slow.sum(), rtol=1e-12)
+    slow = np.array([math.exp((best - loss) / (temperature * best)) for loss in losses])
+    np.testing.assert_allclose(w, slow / slow.sum(), rtol=1e-9, atol=1e-300)
 
 
 def test_lost_populations_weigh_nothing():
@@ -59,53 +61,106 @@ def test_lost_populations_weigh_nothing():
 
 @pytest.mark.parametrize("proposals", ["species", "spread"])
 def test_a_population_has_one_rate_and_the_rates_span_the_search(proposals):
-    rates = ForageRates(SPECS, 0.1, LENGTHS, 0, ForageSettings(proposals=proposals))
+    rates = ForageRates(SPECS, 0.1, LENGTHS, 0, replace(SPECIFIED, proposals=proposals))
+    assert logs_around(0.1, rates.start) == [-1.2, 1.2]
     for t in range(10):
-        x = np.array([rates.next(t, standings([0.2, 0.05], [1.0, 1.0]), k) for k in range(1)])
+        x = rates.next(t, standings([0.2, 0.05], [1.0, 1.0]), 0)
         assert np.ptp(x) == 0
-    other = ForageRates(SPECS, 0.1, LENGTHS, 0, ForageSettings(proposals=proposals))
-    start = other.start
-    assert sorted({round(math.log(v / 0.1), 9) for v in start}) == [-1.2, 1.2]
+        assert abs(logs_around(math.exp(rates.centre), x)[0]) == pytest.approx(spread_at(t + 1, len(LENGTHS), SPECIFIED))
 
 
-def test_every_rank_computes_the_same_whatever_its_population():
-    one, two = (ForageRates(SPECS, 0.1, LENGTHS, 3) for _ in range(2))
+def logs_around(centre, rates):
+    return sorted({round(math.log(x / centre), 9) for x in rates})
+
+
+def play(rates, losses_at, rounds):
+    """The rule's rates of `rounds` rounds against losses that depend on the rates alone, shape (rounds, n)."""
+    history = []
+    x = rates._rates(0)
+    for t in range(rounds):
+        history.append(x)
+        shown = standings(x, losses_at(x), [s.workers for s in rates.specs])
+        answer = rates.retreat if rates.takes_back(t) or not any(shown.alive) else rates.next
+        answer(t, shown, 0)
+        x = rates._rates(t + 1)
+    return np.array(history)
+
+
+@pytest.mark.parametrize("settings", [SPECIFIED, IMPROVED])
+def test_every_rank_computes_the_same_whatever_its_population(settings):
+    one, two = (ForageRates(SPECS, 0.1, LENGTHS, 3, settings) for _ in range(2))
     shown = standings(one.start[[0, 4]], [1.0, 1.1])
     for t in range(30):
-        first, second = one.next(t, shown, 0), two.next(t, shown, 1)
-        assert (one.centre, one.zeta.tolist()) == (two.centre, two.zeta.tolist())
+        call = "retreat" if one.takes_back(t) else "next"
+        first = getattr(one, call)(t, shown, 0)
+        second = getattr(two, call)(t, shown, 1)
+        assert one.state() == two.state()
         shown = standings([first[0], second[0]], [1.0, 1.1])
 
 
 def test_the_centre_moves_to_where_the_loss_was_lower():
-    rates = ForageRates(SPECS, 0.1, LENGTHS, 0)
+    rates = ForageRates(SPECS, 0.1, LENGTHS, 0, SPECIFIED)
     rates.next(0, standings([0.3, 0.03], [1.0, 2.0]), 0)
     assert math.exp(rates.centre) == pytest.approx(0.3, rel=1e-6)
     rates.next(1, standings([0.3, 0.03], [1.0, 1.0]), 0)  # equally good: the middle
     assert math.exp(rates.centre) == pytest.approx(math.sqrt(0.3 * 0.03), rel=1e-9)
 
 
-def test_a_start_two_decades_off_is_found_where_the_landscape_is_clear():
-    for eta0 in (1e-3, 1e1):
-        rates = ForageRates(SPECS, eta0, LENGTHS, 1)
-        x = rates.start[[0, 4]]
-        for t in range(20):
-            losses = 1 + np.log10(x / 0.1) ** 2
-            shown = standings(x, losses)
-            x = np.array([ForageRates.next(rates, t, shown, 0)[0], rates._rates(t + 1)[1]])
-        assert abs(math.log10(math.exp(rates.centre) / 0.1)) < 0.5
+@pytest.mark.parametrize("populations", [2, 3, 4])
+@given(start=st.floats(-3, 3), width=st.floats(0.5, 4))
+def test_scouts_find_the_decade_of_a_hill_wherever_they_start(populations, start, width):
+    """On a loss with one valley, in log rate, the search begins within a decade of it, and no rate was left to the search."""
+    specs = [PopulationSpec("gwo", 1, "sgd")] * populations
+    rates = ForageRates(specs, 10.0**start, LENGTHS, 0)
+    t = 0
+    x = rates.start
+    while rates.takes_back(t):
+        rates.retreat(t, standings(x, 1 + np.abs(np.log(x)) ** width, [1] * populations), 0)
+        t += 1
+        x = rates._rates(t)
+    assert t <= IMPROVED.scouting
+    assert abs(rates.centre) <= DECADE
+    assert logs_around(math.exp(rates.centre), x)[0] == pytest.approx(-IMPROVED.widest)
 
 
-def test_in_the_last_quarter_all_rates_agree_and_fall_linearly_to_zero():
+def test_what_scouts_say():
+    two, four = np.array([1.0, -1.0]), np.linspace(-1, 1, 4)
+    assert scout(0.0, two, np.array([-1.0, -2.0]), 0) == (DECADE, 1, False)
+    assert scout(DECADE, two, np.array([-1.0, -2.0]), 1) == (2 * DECADE, 1, False)
+    assert scout(2 * DECADE, two, np.array([-2.0, -1.0]), 1) == (1.5 * DECADE, -1, True)  # between the two best
+    centre, _, found = scout(0.0, four, np.array([-2.0, -1.0, -1.5, -1.6]), 0)
+    assert found
+    assert centre == pytest.approx(-DECADE / 3)
+    assert scout(0.0, two, np.array([-np.inf, -5.0]), 0) == (-DECADE, -1, False)
+    assert scout(0.0, two, np.full(2, -np.inf), 0) == (-2 * DECADE, -1, False)
+
+
+def test_the_search_lasts_a_fifth_of_the_rounds_and_the_centre_rests_after_it():
     rates = ForageRates(SPECS, 0.1, LENGTHS, 0)
+    history = play(rates, lambda x: 1 + 0.01 * np.log(x / 0.03) ** 2, len(LENGTHS))
+    apart = np.ptp(np.log(history), axis=1) > 1e-9
+    began = rates.search_began
+    assert 0 < began <= IMPROVED.scouting
+    np.testing.assert_array_equal(np.flatnonzero(apart), np.arange(began + len(LENGTHS) // 5))
+    assert np.ptp(history[~apart]) == pytest.approx(0)
+
+
+@pytest.mark.parametrize("eta0", [1e-3, 1e-2, 1e-1, 1.0, 1e1])
+def test_a_start_two_decades_off_is_found_where_the_landscape_is_clear(eta0):
+    for settings, rounds in ((SPECIFIED, 20), (IMPROVED, 16)):
+        rates = ForageRates(SPECS, eta0, LENGTHS, 1, settings)
+        play(rates, lambda x: 1 + np.log10(x / 0.1) ** 2, rounds)
+        assert abs(rates.centre / DECADE + 1) < 0.5
+
+
+@pytest.mark.parametrize("settings", [SPECIFIED, IMPROVED])
+def test_in_the_last_part_all_rates_agree_and_fall_linearly_to_zero(settings):
+    rates = ForageRates(SPECS, 0.1, LENGTHS, 0, settings)
     done = np.cumsum([0, *LENGTHS]) / sum(LENGTHS)
-    first = next(t for t in range(len(LENGTHS)) if done[t] >= 0.75)
-    shown = standings([0.3, 0.03], [1.0, 1.0])
-    for t in range(first):
-        a = rates.next(t, shown, 0)[0]
-    centre = math.exp(rates.centre)
-    b = rates.next(first - 1, shown, 1)[0]
-    assert a == b == pytest.approx(centre)
+    first = next(t for t in range(len(LENGTHS)) if done[t] >= 1 - settings.landing)
+    play(rates, lambda x: np.ones(2), first)
+    a, b = (rates._rates_of(first, k)[0] for k in (0, 1))
+    assert a == b == pytest.approx(math.exp(rates.centre))
     assert rates.at(0.5, first - 0.01) == 0.5
     assert rates.at(a, first) == pytest.approx(a)
     halfway = np.interp((done[first] + 1) / 2, done, np.arange(len(done)))
@@ -113,41 +168,36 @@ def test_in_the_last_quarter_all_rates_agree_and_fall_linearly_to_zero():
     assert rates.at(a, len(LENGTHS)) == pytest.approx(0, abs=1e-12)
 
 
-def test_where_all_are_lost_the_centre_falls_a_decade_below_the_lowest_rate():
-    rates = ForageRates(SPECS, 10.0, LENGTHS, 0)
+@pytest.mark.parametrize("settings", [SPECIFIED, IMPROVED])
+def test_where_all_are_lost_the_centre_falls_below_the_lowest_rate(settings):
+    rates = ForageRates(SPECS, 10.0, LENGTHS, 0, settings)
     lowest = rates.start.min()
-    moved = rates.retreat(0, 0, lost=True)
+    moved = rates.retreat(0, standings([1.0, 1.0], [np.inf, np.inf]), 0)
     assert math.exp(rates.centre) == pytest.approx(lowest / 10)
-    assert moved.max() < lowest
     assert moved.shape == (4,)
+    assert moved.max() <= lowest * (1 + 1e-9)
 
 
-def test_a_round_in_which_even_lower_rates_made_the_loss_grow_is_taken_back():
-    rates = ForageRates(SPECS, 1.0, LENGTHS, 0)
-    assert not rates.spoiled(0, standings([3.0, 0.3], [9.0, 9.0])), "nothing is known of the start"
-    rates.before = -2.3
-    assert rates.spoiled(0, standings([3.0, 0.3], [9.0, 2.33]))
-    assert not rates.spoiled(0, standings([3.0, 0.3], [9.0, 2.31])), "within the noise"
-    assert not rates.spoiled(0, standings([3.0, 0.3], [2.33, 9.0])), "the higher rate does better: too low"
-    assert not rates.spoiled(len(LENGTHS) - 1, standings([3.0, 0.3], [9.0, 9.0])), "not while the rates fall to 0"
-    specified = ForageRates(SPECS, 1.0, LENGTHS, 0, ForageSettings(rule="specified"))
-    specified.before = -2.3
-    assert not specified.spoiled(0, standings([3.0, 0.3], [9.0, 9.0]))
-    lowest = rates.start.min()
-    rates.retreat(0, 1, lost=False)
-    assert math.exp(rates.centre) == pytest.approx(lowest)
+def test_a_single_population_has_nothing_to_compare_and_keeps_its_rate():
+    rates = ForageRates([PopulationSpec("gwo", 4, "sgd")], 0.1, LENGTHS, 0)
+    assert not rates.takes_back(0)
+    np.testing.assert_allclose(play(rates, lambda x: np.ones(1), 20), 0.1)
 
 
-def test_the_improved_rule_follows_small_differences_that_are_large_against_the_progress():
-    ends = []
-    for rule in ("specified", "improved"):
-        rates = ForageRates(SPECS, 1e-3, LENGTHS, 0, ForageSettings(rule=rule))
-        rates.before = -2.20
-        x = rates.start[[0, 4]]
-        rates.next(0, standings(x, 2.20 - 0.01 * (1 + (x > 1e-3))), 0)  # 2.19, and 2.18 at the higher rate
-        ends.append(math.log(math.exp(rates.centre) / 1e-3) / 1.2)
-    assert ends[0] < 0.15
-    assert ends[1] > 0.6
+def test_scouting_rounds_are_taken_back(alone):
+    """Two rounds, the second kept: after the first the weights are what they were, whatever they had become."""
+    rates = ForageRates([PopulationSpec("gwo", 1, "sgd")], 0.1, LENGTHS, 0)
+    ecosphere = Ecosphere(alone, rates, Exchange("kin"))
+    model = ecosphere.adopt(small_network())
+    before = model.state.detach().clone()
+    rates.scouting = True
+    model.parameters.data.add_(1.0)
+    assert not ecosphere.turn(0, -1.0).finite
+    assert torch.equal(model.state, before)
+    assert not rates.scouting, "one population lies between the others: found at once"
+    model.parameters.data.add_(1.0)
+    assert ecosphere.turn(1, -1.0).finite
+    assert not torch.equal(model.state, before)
 
 
 def test_an_ecosphere_that_forages_goes_on_with_its_last_finite_weights(alone):
@@ -162,15 +212,18 @@ def test_an_ecosphere_that_forages_goes_on_with_its_last_finite_weights(alone):
     assert ecosphere.rate == pytest.approx(1.0)
 
 
-def test_a_saved_search_goes_on_bit_for_bit():
-    one, two = (ForageRates(SPECS, 0.1, LENGTHS, 5) for _ in range(2))
-    for t in range(6):
-        shown = standings([0.2 / (t + 1), 0.1], [1.0, 1.0 + 0.1 * t])
-        if t == 3:
+@pytest.mark.parametrize("settings", [SPECIFIED, IMPROVED])
+@pytest.mark.parametrize("saved", [1, 5])
+def test_a_saved_search_goes_on_bit_for_bit(settings, saved):
+    one, two = (ForageRates(SPECS, 0.1, LENGTHS, 5, settings) for _ in range(2))
+    for t in range(10):
+        if t == saved:
             two.load_state(json.loads(json.dumps(one.state())))
-        moved = one.next(t, shown, 1)
-        if t >= 3:
-            np.testing.assert_array_equal(two.next(t, shown, 1), moved)
+        shown = standings([0.2 / (t + 1), 0.1], [1.0, 1.0 + 0.1 * t])
+        call = "retreat" if one.takes_back(t) else "next"
+        moved = getattr(one, call)(t, shown, 1)
+        if t >= saved:
+            np.testing.assert_array_equal(getattr(two, call)(t, shown, 1), moved)
 
 
 def test_kin_are_the_populations_within_five_percent_of_the_leader():
