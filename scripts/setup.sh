@@ -238,6 +238,9 @@ venv_is_whole() {
 }
 
 make_venv() {
+  if [[ -L $venv ]] && ! venv_is_whole; then # emptying it would empty what the link points to
+    die ".venv is a link to $(readlink "$venv"), and no environment of this folder: remove the link, then call again"
+  fi
   if [[ -d $venv ]] && ! venv_is_whole; then
     say ".venv is incomplete, was moved, or belongs to another Python: making it anew"
   fi

@@ -1,10 +1,12 @@
 """What cannot work is refused in one clear line, with exit code 2, before anything is written."""
 
+import shutil
+import subprocess
 from functools import partial
 
 import generated_cifar
 import pytest
-from launching import CIFAR10, TINY, run, run_each
+from launching import CIFAR10, ROOT, TINY, run, run_each
 
 NO_NETWORK = {"http_proxy": "http://127.0.0.1:9", "https_proxy": "http://127.0.0.1:9"}
 NO_NETWORK |= {k.upper(): v for k, v in NO_NETWORK.items()}
@@ -148,3 +150,15 @@ def test_optimizers_that_differ_cannot_share_the_first_gradient_of_sam_over_the_
     done = run(CIFAR10, *TINY, *options, "--out", tmp_path / "run", ranks=2, code=None, limit=40)
     assert done.code == 2, done
     assert len(done.ours) == 1
+
+
+def test_a_venv_that_is_a_link_is_never_emptied(tmp_path):
+    (tmp_path / "scripts").mkdir()
+    shutil.copy(ROOT / "scripts/setup.sh", tmp_path / "scripts")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/precious").touch()
+    (tmp_path / ".venv").symlink_to("other")
+    done = subprocess.run(["bash", "scripts/setup.sh"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert ".venv is a link to other" in done.stderr
+    assert (tmp_path / "other/precious").exists()
