@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from common import checkpoint, faults, launch
 from common.cli import CommonArgs, settle_batch, settle_precision
@@ -168,6 +169,11 @@ class Run:
         length = self.lengths[t]
         return min(length, self.args.max_steps - sum(self.lengths[:t])) if self.args.max_steps else length
 
+    def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's part of the round's first `steps` batches."""
+        world = self.topology.world
+        return self.data.batches(self.args.seed, t, self.plan.batch_size, world.rank, world.size, steps)
+
     def train(self, t: int) -> Trained:
         """Round t of training; the last one is cut short by --max-steps."""
         plan = replace(self.plan, steps=self.lengths[t])
@@ -179,8 +185,8 @@ class Run:
             if self.smoother:
                 self.smoother.add()
 
-        seed, steps = self.args.seed, self._steps_left(t)
-        trained = train_round(self.ecosphere, self.optimizer, self.data, seed, t, plan, after_step, steps)
+        batches = self.batches(t, self._steps_left(t))
+        trained = train_round(self.ecosphere, self.optimizer, batches, self.args.seed, t, plan, after_step)
         self._note_time("train", trained.seconds)
         self.totals.train_images += trained.images
         self.totals.gradient_evaluations += trained.gradient_evaluations
