@@ -45,6 +45,20 @@ def save(directory: Path, t: int, world: Group, tensors: dict[str, Tensor], numb
             shutil.rmtree(old)
 
 
+def save_own(directory: Path, t: int, rank: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Save one rank's state after its own round t, waiting for nobody; `load_latest` passes over rounds that are not whole."""
+    folder = directory / f"round-{t:05d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / _name(rank), tensors, numbers)
+
+
+def forget_before(directory: Path, t: int) -> None:
+    """Remove the rounds that are no longer needed once round t is whole. One rank calls it."""
+    for folder in _complete(directory):
+        if int(folder.name.removeprefix("round-")) <= t - KEEP:
+            shutil.rmtree(folder)
+
+
 def load_latest(directory: Path, world: Group) -> tuple[int, State] | None:
     """The newest round that every rank can read, and this rank's state of it; None where there is none. Collective."""
     for folder in world.share(_complete(directory)):

@@ -6,6 +6,7 @@ accelerator go through host memory, which also works where several ranks share o
 nothing is sent.
 """
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -146,6 +147,12 @@ class Group:
     def barrier(self) -> None:
         """Wait for everybody."""
         self.comm.Barrier()
+
+    def rest(self) -> None:
+        """Wait for everybody, perhaps for long: asleep, so that the core is free for those who are waited for."""
+        meeting = self.comm.Ibarrier()
+        while not meeting.Test():
+            time.sleep(0.01)
 
     def swap(self, mine: np.ndarray, theirs: np.ndarray, to: int | None, source: int | None) -> None:
         """Send `mine` to one rank while receiving `theirs` from another (`Sendrecv`); None means nobody on that side.

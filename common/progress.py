@@ -1,5 +1,6 @@
 """What a user sees while a run goes on; rank 0 only. A bar on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from itertools import accumulate
@@ -70,6 +71,7 @@ def _population(number: int, rows: list[dict[str, Any]]) -> str:
     rates = [r["lr"] for r in mine]
     lost = sum(r["fitness"] == float("-inf") for r in mine)
     span = f"{min(rates):.3g}" if min(rates) == max(rates) else f"{min(rates):.3g}..{max(rates):.3g}"
-    best = max(r["fitness"] for r in mine)
+    judged = [r["fitness"] for r in mine if not math.isnan(r["fitness"])]  # where workers take turns, only one is
+    best = max(judged, default=-math.inf)
     value = f"{100 * best:.1f} %" if best >= 0 else f"{best:.3f}"  # an accuracy, or minus a loss
     return f"{mine[0]['species']} lr {span} fitness {value}" + (f" ({lost} of {len(mine)} diverged)" if lost else "")

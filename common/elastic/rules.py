@@ -53,6 +53,10 @@ class Synchroniser(Protocol):
         """After the worker's own step t; `gradient` is the one of this step."""
         ...
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint has to keep of it, to be copied back in place."""
+        ...
+
 
 class Master:
     """The centre x~, or a slice of it, and what becomes of it with every update. It adds; it never waits or counts workers.
@@ -78,6 +82,15 @@ class Master:
         self.rule(self.centre, update)
         self.clock += 1
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint has to keep, besides `clock`, to be copied back in place."""
+        kept = {"centre": self.centre}
+        if self.average is not None:
+            kept["average"] = self.average
+        if isinstance(self.rule, MomentumRule):
+            kept["velocity"] = self.rule.velocity_of(self.centre)
+        return kept
+
     @property
     def evaluated(self) -> Tensor:
         """The weights a run is judged by: z where there is one, else x~."""
@@ -101,14 +114,18 @@ class MomentumRule:
         self.eta, self.delta, self.nesterov = eta, delta, variant == "nesterov"
         self.velocity: Tensor | None = None
 
-    def __call__(self, centre: Tensor, gradient: Tensor) -> None:
-        """One gradient taken in."""
+    def velocity_of(self, centre: Tensor) -> Tensor:
+        """v, made where there is none yet."""
         if self.velocity is None:
             self.velocity = torch.zeros_like(centre)
-        self.velocity.mul_(self.delta).sub_(gradient, alpha=self.eta)
+        return self.velocity
+
+    def __call__(self, centre: Tensor, gradient: Tensor) -> None:
+        """One gradient taken in."""
+        velocity = self.velocity_of(centre).mul_(self.delta).sub_(gradient, alpha=self.eta)
         if self.nesterov:
             centre.sub_(gradient, alpha=self.eta)
-        centre.add_(self.velocity, alpha=self.delta)
+        centre.add_(velocity, alpha=self.delta)
 
 
 @dataclass
@@ -147,6 +164,10 @@ class Alone:
             self.centre.push(torch.sub(x, self.before))
             self.before.copy_(x)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Where x was before the step that is to come."""
+        return {"before": self.before}
+
 
 class Elastic:
     """Asynchronous EASGD (algorithm 1); over the steps of `LookAhead` it is EAMSGD (algorithm 2).
@@ -176,6 +197,10 @@ class Elastic:
         if self.due:
             x.sub_(self.pull)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing: every exchange begins with a fetch."""
+        return {}
+
 
 class Downpour:
     """DOWNPOUR (supplement, algorithm 3): every `period` steps x~ <- x~ + v, x <- x~, v <- 0, where v is what the worker's own
@@ -200,6 +225,10 @@ class Downpour:
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
         """Nothing: v is the difference to what was fetched."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What was fetched last."""
+        return {"fetched": self.fetched}
+
 
 class MomentumDownpour:
     """MDOWNPOUR's worker (algorithm 4): fetch x~, compute a gradient there, send it; the master steps (`MomentumRule`).
@@ -222,6 +251,10 @@ class MomentumDownpour:
         """Send g."""
         self.sent.copy_(gradient).add_(x, alpha=self.weight_decay)
         self.centre.push(self.sent)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Nothing: every step begins with a fetch."""
+        return {}
 
 
 class Admm:
@@ -257,3 +290,7 @@ class Admm:
             torch.sub(x, self.multiplier, out=self.change).sub_(self.term)
             self.term.add_(self.change)
             self.centre.push(self.change.div_(self.workers))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """lambda, and this worker's term of the centre."""
+        return {"multiplier": self.multiplier, "term": self.term}

@@ -5,7 +5,7 @@
                        <-------------   CENTRE: its slice
     PUSH: update       ------------->   adds it; the worker computes its gradient meanwhile
                        <-------------   ACKNOWLEDGE, waited for before the next PUSH or REQUEST
-    REPORT             ------------->   (the first server only) a line for the record
+    REPORT             ------------->   the end of a round; the first server writes its line to the record
     STOP               ------------->   a server ends after everybody's STOP
 
 One server serves one message at a time, so nobody ever sees half an update. It never waits for a particular worker, and where
@@ -56,7 +56,7 @@ class Server:
     """One server's slice of the centre, and the loop that serves it.
 
     master: the slice on the CPU, and its rule; None where x~ lies in a window, and only reports are heard here. workers: world
-    ranks that will come. on_report: called with (rank, report) for every line that a worker sends to the first server.
+    ranks that will come. on_report: called with (rank, report) for every line that a worker sends.
     """
 
     def __init__(self, world: Group, master: Master | None, workers: list[int], on_report: Callable[[int, Any], None]) -> None:
@@ -122,6 +122,18 @@ class Server:
 class Reporting:
     """What a worker says besides its exchanges: lines for the record, and that it is done."""
 
+    def pull(self, into: Tensor, evaluated: bool = False) -> None:
+        """The present centre, or what is to be judged."""
+        raise NotImplementedError
+
+    def push(self, update: Tensor) -> None:
+        """Send an update off without waiting."""
+        raise NotImplementedError
+
+    def progress(self) -> None:
+        """Let MPI go on with what is under way: it does nothing outside its own calls."""
+        raise NotImplementedError
+
     def __init__(self, world: Group, servers: int) -> None:
         self.world, self.servers = world, range(servers)
 
@@ -129,8 +141,9 @@ class Reporting:
         """Wait until x~ has taken in everything that was pushed."""
 
     def report(self, line: Any) -> None:
-        """Send a small picklable line to the first server."""
-        self.world.comm.send(line, dest=0, tag=Tag.REPORT)
+        """Send a small picklable line to every server."""
+        for k in self.servers:
+            self.world.comm.send(line, dest=k, tag=Tag.REPORT)
 
     def close(self) -> None:
         """No more messages from this worker."""
@@ -170,7 +183,7 @@ class ServedCentre(Reporting):
         self.world.traffic.inside += self.pushed.nbytes
 
     def progress(self) -> None:
-        """Let MPI go on with what is pending: it does nothing outside its own calls."""
+        """Let MPI go on with what is pending."""
         if self.pending and MPI.Request.Testall(self.pending):
             self.pending = []
 

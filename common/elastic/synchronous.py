@@ -49,3 +49,7 @@ class SynchronousElastic:
         new = centre_after(self.centre, self.total, self.beta, self.group.size)
         x.sub_(self.before.sub_(new if self.gauss_seidel else self.centre), alpha=self.alpha)
         self.centre.copy_(new)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """This rank's copy of the centre."""
+        return {"centre": self.centre}

@@ -62,7 +62,8 @@ def test_a_round_that_is_cut_short_takes_the_rates_of_its_first_steps():
     topology = build(LAYOUTS[0])
     member = Ecosphere(topology, Noted(lambda progress: 1.0, 0.1, 0.1, topology.world.size, 3), Exchange())
     member.adopt(network())
-    trained = train_round(member, WeightOptimizer(member, PLAIN), shard(topology, 2, 2), seed=3, t=2, plan=replace(PLAN, steps=8))
+    optimizer, plan = WeightOptimizer(member, PLAIN), replace(PLAN, steps=8)
+    trained = train_round(member, optimizer, shard(topology, 2, 2), seed=3, t=2, plan=plan)
     assert asked == [2, 2 + 1 / 8]
     assert trained.images == 2 * BATCH // SIZE
 

@@ -1,0 +1,243 @@
+"""Elastic averaging SGD, its family and its comparators (Zhang, Choromanska and LeCun, NeurIPS 2015).
+
+Every worker trains its own weights on all the images; every tau steps it exchanges with a centre, which is what is judged.
+
+    together        easgd (Jacobi), easgd-gs (Gauss-Seidel): all workers meet, Horovod adds them up
+    with a server   aeasgd, eamsgd, downpour, mdownpour, adownpour, mvadownpour, admm: nobody waits for another worker;
+                    the first rank (--servers S: the first S) keeps the centre and trains nothing
+    alone           sgd, msgd, asgd, mvasgd: rank 0 trains, other ranks wait
+
+For example:
+
+    mpirun --oversubscribe --bind-to none -np 5 python EASGD/EASGD.py --method aeasgd --preset smoke
+    horovodrun -np 4 python EASGD/EASGD.py --method easgd --period 4
+    python EASGD/EASGD.py --method msgd --preset smoke
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common import launch
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
+from common.ecosphere import Ecosphere
+from common.elastic.rules import (
+    Admm,
+    Alone,
+    Centre,
+    Downpour,
+    Elastic,
+    LocalCentre,
+    Master,
+    MomentumDownpour,
+    MomentumRule,
+    Synchroniser,
+)
+from common.elastic.run import CentredRun, ServedRun
+from common.elastic.server import ServedCentre, WindowCentre, slices_of
+from common.elastic.synchronous import SynchronousElastic
+from common.errors import UsageError
+from common.exchange import Exchange
+from common.populations import PopulationSpec
+from common.rates import ScheduledRates
+from common.topology import build_topology, world_size
+
+TOGETHER = ("easgd", "easgd-gs")
+SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")
+ALONE = ("sgd", "msgd", "asgd", "mvasgd")
+WITH_MOMENTUM = ("eamsgd", "mdownpour", "msgd")
+AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # over all of the centre's past; the others' rate is --average-rate
+MOVING = ("mvadownpour", "mvasgd")
+
+
+@dataclass(frozen=True)
+class Args(CommonArgs):
+    """Options of elastic averaging, after those that every script has."""
+
+    method: Literal[*TOGETHER, *SERVED, *ALONE] = "aeasgd"  # type: ignore[valid-type]
+    """what couples the workers"""
+    period: int = 10
+    """tau: local steps between two exchanges of a worker (paper: 1 to 64; mdownpour knows 1 only)"""
+    beta: float = 0.9
+    """moving rate of the centre: an exchange moves a worker by beta / workers of its distance (paper: 0.9)"""
+    worker_batch: int = 128
+    """images per step of one worker, unless --batch-size says how many all workers together have (paper: 128)"""
+    variant: Literal["printed", "nesterov"] = "printed"
+    """how mdownpour's master steps: as printed, or as Nesterov's momentum is usually meant"""
+    average_rate: float = 0.001
+    """rate of the moving average of mvadownpour and mvasgd (paper: 0.001)"""
+    decay: float = 0.0
+    """gamma: the learning rate after t steps of a worker is eta / sqrt(1 + gamma t) (paper: 0, or 1e-4)"""
+    servers: int = 1
+    """ranks that keep a slice of the centre each"""
+    server: Literal["messages", "rma"] = "messages"
+    """how workers reach the centre: by messages to its servers, or one-sidedly, in a window of rank 0's memory"""
+
+
+PRESETS = make_presets(
+    Args,
+    smoke={"worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05, "momentum_factor": 0.9, "weight_decay": 1e-4},
+    cpu={
+        **{"model": "easgd-cnn", "width": 2, "crop": 28, "dropout": 0.5, "train_images": 20000, "rounds": 12},
+        **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
+    },
+    paper={
+        **{"model": "easgd-cnn", "width": 8, "crop": 28, "dropout": 0.5, "rounds": 400},
+        **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
+    },
+)
+COST = {
+    "smoke": "10 to 40 seconds",
+    "cpu": "2 to 4 minutes on 2 quiet cores",
+    "paper": "400 epochs of the paper's network, for GPUs",
+}
+
+
+def main() -> None:
+    """Parse, choose the ranks' parts, train."""
+    args, given = parse_args(PRESETS, __doc__)
+    args = settle(args, given)
+    ranks, method = world_size(), args.method
+    if method in ALONE and ranks > 1:
+        launch.say(f"{method} is sequential: rank 0 trains, {ranks - 1} other rank(s) wait")
+    served = method in SERVED and ranks > 1
+    topology = build_topology(populations(args, ranks, served), "worker", horovod=method in TOGETHER)
+    title = headline(f"EASGD {method}", args.preset, COST)
+    if method in ALONE and ranks > 1:
+        if topology.world.rank == 0:
+            train_together(CentredRun("easgd", method, batched(args, given, 1), given, topology.alone(), [title]))
+        topology.world.rest()
+        return
+    workers = ranks - args.servers if served else ranks
+    kind = ServedRun if served else CentredRun
+    run = kind("easgd", method, batched(args, given, workers), given, topology, [title], workers)
+    if isinstance(run, ServedRun):
+        train_with_servers(run)
+    else:
+        train_together(run)
+
+
+def settle(args: Args, given: set[str]) -> Args:
+    """The arguments as the method needs them. Raises UsageError for those that cannot work."""
+    check_common(args)
+    for name in ("period", "servers", "worker_batch"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
+    if args.beta < 0:
+        raise UsageError(f"--beta {args.beta} has to be 0 or more; 0.9 is usual")
+    if args.method == "mdownpour" and args.period != 1:
+        if "period" in given:
+            raise UsageError(f"--method mdownpour exchanges every step: leave --period {args.period} out")
+        args = replace(args, period=1)
+    if args.server == "rma" and (args.method in AVERAGED or args.method in (*MOVING, "mdownpour") or args.servers > 1):
+        raise UsageError("--server rma has one window that is only added to: no averages, no momentum, no --servers")
+    if "optimizer" not in given:
+        momentum = args.method in WITH_MOMENTUM and args.method != "mdownpour"
+        args = replace(args, optimizer="nesterov" if momentum else "sgd")
+    return args if args.method in WITH_MOMENTUM else replace(args, momentum_factor=0.0)
+
+
+def populations(args: Args, ranks: int, served: bool) -> list[PopulationSpec]:
+    """Servers first, then workers."""
+    if args.method in ALONE:
+        idle = [PopulationSpec("idle", ranks - 1, args.optimizer)] if ranks > 1 else []
+        return [PopulationSpec(args.method, 1, args.optimizer), *idle]
+    if not served:
+        return [PopulationSpec(args.method, ranks, args.optimizer)]
+    if args.servers >= ranks:
+        raise UsageError(f"--servers {args.servers} of {ranks} ranks leave no worker: start more ranks")
+    return [
+        PopulationSpec("server", args.servers, args.optimizer),
+        PopulationSpec(args.method, ranks - args.servers, args.optimizer),
+    ]
+
+
+def batched(args: Args, given: set[str], workers: int) -> Args:
+    """The arguments with the batch of all workers together."""
+    return args if "batch_size" in given else replace(args, batch_size=args.worker_batch * workers)
+
+
+def make_master(args: Args, centre: Tensor) -> Master:
+    """The centre, or a slice of it, with the rule and the average of the method."""
+    rule = MomentumRule(args.learning_rate, args.momentum_factor, args.variant) if args.method == "mdownpour" else None
+    return Master(centre.cpu().clone(), rule, args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
+
+
+def make_synchroniser(args: Args, x: Tensor, centre: Centre, workers: int) -> Synchroniser:
+    """A worker's side of a method with a centre of its own place."""
+    alpha = args.beta / workers
+    rules: dict[str, Callable[[], Synchroniser]] = {
+        "mdownpour": lambda: MomentumDownpour(x, centre, args.weight_decay),
+        "admm": lambda: Admm(x, centre, alpha, workers, args.period),
+        **dict.fromkeys(("aeasgd", "eamsgd"), lambda: Elastic(x, centre, alpha, args.period)),
+        **dict.fromkeys(("downpour", "adownpour", "mvadownpour"), lambda: Downpour(x, centre, args.period)),
+        **dict.fromkeys(ALONE, lambda: Alone(x, centre)),
+    }
+    return rules[args.method]()
+
+
+def prepare(run: CentredRun) -> tuple[Args, Ecosphere]:
+    """The model, at the same x_0 everywhere, and the rate of every step."""
+    args: Args = run.args  # type: ignore[assignment]
+    steps = args.rounds * run.plan.steps
+    shape = lambda progress: (1 + args.decay * progress * steps) ** -0.5  # noqa: E731
+    rates = ScheduledRates(shape, args.learning_rate, args.learning_rate, run.topology.world.size, args.rounds)
+    ecosphere = Ecosphere(run.topology, rates, Exchange("average"))
+    ecosphere.adopt(run.build_model())
+    return args, ecosphere
+
+
+def train_together(run: CentredRun) -> None:
+    """Workers that meet, or one worker with the centre in its own process."""
+    args, ecosphere = prepare(run)
+    x = ecosphere.model.parameters.data
+    if args.method in TOGETHER:
+        group = run.topology.population
+        elastic = SynchronousElastic(x, group, args.beta / group.size, args.period, args.method == "easgd-gs")
+        watch = run.couple(elastic, lambda: elastic.centre)
+    else:
+        master = make_master(args, x)
+        local = make_synchroniser(args, x, LocalCentre(master), 1)
+        watch = run.couple(local, lambda: master.evaluated, master)
+    optimizer = run.build_optimizer(ecosphere)
+    optimizer.synchroniser = watch
+    run.start(ecosphere, optimizer, {})
+    with run:
+        for t in run.rounds():
+            run.end_round(t, run.train(t))
+
+
+def train_with_servers(run: ServedRun) -> None:
+    """Servers serve, workers work; then all meet."""
+    args, ecosphere = prepare(run)
+    world, x = run.topology.world, ecosphere.model.parameters.data
+    window = WindowCentre(world, x) if args.server == "rma" else None
+    optimizer = run.build_optimizer(ecosphere)
+    if world.rank < run.servers:
+        start, stop = slices_of(len(x), run.servers)[world.rank]
+        master = Master(torch.from_numpy(window.memory)) if window else make_master(args, x[start:stop])
+        optimizer.synchroniser = run.couple(Alone(x), lambda: master.evaluated, master)
+    else:
+        centre, judged = window or ServedCentre(world, len(x), run.servers), x.clone()
+
+        def fetch() -> Tensor:
+            centre.pull(judged, evaluated=True)
+            return judged
+
+        optimizer.synchroniser = run.couple(make_synchroniser(args, x, centre, run.workers), fetch)
+    run.start(ecosphere, optimizer, {})
+    with run:
+        if world.rank < run.servers:
+            run.serve(reports_only=window is not None)
+        else:
+            run.work(centre)
+        run.meet()
+    if window:
+        window.free()
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,196 @@
+"""A run whose workers each train their own weights, coupled to a centre that is judged in their place.
+
+`CentredRun`: workers that meet, and runs of one worker. `ServedRun`: workers and servers that never wait for each other; a
+round is a worker's own, rank 0 writes its lines down when all workers have sent theirs, and worker t mod p judges the centre
+after its own round t. A served run that is resumed goes on from the newest round that every rank had ended; since workers and
+servers save at moments of their own, it is not the same run bit by bit, as no two asynchronous runs are.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common import checkpoint, faults
+from common.comm import Group
+from common.elastic.rules import Master, Synchroniser
+from common.elastic.server import Reporting, Server, slices_of
+from common.errors import Diverged
+from common.loop import Judged, Trained, evaluate
+from common.run import Run
+from common.smoother import calibrate
+
+NOT_JUDGED = Judged(math.nan, math.nan, 0.0, math.nan)
+
+
+class Stopwatch:
+    """A synchroniser, and the seconds spent in it since they were last asked for."""
+
+    def __init__(self, synchroniser: Synchroniser) -> None:
+        self.synchroniser, self.steps = synchroniser, synchroniser.steps
+        self.seconds = 0.0
+
+    def begin(self, t: int, x: Tensor) -> None:
+        """The synchroniser's."""
+        began = time.perf_counter()
+        self.synchroniser.begin(t, x)
+        self.seconds += time.perf_counter() - began
+
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+        """The synchroniser's."""
+        began = time.perf_counter()
+        self.synchroniser.end(t, x, gradient)
+        self.seconds += time.perf_counter() - began
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The synchroniser's."""
+        return self.synchroniser.tensors()
+
+    def lap(self) -> float:
+        """Seconds since the last call."""
+        seconds, self.seconds = self.seconds, 0.0
+        return seconds
+
+
+class CentredRun(Run):
+    """Workers that meet: all hold the same centre, and judge it together after every round.
+
+    couple(synchroniser, evaluated) comes after `build_optimizer` and before `start`; evaluated() gives the flat parameters
+    that a run is judged by.
+    """
+
+    def couple(self, synchroniser: Synchroniser, evaluated: Callable[[], Tensor], master: Master | None = None) -> Stopwatch:
+        """Tell the run what its workers are coupled by; returns what the weight optimizer is to be given."""
+        self.watch, self.evaluated, self.master = Stopwatch(synchroniser), evaluated, master
+        return self.watch
+
+    def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This worker's own batches: every worker goes through all images, in an order of its own."""
+        worker = self.topology.world.rank - (self.topology.world.size - self.workers)
+        return self.data.batches(self.args.seed, t, self.plan.batch_size // self.workers, 0, 1, steps, worker)
+
+    def end_round(self, t: int, trained: Trained) -> None:
+        """Judge, record and save. Raises Diverged where the centre is no longer finite."""
+        judged = self.judge_centre(self.topology.world)
+        self._note_time("evaluate", judged.seconds)
+        row = self._line(t, trained, judged)
+        self.reporter.round(t, self.record.add_round(t, row))
+        self.last_round = t
+        self._save(t)
+        if not torch.isfinite(self.evaluated()).all():
+            raise Diverged(f"the centre is not finite after round {t + 1}. Try a lower --learning-rate or a shorter --period")
+
+    def judge_centre(self, group: Group) -> Judged:
+        """The centre on the fitness images, which the group shares out; the worker's own weights are left as they were."""
+        faults.trip("evaluate", self.topology.world.rank)
+        model, began = self.ecosphere.model, time.perf_counter()
+        before = model.state.detach().clone()
+        model.parameters.data.copy_(self.evaluated())
+        calibrate(model, self.data, self.plan.precision, group)
+        judged = evaluate(model.module, self.data.fitness, self.plan.precision, group)
+        model.state.detach().copy_(before)
+        return Judged(judged.loss, judged.accuracy, time.perf_counter() - began, judged.fitness)
+
+    def _line(self, t: int, trained: Trained, judged: Judged) -> dict[str, Any]:
+        exchange = self.watch.lap()
+        training = replace(trained, seconds=trained.seconds - exchange)
+        self._note_time("train", -exchange)  # it was counted there
+        faults.trip("record", self.topology.world.rank, t)
+        return self._row(self.ecosphere.rate_at(t), judged.fitness, training, judged, exchange)
+
+    def _engine(self) -> str:
+        return f"weights: {'Horovod' if self.topology.population.horovod else 'MPI'}" if self.workers > 1 else "one worker"
+
+    def _take_final_weights(self, diverged: bool) -> None:
+        self.ecosphere.model.parameters.data.copy_(self.evaluated())
+        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.world)
+
+    def _state(self) -> checkpoint.State:
+        tensors, numbers = super()._state()
+        tensors |= {f"synchroniser.{name}": value for name, value in self.watch.tensors().items()}
+        if self.master:
+            tensors |= {f"master.{name}": value for name, value in self.master.tensors().items()}
+            numbers["updates"] = self.master.clock
+        return tensors, numbers
+
+    def _restore(self, t: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        for name, value in self.watch.tensors().items():
+            value.copy_(tensors.pop(f"synchroniser.{name}"))
+        if self.master:
+            for name, value in self.master.tensors().items():
+                value.copy_(tensors.pop(f"master.{name}"))
+            self.master.clock = numbers["updates"]
+        super()._restore(t, tensors, numbers)
+
+
+class ServedRun(CentredRun):
+    """A run whose centre lives on servers, or in a window; the first ranks serve, the others work."""
+
+    @property
+    def servers(self) -> int:
+        """How many of the first ranks serve."""
+        return self.topology.world.size - self.workers
+
+    def work(self, centre: Reporting) -> None:
+        """A worker's part of the run: its rounds, at its own pace; the run of a worker that lost its weights ends early."""
+        rank, model = self.topology.world.rank, self.ecosphere.model
+        hook = model.module.register_forward_hook(lambda *_: centre.progress())
+        for t in self.rounds():
+            trained = self.train(t)
+            turn = rank - self.servers == t % self.workers
+            judged = self.judge_centre(self.topology.gradients) if turn else NOT_JUDGED
+            self._note_time("evaluate", judged.seconds)
+            row = self._line(t, trained, judged)
+            self.last_round = t
+            checkpoint.save_own(self.directory / "checkpoints", t, rank, *self._state())
+            centre.report((t, {"round": t, "rank": rank, **row}))
+            if not model.is_finite():
+                break
+        hook.remove()
+        centre.close()
+
+    def serve(self, reports_only: bool = False) -> None:
+        """A server's part: until all workers have stopped. reports_only: where the centre lies in a window."""
+        began, world = time.perf_counter(), self.topology.world
+        lines: dict[int, list[dict[str, Any]]] = {}
+
+        def on_report(rank: int, report: tuple[int, dict[str, Any]]) -> None:
+            t, row = report
+            lines.setdefault(t, []).append(row)
+            if len(lines[t]) == self.workers:
+                self._end_served_round(t, sorted(lines.pop(t), key=lambda line: line["rank"]))
+
+        Server(world, None if reports_only else self.master, list(range(self.servers, world.size)), on_report).serve()
+        self._note_time("exchange", time.perf_counter() - began)
+
+    def _end_served_round(self, t: int, rows: list[dict[str, Any]]) -> None:
+        """All workers have ended their round t: write it down, keep the centre as it is now."""
+        rank = self.topology.world.rank
+        self.last_round = t
+        checkpoint.save_own(self.directory / "checkpoints", t, rank, *self._state())
+        if rank == 0:
+            self.record.write_round(t, rows)
+            self.reporter.round(t, rows)
+            checkpoint.forget_before(self.directory / "checkpoints", t)
+
+    def meet(self) -> None:
+        """After their parts all ranks wait for each other and take over the centre. Raises Diverged where it is not finite."""
+        self.topology.world.rest()
+        parameters = self.ecosphere.model.parameters.data
+        if self.topology.world.rank < self.servers:
+            start, stop = slices_of(len(parameters), self.servers)[self.topology.world.rank]
+            parameters[start:stop] = self.evaluated()
+        for k, (start, stop) in enumerate(slices_of(len(parameters), self.servers)):
+            self.topology.world.broadcast_(parameters[start:stop], root=k)
+        if not torch.isfinite(parameters).all():
+            raise Diverged("the centre is not finite. Try a lower --learning-rate or a shorter --period")
+
+    def _engine(self) -> str:
+        return f"weights: {self.servers} server(s)"
+
+    def _take_final_weights(self, diverged: bool) -> None:
+        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.world)  # `meet` brought the centre
