@@ -69,13 +69,14 @@ class Picture:
 
 def draw(records: Records) -> Iterator[Picture]:
     """Every figure that the records allow."""
+    sweeps = {(dataset, model): rows for dataset, model, rows in records.sweeps()}
     for dataset, model, rows in records.groups():
         subject = f"{dataset}-{model}"
         done = rows[rows.n > 0]
-        asked = base_rates(done)
-        if asked.nunique() >= 3:
+        if (dataset, model) in sweeps:
+            done = sweeps[dataset, model]
             yield start(records, subject, done)
-            done = done[asked == sorted(asked.unique())[asked.nunique() // 2]]
+            done = done[done.asked == sorted(done.asked.unique())[done.asked.nunique() // 2]]
         if len(done):
             yield accuracy(records, subject, done)
             yield seconds(records, subject, done)
@@ -125,10 +126,9 @@ def start(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     """Test accuracy of every method over the base rate it was given."""
     figure = Figure((WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
-    asked = base_rates(rows)
     for i, (method, part) in enumerate(rows.groupby("method", sort=False)):
         colour = METHOD_COLOURS.get(str(method), COLOURS[i % len(COLOURS)])
-        part = part.assign(asked=asked[part.index]).sort_values("asked")
+        part = part.sort_values("asked")
         accuracies = [100 * records.counted(number).test_accuracy.astype(float) for number in part.index]
         lost = int(part.diverged.sum())
         label = f"{part.title.iloc[0]}{f' ({lost} of {part.n.sum()} runs diverged)' if lost else ''}"
@@ -148,11 +148,6 @@ def start(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
         "count with the last finite weights."
     )
     return Picture(f"start-{_slug(subject)}", title, caption, figure)
-
-
-def base_rates(rows: pd.DataFrame) -> pd.Series:
-    """--learning-rate of every row."""
-    return rows.settings.map(lambda settings: settings.get("learning_rate", np.nan))
 
 
 def workers(records: Records, subject: str, number: int) -> Picture | None:

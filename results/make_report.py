@@ -74,6 +74,14 @@ def render(records: Records, folder: Path) -> str:
         hardware=list(dict.fromkeys(runs.hardware)),
         accuracy=_cells(make_tables.accuracy_table(records)),
         accuracy_notes=make_tables.accuracy_notes(records),
+        starts=[
+            (
+                f"{rows.data.iloc[0]}, {rows.model.iloc[0]}",
+                _cells(make_tables.start_table(rows)),
+                make_tables.start_notes(records, rows),
+            )
+            for _, _, rows in records.sweeps()
+        ],
         cost=_cells(make_tables.cost_table(records)),
         cost_notes=make_tables.cost_notes(records),
         troubled=_cells(make_tables.troubled_table(records)),

@@ -2,10 +2,12 @@
 
     python results/make_tables.py [smoke|cpu|gpu|paper]
 
-Writes results/<profile>/tables/: accuracy.md and cost.md (the rows of both carry the same numbers), accuracy.csv (all
-their numbers, unrounded) and runs.csv (one line per run directory, finished or not). Columns: results/README.md.
+Writes results/<profile>/tables/: accuracy.md and cost.md (the rows of both carry the same numbers), start.md (methods by the
+base rate they were started with, where that was varied; such rows are not in accuracy.md), accuracy.csv (all numbers,
+unrounded) and runs.csv (one line per run directory, finished or not). Columns: results/README.md.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,16 @@ import pandas as pd
 from records import NUMBERS, Records, from_command_line
 
 KEYS = ("#", "data, model", "method")
-TEXT = {*KEYS[1:], "ranks: populations", "remarks", "commit", "experiment / run", "state", "what happened"}  # left-aligned
+TEXT = {
+    *KEYS[1:],
+    "rows",
+    "ranks: populations",
+    "remarks",
+    "commit",
+    "experiment / run",
+    "state",
+    "what happened",
+}  # left-aligned
 UNKNOWN = "–"
 
 TEST_RULE = (
@@ -23,8 +34,9 @@ TEST_RULE = (
 
 
 def accuracy_table(records: Records) -> pd.DataFrame:
-    """What each method reached, and for how much training."""
-    rows = records.rows
+    """What each method reached, and for how much training; without the rows of sweeps over the base rate."""
+    swept = [number for _, _, rows in records.sweeps() for number in rows.index]
+    rows = records.rows.drop(index=swept)
     return pd.DataFrame(
         {
             **_keys(rows),
@@ -38,6 +50,53 @@ def accuracy_table(records: Records) -> pd.DataFrame:
             "remarks": [_remarks(r) for _, r in rows.iterrows()],
         }
     )
+
+
+def start_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """Test accuracy of each method by the base rate it was started with, and what its evaluations cost; rows of one sweep."""
+    seconds = [f"seconds_{phase}_mean" for phase in ("train", "evaluate", "exchange")]
+    lines = []
+    others = rows.settings.map(lambda s: json.dumps({k: v for k, v in s.items() if k != "learning_rate"}, sort_keys=True))
+    rates = sorted(rows.asked.unique())
+    main = {title: part.index[0] for title, part in rows.groupby("title")}  # the first of a method bears its name alone
+    for (title, _), part in rows.groupby(["title", others], sort=False):
+        by_rate = {row.asked: percent(row, "test_accuracy") for _, row in part.iterrows()}
+        means = 100 * part.test_accuracy_mean
+        shares = 100 * part.seconds_evaluate_mean / part[seconds].sum(axis=1)
+        lines.append(
+            {
+                "method": title if main[title] in part.index else f"{title} (#{', #'.join(map(str, part.index))})",
+                **{f"{rate:g}": by_rate.get(rate, UNKNOWN) for rate in rates},
+                "worst": _number(means.min(), 2),
+                "best": _number(means.max(), 2),
+                "evaluating, %": _number(shares.mean(), 1),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def start_notes(records: Records, rows: pd.DataFrame) -> list[str]:
+    """What a reader of a table of base rates has to know."""
+    images = " to ".join(dict.fromkeys(_count(v) for v in (rows.train_images_mean.min(), rows.train_images_mean.max())))
+    deviation = " ± standard deviation (n - 1)" if rows.n.max() > 1 else ""
+    seeds = "; ".join(dict.fromkeys(rows.seeds))
+    diverged = f" {rows.diverged.sum()} runs diverged and count with what they ended with." if rows.diverged.any() else ""
+    return [
+        f"Test accuracy in % by the base rate that was asked for (`--learning-rate`), mean{deviation} over seeds {seeds}; "
+        f"{images} training images a run; weight optimizer {', '.join(dict.fromkeys(rows.optimizers))}.{diverged} Worst and "
+        "best: of the means in the line. Evaluating: share of train + evaluate + exchange.",
+        f"Rows {', '.join(map(str, rows.index))} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
+    ]
+
+
+def start_text(records: Records) -> str:
+    """All of start.md; empty where no base rate was varied."""
+    texts = []
+    for _, _, rows in records.sweeps():
+        texts += [f"## {rows.data.iloc[0]}, {rows.model.iloc[0]}", markdown(start_table(rows)), *start_notes(records, rows)]
+    made = f"Made by `{regenerate(records, 'make_tables.py')}`."
+    title = f"# What a wrong base rate costs, profile {records.profile}"
+    return "\n\n".join([title, *texts, made]) + "\n" if texts else ""
 
 
 def cost_table(records: Records) -> pd.DataFrame:
@@ -147,6 +206,8 @@ def write(records: Records, folder: Path) -> list[Path]:
         "accuracy.csv": numbers_csv(records).to_csv(index_label="#", lineterminator="\n"),
         "runs.csv": records.runs.drop(columns="settings").to_csv(lineterminator="\n"),
     }
+    if starts := start_text(records):
+        texts["start.md"] = starts
     for name, text in texts.items():
         (folder / name).write_text(text)
     return [folder / name for name in texts]

@@ -63,6 +63,7 @@ NUMBERS = (
     "mb_inside",
     "mb_across",
 )
+LEAST_IN_A_SWEEP = 3  # base rates
 METRICS_COLUMNS = ("round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy")
 
 
@@ -99,6 +100,18 @@ class Records:
     def groups(self) -> list[tuple[str, str, pd.DataFrame]]:
         """(data set, model, their rows), in the order of the tables."""
         return [(d, m, part) for (d, m), part in self.rows.groupby(["dataset", "model"], sort=False)]
+
+    def sweeps(self) -> list[tuple[str, str, pd.DataFrame]]:
+        """(data set, model, their rows with results) where methods were started with three base rates or more; the column
+        `asked` is --learning-rate.
+        """
+        found = []
+        for dataset, model, part in self.groups():
+            rows = part[part.n > 0]
+            rows = rows.assign(asked=[settings.get("learning_rate", np.nan) for settings in rows.settings])
+            if rows.asked.nunique() >= LEAST_IN_A_SWEEP:
+                found.append((dataset, model, rows))
+        return found
 
 
 def from_command_line(description: str) -> tuple[Records, Path]:
@@ -264,13 +277,16 @@ def _name_rows(runs: pd.DataFrame) -> pd.DataFrame:
     runs = runs.astype(dict.fromkeys(("seed", "ranks", "rounds", "batch_size"), "Int64"))  # a lost config.json leaves gaps
     place = {name: i for i, name in enumerate(METHODS)}
     runs["order"] = [place.get(m, len(place)) for m in runs.method]
-    first = runs.sort_values(["dataset", "model", "order", "method", "ranks", "key"], kind="stable").drop_duplicates("key")
+    rates = pd.Series([s.get("learning_rate") for s in runs.settings], index=runs.index)
+    runs["swept"] = rates.groupby([runs.dataset, runs.model]).transform("nunique") >= LEAST_IN_A_SWEEP  # those come last
+    order = ["swept", "dataset", "model", "order", "method", "ranks", "key"]
+    first = runs.sort_values(order, kind="stable").drop_duplicates("key")
     runs["row"] = runs.key.map({key: i for i, key in enumerate(first.key, start=1)})
     has_result = runs.status.isin(["finished", "diverged"])
     for (_, seed), twins in runs[has_result].groupby(["row", "seed"]):
         for name in twins.index[1:]:
             runs.loc[name, ["status", "problem"]] = "repeated", f"seed {seed} again, as in {twins.index[0]}; not in the means"
-    return runs.drop(columns=["key", "order", "network"])
+    return runs.drop(columns=["key", "order", "network", "swept"])
 
 
 def _make_rows(runs: pd.DataFrame) -> pd.DataFrame:

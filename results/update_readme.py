@@ -1,4 +1,4 @@
-"""Put a profile's results table into README.md, between its markers: no number of the README is typed by hand.
+"""Put a profile's tables into README.md, between their markers: no number of the README is typed by hand.
 
 python results/update_readme.py cpu
 """
@@ -18,19 +18,21 @@ def table_of(text: str) -> str:
     return "\n".join(takewhile(lambda line: line.startswith("|"), lines[first:]))
 
 
-def updated(readme: str, table: str) -> str:
-    """README with the block between the markers replaced. Raises ValueError where the markers are missing."""
-    pattern = r"(<!-- results table.*?-->\n).*?(<!-- end of results table -->)"
+def updated(readme: str, name: str, table: str) -> str:
+    """README with the block between the markers of one table replaced. Raises ValueError where the markers are missing."""
+    pattern = rf"(<!-- {name} table.*?-->\n).*?(<!-- end of {name} table -->)"
     if not re.search(pattern, readme, re.DOTALL):
-        raise ValueError("README.md has no results table markers")
+        raise ValueError(f"README.md has no {name} table markers")
     return re.sub(pattern, lambda m: f"{m[1]}{table}\n{m[2]}", readme, count=1, flags=re.DOTALL)
 
 
 if __name__ == "__main__":
     profile = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-    if not (ROOT / profile / "tables" / "accuracy.md").exists():
-        sys.exit(
-            f"error: there is no results/{profile}/tables/accuracy.md: run `python results/make_tables.py {profile}` first"
-        )
     readme = ROOT.parent / "README.md"
-    readme.write_text(updated(readme.read_text(), table_of((ROOT / profile / "tables" / "accuracy.md").read_text())))
+    text = readme.read_text()
+    for name, file in (("results", "accuracy.md"), ("start", "start.md")):
+        path = ROOT / profile / "tables" / file
+        if not path.exists():
+            sys.exit(f"error: there is no results/{profile}/tables/{file}: run `python results/make_tables.py {profile}` first")
+        text = updated(text, name, table_of(path.read_text()))
+    readme.write_text(text)

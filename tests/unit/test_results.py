@@ -18,6 +18,7 @@ import make_figures  # noqa: E402
 import make_report  # noqa: E402
 import make_tables  # noqa: E402
 import records as recorded  # noqa: E402
+import update_readme  # noqa: E402
 
 EOA = [{"species": "gwo", "workers": 2, "optimizer": "asam"}, {"species": "woa", "workers": 2, "optimizer": "asam"}]
 ROUNDS, ROUND_IMAGES = 4, 5 * 8
@@ -316,6 +317,31 @@ class TestFigures:
         np.testing.assert_allclose(line.get_xdata(), [0.001, 0.1, 10])
         np.testing.assert_allclose(line.get_ydata(), [51, 91, 41])
         assert len(pictures["accuracy-digits-cnn-2"].figure.axes[0].get_lines()) == 1
+
+    def test_a_sweep_over_base_rates_has_a_table_of_its_own(self, tmp_path):
+        for rate, test in ((0.001, 0.5), (0.1, 0.9), (10.0, 0.4)):
+            add_run(tmp_path, f"eoa-sam/eoa-{rate}", 0, test, learning_rate=rate)
+            if rate < 1:
+                add_run(tmp_path, f"baselines/cosine-{rate}", 0, test / 2, learning_rate=rate, **plain("cosine", "sgd"))
+        add_run(tmp_path, "eoa-sam/other", 0, 0.7, dataset="mnist", learning_rate=0.1)
+        add_run(tmp_path, "eoa-sam/twin", 0, 0.8, learning_rate=0.1, width=3)
+        records = recorded.load(tmp_path, "smoke")
+        ((_, _, rows),) = records.sweeps()
+        table = make_tables.start_table(rows).set_index("method")
+        assert list(table.columns) == ["0.001", "0.1", "10", "worst", "best", "evaluating, %"]
+        assert list(table.loc["EOA"]) == ["50.00", "90.00", "40.00", "40.00", "90.00", "6.2"]  # 0.5 of 6 + 0.5 + 1.5 seconds
+        assert list(table.loc["EOA (#4)"])[:3] == ["–", "80.00", "–"], "another configuration has a line of its own"
+        assert list(table.loc["cosine"]) == ["25.00", "45.00", "–", "25.00", "45.00", "6.2"]
+        assert len(make_tables.accuracy_table(records)) == 1, "the rows of the sweep are not in the other table"
+        assert list(make_tables.accuracy_table(records)["#"]) == [1], "and come after it"
+        paths = {p.name for p in make_tables.write(records, tmp_path / "tables")}
+        assert "start.md" in paths
+        assert "90.00" in make_report.render(records, tmp_path)
+        text = "<!-- start table -->\nold\n<!-- end of start table -->\n"
+        table = update_readme.table_of((tmp_path / "tables/start.md").read_text())
+        assert update_readme.updated(text, "start", table) == text.replace("old", table)
+        with pytest.raises(ValueError, match="no results table markers"):
+            update_readme.updated(text, "results", table)
 
     def test_axis_is_gradient_evaluations_where_an_image_costs_differently(self, tmp_path):
         add_run(tmp_path, "eoa-sam/a")
