@@ -10,7 +10,7 @@ class PaperCNN(nn.Module):
 
     8, 16 and 8 times `width` channels and 32 `width` hidden units; the paper's network has width 8, on 3 x 28 x 28 inputs
     351,946 parameters. Whether its dropout (1/2) acts before or after the hidden layer is not said; here after it.
-    Input: (batch, channels, h, w), at least 20 x 20 pixels. Output: (batch, classes) logits. Raises UsageError otherwise.
+    Input: (batch, channels, h, w), at least 24 x 24 pixels. Output: (batch, classes) logits. Raises UsageError otherwise.
     """
 
     def __init__(self, channels: int, classes: int, image_size: int = 28, width: int = 8, dropout: float = 0.5) -> None:
@@ -18,7 +18,7 @@ class PaperCNN(nn.Module):
         side = ((image_size - 4) // 2 - 4) // 2 - 2
         if width < 1 or side < 1:
             raise UsageError(
-                f"the EASGD paper's network needs a width of at least 1 and images of at least 20 pixels, not {width} and "
+                f"the EASGD paper's network needs a width of at least 1 and images of at least 24 pixels, not {width} and "
                 f"{image_size}: --model cnn takes smaller ones"
             )
         self.layers = nn.Sequential(
