@@ -161,7 +161,8 @@ def write(args: Args, world: World, lines: list[tuple]) -> None:
     text = [
         f"{workers} workers, one of them {args.factor} times slower, {n:,} parameters: speed of each worker as a share of its "
         f"own without any coupling (steps per second, medians of {args.repeats}). Gradients are sleeps of "
-        f"{args.milliseconds:g} ms, or steps of the EASGD paper's network on 16 images. Sent: floats per step and worker over N.",
+        f"{args.milliseconds:g} ms, or steps of the EASGD paper's network on 16 images. Sent: floats per step, worker and "
+        "parameter.",
         "",
         "| gradients | method | tau | slowest of the others | mean of the others | slow worker | sent |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: |",

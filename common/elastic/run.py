@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -25,6 +26,7 @@ from common.run import Run
 from common.smoother import calibrate
 
 NOT_JUDGED = Judged(math.nan, math.nan, 0.0, math.nan)
+LOST = Judged(math.nan, math.nan, 0.0, -math.inf)  # a worker whose weights are no longer finite
 
 
 class Stopwatch:
@@ -75,7 +77,7 @@ class CentredRun(Run):
 
     def end_round(self, t: int, trained: Trained) -> None:
         """Judge, record and save. Raises Diverged where the centre is no longer finite."""
-        judged = self.judge_centre(self.topology.world)
+        judged = self.judge_centre(t, self.topology.world)
         self._note_time("evaluate", judged.seconds)
         row = self._line(t, trained, judged)
         self.reporter.round(t, self.record.add_round(t, row))
@@ -84,9 +86,9 @@ class CentredRun(Run):
         if not torch.isfinite(self.evaluated()).all():
             raise Diverged(f"the centre is not finite after round {t + 1}. Try a lower --learning-rate or a shorter --period")
 
-    def judge_centre(self, group: Group) -> Judged:
+    def judge_centre(self, t: int, group: Group) -> Judged:
         """The centre on the fitness images, which the group shares out; the worker's own weights are left as they were."""
-        faults.trip("evaluate", self.topology.world.rank)
+        faults.trip("evaluate", self.topology.world.rank, t)
         model, began = self.ecosphere.model, time.perf_counter()
         before = model.state.detach().clone()
         model.parameters.data.copy_(self.evaluated())
@@ -142,7 +144,9 @@ class ServedRun(CentredRun):
         for t in self.rounds():
             trained = self.train(t)
             turn = rank - self.servers == t % self.workers
-            judged = self.judge_centre(self.topology.gradients) if turn else NOT_JUDGED
+            judged = self.judge_centre(t, self.topology.gradients) if turn else NOT_JUDGED
+            if not model.is_finite():
+                judged = LOST
             self._note_time("evaluate", judged.seconds)
             row = self._line(t, trained, judged)
             self.last_round = t
@@ -166,10 +170,13 @@ class ServedRun(CentredRun):
 
         Server(world, None if reports_only else self.master, list(range(self.servers, world.size)), on_report).serve()
         self._note_time("exchange", time.perf_counter() - began)
+        self.totals.bytes_inside += world.traffic.inside
+        world.traffic.inside = 0
 
     def _end_served_round(self, t: int, rows: list[dict[str, Any]]) -> None:
         """All workers have ended their round t: write it down, keep the centre as it is now."""
         rank = self.topology.world.rank
+        faults.trip("record", rank, t)
         self.last_round = t
         checkpoint.save_own(self.directory / "checkpoints", t, rank, *self._state())
         if rank == 0:
@@ -178,16 +185,21 @@ class ServedRun(CentredRun):
             checkpoint.forget_before(self.directory / "checkpoints", t)
 
     def meet(self) -> None:
-        """After their parts all ranks wait for each other and take over the centre. Raises Diverged where it is not finite."""
-        self.topology.world.rest()
+        """After their parts all ranks wait for each other and take over the centre. Raises Diverged where it is not finite, or
+        no worker is.
+        """
+        world = self.topology.world
+        world.rest()
+        alive = world.gather_rows(np.array([float(self.ecosphere.model.is_finite())]))[self.servers :].any()
         parameters = self.ecosphere.model.parameters.data
-        if self.topology.world.rank < self.servers:
-            start, stop = slices_of(len(parameters), self.servers)[self.topology.world.rank]
+        if world.rank < self.servers:
+            start, stop = slices_of(len(parameters), self.servers)[world.rank]
             parameters[start:stop] = self.evaluated()
         for k, (start, stop) in enumerate(slices_of(len(parameters), self.servers)):
-            self.topology.world.broadcast_(parameters[start:stop], root=k)
-        if not torch.isfinite(parameters).all():
-            raise Diverged("the centre is not finite. Try a lower --learning-rate or a shorter --period")
+            world.broadcast_(parameters[start:stop], root=k)
+        if not alive or not torch.isfinite(parameters).all():
+            what = "the centre is not finite" if alive else "no worker has finite weights"
+            raise Diverged(f"{what}. Try a lower --learning-rate or a shorter --period")
 
     def _engine(self) -> str:
         return f"weights: {self.servers} server(s)"

@@ -1,0 +1,109 @@
+"""Elastic averaging as a user starts it: every method, servers and windows, faults, resumption, and what is refused."""
+
+import math
+
+import pytest
+from launching import TINY, run
+from run_records import RunRecord
+
+EASGD = "EASGD/EASGD.py"
+TOGETHER, ALONE = ("easgd", "easgd-gs"), ("sgd", "msgd", "asgd", "mvasgd")
+SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")
+SHORT = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--worker-batch", 16)
+
+
+def check(out, ranks, workers, rounds=3):
+    """A whole record: a line for every worker and round, one judgement of the centre a round."""
+    record = RunRecord(out)
+    summary, metrics = record.summary, record.metrics
+    assert (summary["experiment"], summary["ranks"], summary["rounds"], summary["diverged"]) == ("easgd", ranks, rounds, False)
+    first = ranks - workers
+    assert [(int(m["round"]), int(m["rank"])) for m in metrics] == [(t, r) for t in range(rounds) for r in range(first, ranks)]
+    for t in range(rounds):
+        assert any(not math.isnan(f) for f in record.column("fitness", round=t))
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*TOGETHER, *SERVED, *ALONE])
+def test_every_method_learns_the_digits(tmp_path, method):
+    run(EASGD, "--method", method, "--preset", "smoke", "--out", tmp_path / "run", ranks=5, limit=120)
+    summary = RunRecord(tmp_path / "run").summary
+    assert summary["test_accuracy"] >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("method", "ranks", "workers", "options"),
+    [
+        ("easgd", 3, 3, ("--period", 2)),
+        ("aeasgd", 4, 2, ("--servers", 2, "--period", 3)),
+        ("aeasgd", 3, 2, ("--server", "rma", "--period", 1)),
+        pytest.param("mdownpour", 3, 2, ("--variant", "nesterov"), marks=pytest.mark.slow),
+        pytest.param("mvadownpour", 3, 2, ("--average-rate", 0.1), marks=pytest.mark.slow),
+        pytest.param("admm", 1, 1, (), marks=pytest.mark.slow),
+        pytest.param("easgd-gs", 1, 1, ("--decay", 0.01), marks=pytest.mark.slow),
+    ],
+)
+def test_short_runs_leave_a_whole_record(tmp_path, method, ranks, workers, options):
+    run(EASGD, "--method", method, *SHORT, *options, "--out", tmp_path / "run", ranks=ranks)
+    record = check(tmp_path / "run", ranks, workers)
+    assert record.summary["train_images"] == 3 * 4 * 16 * workers
+    steps, n = 3 * 4, record.summary["parameters"]
+    if method == "aeasgd":
+        period = int(options[options.index("--period") + 1])
+        exchanges = workers * math.ceil(steps / period)
+        sent = record.summary["bytes_sent"]["inside"] / 4 / n
+        assert 2 * exchanges + 3 <= sent + 1e-9 <= 2 * exchanges + 3 + 8, "2 N an exchange; a pull a round to judge; the start"
+
+
+def test_a_sequential_method_leaves_the_other_ranks_waiting(tmp_path):
+    done = run(EASGD, "--method", "asgd", *SHORT, "--out", tmp_path / "run", ranks=2)
+    assert "rank 0 trains, 1 other rank(s) wait" in done.out
+    check(tmp_path / "run", 1, 1)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_path, victim):
+    out = tmp_path / "run"
+    options = ("--method", "downpour", "--period", 2, *SHORT, "--out", out)
+    fault = f"kill:{victim}:record:1"
+    done = run(EASGD, *options, ranks=3, code=None, watch=True, ECOSPHERE_FAULT=fault)
+    assert done.code != 0
+    assert done.after_trouble < 10
+    assert not (out / "summary.json").exists()
+    resumed = run(EASGD, *options, "--resume", ranks=3)
+    assert "resuming after round" in resumed.out
+    check(out, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks", "said"),
+    [
+        (("--method", "mdownpour", "--period", 4), 1, "--period 4"),
+        (("--method", "aeasgd", "--servers", 2), 2, "--servers 2 of 2 ranks"),
+        (("--method", "adownpour", "--server", "rma"), 1, "--server rma"),
+        (("--period", 0), 1, "--period 0"),
+        (("--beta", -1), 1, "--beta"),
+    ],
+)
+def test_what_cannot_work_is_refused(tmp_path, options, ranks, said):
+    done = run(EASGD, *SHORT, *options, "--out", tmp_path / "run", ranks=ranks, code=2)
+    (line,) = done.ours
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_centre_that_is_lost_is_said_and_recorded(tmp_path):
+    out = tmp_path / "run"
+    options = ("--method", "aeasgd", "--period", 1, *SHORT, "--out", out)
+    done = run(EASGD, *options, ranks=2, code=1, ECOSPHERE_FAULT="nan:1:train:1")
+    assert len(done.ours) == 1
+    assert "no worker has finite weights" in done.ours[0]
+    lost = [(m["round"], m["rank"]) for m in RunRecord(out).metrics if m["fitness"] == "-inf"]
+    assert lost == [("1", "1")]
+    assert RunRecord(out).summary["diverged"] is True
+
+
+def test_tiny_options_are_those_of_the_other_scripts(tmp_path):
+    run(EASGD, *TINY, "--out", tmp_path / "run", ranks=3)
+    assert check(tmp_path / "run", 3, 2).config["batch_size"] == 48
