@@ -257,6 +257,7 @@ class Run:
         ecosphere = self.ecosphere
         tensors = {"state": ecosphere.model.state}
         tensors |= {f"optimizer.{n}": v for n, v in self.optimizer.state_tensors().items()}
+        tensors |= {f"synchroniser.{n}": v for n, v in self._coupled().items()}
         numbers = {
             "rate": ecosphere.rate,
             "rule": ecosphere.rates.state(),
@@ -277,12 +278,18 @@ class Run:
 
     def _restore(self, t: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
         """Go back to what `_state` gave after round t."""
+        for name, value in self._coupled().items():
+            value.copy_(tensors.pop(f"synchroniser.{name}"))
         self.ecosphere.restore(tensors.pop("state"), numbers["rate"], numbers["rule"])
         self.optimizer.load_state_tensors({n.removeprefix("optimizer."): v for n, v in tensors.items()})
         self.totals = Totals(**numbers["totals"])
         self.topology.traffic.inside = self.topology.traffic.across = 0  # the start was counted the first time
         self.last_round, self.final_population = t, numbers["final_population"]
         self.optimizer.clock = numbers["clock"]
+
+    def _coupled(self) -> dict[str, Tensor]:
+        """What the synchroniser remembers, if there is one."""
+        return self.optimizer.synchroniser.tensors() if self.optimizer.synchroniser else {}
 
     def __enter__(self) -> Self:
         return self

@@ -53,9 +53,13 @@ class Synchroniser(Protocol):
         """After the worker's own step t; `gradient` is the one of this step."""
         ...
 
+    def restart(self, x: Tensor) -> None:
+        """Go on from weights that somebody else has put in place, the same for all that are coupled; by default nothing."""
+        return
+
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep of it, to be copied back in place."""
-        ...
+        """What a checkpoint has to keep of it, to be copied back in place; by default nothing."""
+        return {}
 
 
 class Master:
@@ -146,7 +150,7 @@ class LocalCentre:
         """Nothing is ever under way."""
 
 
-class Alone:
+class Alone(Synchroniser):
     """No coupling (SGD, MSGD). A centre is told every step: it is where x is, and may keep an average (ASGD, MVASGD)."""
 
     steps = True
@@ -169,7 +173,7 @@ class Alone:
         return {"before": self.before}
 
 
-class Elastic:
+class Elastic(Synchroniser):
     """Asynchronous EASGD (algorithm 1); over the steps of `LookAhead` it is EAMSGD (algorithm 2).
 
     Every `period` steps, from t = 0 on: e = alpha (x - x~) with the x~ that is fetched, x <- x - e, x~ <- x~ + e.
@@ -197,12 +201,8 @@ class Elastic:
         if self.due:
             x.sub_(self.pull)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Nothing: every exchange begins with a fetch."""
-        return {}
 
-
-class Downpour:
+class Downpour(Synchroniser):
     """DOWNPOUR (supplement, algorithm 3): every `period` steps x~ <- x~ + v, x <- x~, v <- 0, where v is what the worker's own
     steps have added up to. Pushed and acknowledged before it is fetched: the x~ that comes back contains v.
     """
@@ -230,7 +230,7 @@ class Downpour:
         return {"fetched": self.fetched}
 
 
-class MomentumDownpour:
+class MomentumDownpour(Synchroniser):
     """MDOWNPOUR's worker (algorithm 4): fetch x~, compute a gradient there, send it; the master steps (`MomentumRule`).
 
     weight_decay: L2 coefficient lambda; the gradient that is sent includes lambda x.
@@ -252,12 +252,8 @@ class MomentumDownpour:
         self.sent.copy_(gradient).add_(x, alpha=self.weight_decay)
         self.centre.push(self.sent)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Nothing: every step begins with a fetch."""
-        return {}
 
-
-class Admm:
+class Admm(Synchroniser):
     """Asynchronous ADMM (section 4), multipliers scaled by rho. Every `period` steps, with the x~ that is fetched:
 
     (A1) lambda <- lambda - (x - x~)

@@ -29,11 +29,12 @@ NOT_JUDGED = Judged(math.nan, math.nan, 0.0, math.nan)
 LOST = Judged(math.nan, math.nan, 0.0, -math.inf)  # a worker whose weights are no longer finite
 
 
-class Stopwatch:
+class Stopwatch(Synchroniser):
     """A synchroniser, and the seconds spent in it since they were last asked for."""
 
     def __init__(self, synchroniser: Synchroniser) -> None:
-        self.synchroniser, self.steps = synchroniser, synchroniser.steps
+        self.synchroniser = synchroniser
+        self.steps = synchroniser.steps
         self.seconds = 0.0
 
     def begin(self, t: int, x: Tensor) -> None:
@@ -113,15 +114,12 @@ class CentredRun(Run):
 
     def _state(self) -> checkpoint.State:
         tensors, numbers = super()._state()
-        tensors |= {f"synchroniser.{name}": value for name, value in self.watch.tensors().items()}
         if self.master:
             tensors |= {f"master.{name}": value for name, value in self.master.tensors().items()}
             numbers["updates"] = self.master.clock
         return tensors, numbers
 
     def _restore(self, t: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-        for name, value in self.watch.tensors().items():
-            value.copy_(tensors.pop(f"synchroniser.{name}"))
         if self.master:
             for name, value in self.master.tensors().items():
                 value.copy_(tensors.pop(f"master.{name}"))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from common.comm import Group, PendingSum
+from common.elastic.rules import Synchroniser
 
 
 def centre_after(centre: Tensor, total: Tensor, beta: float, workers: int) -> Tensor:
@@ -14,7 +15,7 @@ def centre_after(centre: Tensor, total: Tensor, beta: float, workers: int) -> Te
     return torch.lerp(centre, total / workers, beta)
 
 
-class SynchronousElastic:
+class SynchronousElastic(Synchroniser):
     """Synchronous EASGD. Jacobi (eqs. 3-6): workers are pulled towards x~_t. Gauss-Seidel: towards the new x~_{t+1}.
 
     x_{t+1} = x_t - eta g(x_t) - alpha (x_t - x~), every `period` steps; a plain step otherwise. beta = p alpha unless it is
@@ -50,6 +51,23 @@ class SynchronousElastic:
         x.sub_(self.before.sub_(new if self.gauss_seidel else self.centre), alpha=self.alpha)
         self.centre.copy_(new)
 
+    def restart(self, x: Tensor) -> None:
+        """Go on from weights that all ranks of the group have been given: the centre is there as well."""
+        self.centre.copy_(x)
+
     def tensors(self) -> dict[str, Tensor]:
         """This rank's copy of the centre."""
         return {"centre": self.centre}
+
+
+def couple(kind: str, x: Tensor, group: Group, period: int, beta: float = 0.9) -> SynchronousElastic:
+    """What workers of a group share instead of gradients: `easgd`, `easgd-gs`, or `average` (the mean of their weights).
+
+    Raises ValueError for another name.
+    """
+    match kind:
+        case "easgd" | "easgd-gs":
+            return SynchronousElastic(x, group, beta / group.size, period, kind == "easgd-gs")
+        case "average":
+            return SynchronousElastic(x, group, 1.0, period, gauss_seidel=True, beta=1.0)
+    raise ValueError(f"unknown coupling '{kind}': easgd, easgd-gs or average")

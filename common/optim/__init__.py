@@ -103,10 +103,14 @@ class WeightOptimizer:
         gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
 
     def end_round(self, finite: bool) -> None:
-        """After the exchange: momentum stays with its worker, unless the settings or lost weights ask for a fresh one."""
+        """After the exchange of a population's weights: momentum stays with its worker, unless the settings or lost weights ask
+        for a fresh one; what a synchroniser remembers begins anew at the weights that all have been given.
+        """
         if self.settings.reset_momentum or not finite:
             for optimizer in self.inner:
                 optimizer.state.clear()
+        if self.synchroniser:
+            self.synchroniser.restart(self.model.parameters.data)
 
     def momentum(self) -> list[Tensor]:
         """SGD's momentum as flat tensors, to travel with the weights; other optimizers keep their state to themselves.

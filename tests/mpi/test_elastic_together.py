@@ -8,7 +8,7 @@ from worlds import ENGINES, RANK, SIZE, build, everyones, needs_two
 from common.elastic import theory
 from common.elastic.rules import Downpour, Elastic, LocalCentre, Master
 from common.elastic.server import ServedCentre, Server, WindowCentre, slices_of
-from common.elastic.synchronous import SynchronousElastic
+from common.elastic.synchronous import SynchronousElastic, couple
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_server = pytest.mark.parametrize("servers", range(1, max(2, min(4, SIZE))))
@@ -183,6 +183,23 @@ def test_a_window_conserves_the_sum_as_a_server_does():
         np.testing.assert_allclose(total, start[1:].sum(0).numpy(), atol=1e-4)
         assert sorted(reports) == list(range(1, SIZE))
     centre.free()
+
+
+@pytest.mark.parametrize("kind", ["average", "easgd", "easgd-gs"])
+def test_what_a_population_shares_by_name(kind):
+    topology, start = world_of(), places(4)
+    x = start[RANK].clone()
+    synchroniser = couple(kind, x, topology.gradients, 2)
+    synchroniser.centre.copy_(start[SIZE])
+    play(synchroniser, x, 1, 0.0)
+    mean = start[:SIZE].mean(0)
+    centre = {"average": mean, "easgd": start[SIZE], "easgd-gs": 0.1 * start[SIZE] + 0.9 * mean}[kind]
+    alpha = 1.0 if kind == "average" else 0.9 / SIZE
+    torch.testing.assert_close(x, start[RANK] - alpha * (start[RANK] - centre), atol=1e-6, rtol=1e-5)
+    synchroniser.restart(x)
+    assert torch.equal(synchroniser.tensors()["centre"], x)
+    with pytest.raises(ValueError, match="unknown coupling"):
+        couple("gossip", x, topology.gradients, 2)
 
 
 def test_slices_cover_the_centre():
