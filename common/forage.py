@@ -147,7 +147,7 @@ class ForageRates(RateRule):
         if self.takes_back(t):
             self._scout(t, standings.fitness[standings.champions])
         else:
-            self.centre = math.log(self._rates(t).min()) - DECADE
+            self.centre += self._sigma(t) * self.zeta.min() - DECADE
         return self._rates_of(t + 1, population)
 
     def _scout(self, t: int, fitness: np.ndarray) -> None:
@@ -159,10 +159,10 @@ class ForageRates(RateRule):
     def at(self, rate: float, rounds_done: float) -> float:
         """The rate of the round; in the last part of the run falling linearly to 0, step by step."""
         t = min(int(rounds_done), len(self.lengths) - 1)
-        done = self.ends[t] + (rounds_done - t) * (self.ends[t + 1] - self.ends[t])
         if t < self.first_landing:
             return rate
-        return rate * (1 - done) / (1 - self.ends[self.first_landing])
+        done = self.ends[t] + (rounds_done - t) * (self.ends[t + 1] - self.ends[t])
+        return rate * (1 - done) / (1 - self.ends[t])
 
     def state(self) -> dict[str, Any]:
         """Centre, proposals, how far scouting got, and what the species remember."""
@@ -184,8 +184,10 @@ class ForageRates(RateRule):
         return spread_at(t - self.search_began, len(self.lengths), self.settings)
 
     def _rates(self, t: int) -> np.ndarray:
-        """exp(c + sigma_t zeta_k), shape (n,)."""
-        return np.exp(self.centre + self._sigma(t) * self.zeta)
+        """exp(c + sigma_t zeta_k), shape (n,); during the landing times the share of it that is left when the round begins."""
+        landing = self.first_landing <= t < len(self.lengths)
+        left = (1 - self.ends[t]) / (1 - self.ends[self.first_landing]) if landing else 1.0
+        return left * np.exp(self.centre + self._sigma(t) * self.zeta)
 
     def _rates_of(self, t: int, population: int) -> np.ndarray:
         return np.full(self.specs[population].workers, self._rates(t)[population])

@@ -77,13 +77,14 @@ def start_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 def start_notes(records: Records, rows: pd.DataFrame) -> list[str]:
     """What a reader of a table of base rates has to know."""
-    images = " to ".join(dict.fromkeys(_count(v) for v in (rows.train_images_mean.min(), rows.train_images_mean.max())))
     deviation = " ± standard deviation (n - 1)" if rows.n.max() > 1 else ""
     seeds = "; ".join(dict.fromkeys(rows.seeds))
-    diverged = f" {rows.diverged.sum()} runs diverged and count with what they ended with." if rows.diverged.any() else ""
+    lost = int(rows.diverged.sum())
+    diverged = f" Of {rows.n.sum()} runs {lost} diverged, which count with what they ended with." if lost else ""
+    optimizers = ", ".join(dict.fromkeys(rows.optimizers))
     return [
         f"Test accuracy in % by the base rate that was asked for (`--learning-rate`), mean{deviation} over seeds {seeds}; "
-        f"{images} training images a run; weight optimizer {', '.join(dict.fromkeys(rows.optimizers))}.{diverged} Worst and "
+        f"{_count(rows.train_images_mean.max())} training images a run; weight optimizer {optimizers}.{diverged} Worst and "
         "best: of the means in the line. Evaluating: share of train + evaluate + exchange.",
         f"Rows {', '.join(map(str, rows.index))} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
     ]

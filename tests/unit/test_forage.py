@@ -142,7 +142,7 @@ def test_the_search_lasts_a_fifth_of_the_rounds_and_the_centre_rests_after_it():
     began = rates.search_began
     assert 0 < began <= IMPROVED.scouting
     np.testing.assert_array_equal(np.flatnonzero(apart), np.arange(began + len(LENGTHS) // 5))
-    assert np.ptp(history[~apart]) == pytest.approx(0)
+    assert np.ptp(history[apart.sum() : rates.first_landing]) == pytest.approx(0)
 
 
 @pytest.mark.parametrize("eta0", [1e-3, 1e-2, 1e-1, 1.0, 1e1])
@@ -164,8 +164,10 @@ def test_in_the_last_part_all_rates_agree_and_fall_linearly_to_zero(settings):
     assert rates.at(0.5, first - 0.01) == 0.5
     assert rates.at(a, first) == pytest.approx(a)
     halfway = np.interp((done[first] + 1) / 2, done, np.arange(len(done)))
-    assert rates.at(a, halfway) == pytest.approx(a / 2)
-    assert rates.at(a, len(LENGTHS)) == pytest.approx(0, abs=1e-12)
+    assert rates.at(rates._rates_of(int(halfway), 0)[0], halfway) == pytest.approx(a / 2)
+    assert rates.at(rates._rates_of(len(LENGTHS) - 1, 0)[0], len(LENGTHS)) == pytest.approx(0, abs=1e-12)
+    of_rounds = np.array([rates._rates_of(t, 0)[0] for t in range(first, len(LENGTHS))])
+    np.testing.assert_allclose(of_rounds, a * (1 - done[first:-1]) / (1 - done[first]))
 
 
 @pytest.mark.parametrize("settings", [SPECIFIED, IMPROVED])
