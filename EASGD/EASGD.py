@@ -5,6 +5,7 @@ Every worker trains its own weights on all the images; every tau steps it exchan
     together        easgd (Jacobi), easgd-gs (Gauss-Seidel): all workers meet, Horovod adds them up
     with a server   aeasgd, eamsgd, downpour, mdownpour, adownpour, mvadownpour, admm: nobody waits for another worker;
                     the first rank (--servers S: the first S) keeps the centre and trains nothing
+    on a tree       easgd-tree (unverified: a proposal in the spirit of the author's thesis)
     alone           sgd, msgd, asgd, mvasgd: rank 0 trains, other ranks wait
 
 For example:
@@ -36,9 +37,10 @@ from common.elastic.rules import (
     MomentumRule,
     Synchroniser,
 )
-from common.elastic.run import CentredRun, ServedRun
+from common.elastic.run import CentredRun, ServedRun, TreeRun
 from common.elastic.server import ServedCentre, WindowCentre, slices_of
 from common.elastic.synchronous import SynchronousElastic
+from common.elastic.tree import SCHEDULES, Node, inner_nodes
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.populations import PopulationSpec
@@ -47,6 +49,7 @@ from common.topology import build_topology, world_size
 
 TOGETHER = ("easgd", "easgd-gs")
 SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")
+TREE = ("easgd-tree",)
 ALONE = ("sgd", "msgd", "asgd", "mvasgd")
 WITH_MOMENTUM = ("eamsgd", "mdownpour", "msgd")
 AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # over all of the centre's past; the others' rate is --average-rate
@@ -57,7 +60,7 @@ MOVING = ("mvadownpour", "mvasgd")
 class Args(CommonArgs):
     """Options of elastic averaging, after those that every script has."""
 
-    method: Literal[*TOGETHER, *SERVED, *ALONE] = "aeasgd"  # type: ignore[valid-type]
+    method: Literal[*TOGETHER, *SERVED, *TREE, *ALONE] = "aeasgd"  # type: ignore[valid-type]
     """what couples the workers"""
     period: int = 10
     """tau: local steps between two exchanges of a worker (paper: 1 to 64; mdownpour knows 1 only)"""
@@ -73,6 +76,10 @@ class Args(CommonArgs):
     """gamma: the learning rate after t steps of a worker is eta / sqrt(1 + gamma t) (paper: 0, or 1e-4)"""
     servers: int = 1
     """ranks that keep a slice of the centre each"""
+    tree_degree: int = 2
+    """children of an inner node of easgd-tree"""
+    tree_schedule: Literal[*SCHEDULES] = "equal"  # type: ignore[valid-type]
+    """when inner nodes of easgd-tree send: equally often up and down, or up at once and down rarely"""
     server: Literal["messages", "rma"] = "messages"
     """how workers reach the centre: by messages to its servers, or one-sidedly, in a window of rank 0's memory"""
 
@@ -103,18 +110,20 @@ def main() -> None:
     ranks, method = world_size(), args.method
     if method in ALONE and ranks > 1:
         launch.say(f"{method} is sequential: rank 0 trains, {ranks - 1} other rank(s) wait")
-    served = method in SERVED and ranks > 1
-    topology = build_topology(populations(args, ranks, served), "worker", horovod=method in TOGETHER)
+    servers = count_servers(args, ranks)
+    topology = build_topology(populations(args, ranks, servers), "worker", horovod=method in TOGETHER)
     title = headline(f"EASGD {method}", args.preset, COST)
     if method in ALONE and ranks > 1:
         if topology.world.rank == 0:
             train_together(CentredRun("easgd", method, batched(args, given, 1), given, topology.alone(), [title]))
         topology.world.rest()
         return
-    workers = ranks - args.servers if served else ranks
-    kind = ServedRun if served else CentredRun
+    workers = ranks - servers
+    kind = (TreeRun if method in TREE else ServedRun) if servers else CentredRun
     run = kind("easgd", method, batched(args, given, workers), given, topology, [title], workers)
-    if isinstance(run, ServedRun):
+    if isinstance(run, TreeRun):
+        train_on_a_tree(run)
+    elif isinstance(run, ServedRun):
         train_with_servers(run)
     else:
         train_together(run)
@@ -123,7 +132,7 @@ def main() -> None:
 def settle(args: Args, given: set[str]) -> Args:
     """The arguments as the method needs them. Raises UsageError for those that cannot work."""
     check_common(args)
-    for name in ("period", "servers", "worker_batch"):
+    for name in ("period", "servers", "worker_batch", "tree_degree"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
     if args.beta < 0:
@@ -140,19 +149,27 @@ def settle(args: Args, given: set[str]) -> Args:
     return args if args.method in WITH_MOMENTUM else replace(args, momentum_factor=0.0)
 
 
-def populations(args: Args, ranks: int, served: bool) -> list[PopulationSpec]:
+def count_servers(args: Args, ranks: int) -> int:
+    """How many of the first ranks train nothing: servers, or inner nodes of a tree. Raises UsageError where nobody is left."""
+    if args.method in TREE:
+        if ranks == 1:
+            raise UsageError("--method easgd-tree needs a root and leaves: at least 2 ranks")
+        return inner_nodes(args.tree_degree, ranks)
+    if args.method not in SERVED or ranks == 1:
+        return 0
+    if args.servers >= ranks:
+        raise UsageError(f"--servers {args.servers} of {ranks} ranks leave no worker: start more ranks")
+    return args.servers
+
+
+def populations(args: Args, ranks: int, servers: int) -> list[PopulationSpec]:
     """Servers first, then workers."""
     if args.method in ALONE:
         idle = [PopulationSpec("idle", ranks - 1, args.optimizer)] if ranks > 1 else []
         return [PopulationSpec(args.method, 1, args.optimizer), *idle]
-    if not served:
-        return [PopulationSpec(args.method, ranks, args.optimizer)]
-    if args.servers >= ranks:
-        raise UsageError(f"--servers {args.servers} of {ranks} ranks leave no worker: start more ranks")
-    return [
-        PopulationSpec("server", args.servers, args.optimizer),
-        PopulationSpec(args.method, ranks - args.servers, args.optimizer),
-    ]
+    first = PopulationSpec("node" if args.method in TREE else "server", servers, args.optimizer)
+    workers = PopulationSpec(args.method, ranks - servers, args.optimizer)
+    return [first, workers] if servers else [workers]
 
 
 def batched(args: Args, given: set[str], workers: int) -> Args:
@@ -237,6 +254,22 @@ def train_with_servers(run: ServedRun) -> None:
         run.meet()
     if window:
         window.free()
+
+
+def train_on_a_tree(run: TreeRun) -> None:
+    """Inner nodes pass weights on, leaves train; then all take the root's weights."""
+    args, ecosphere = prepare(run)
+    world, x = run.topology.world, ecosphere.model.parameters.data
+    run.node = Node(world, x, args.tree_degree, args.period, args.tree_schedule)
+    optimizer = run.build_optimizer(ecosphere)
+    optimizer.synchroniser = run.couple(run.node, lambda: x)
+    run.start(ecosphere, optimizer, {})
+    with run:
+        if world.rank < run.servers:
+            run.serve()
+        else:
+            run.work(run.node)
+        run.meet()
 
 
 if __name__ == "__main__":

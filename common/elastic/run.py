@@ -19,7 +19,8 @@ from torch import Tensor
 from common import checkpoint, faults
 from common.comm import Group
 from common.elastic.rules import Master, Synchroniser
-from common.elastic.server import Reporting, Server, slices_of
+from common.elastic.server import Reporting, Server, hear_reports, slices_of
+from common.elastic.tree import Node
 from common.errors import Diverged
 from common.loop import Judged, Trained, evaluate
 from common.run import Run
@@ -141,8 +142,7 @@ class ServedRun(CentredRun):
         hook = model.module.register_forward_hook(lambda *_: centre.progress())
         for t in self.rounds():
             trained = self.train(t)
-            turn = rank - self.servers == t % self.workers
-            judged = self.judge_centre(t, self.topology.gradients) if turn else NOT_JUDGED
+            judged = self.judge_centre(t, self.topology.gradients) if self._is_my_turn(t) else NOT_JUDGED
             if not model.is_finite():
                 judged = LOST
             self._note_time("evaluate", judged.seconds)
@@ -155,9 +155,24 @@ class ServedRun(CentredRun):
         hook.remove()
         centre.close()
 
+    def _is_my_turn(self, t: int) -> bool:
+        """Whether this worker judges the centre after its round t."""
+        return self.topology.world.rank - self.servers == t % self.workers
+
     def serve(self, reports_only: bool = False) -> None:
         """A server's part: until all workers have stopped. reports_only: where the centre lies in a window."""
         began, world = time.perf_counter(), self.topology.world
+        self._loop(None if reports_only else self.master)
+        self._note_time("exchange", time.perf_counter() - began)
+        self.totals.bytes_inside += world.traffic.inside
+        world.traffic.inside = 0
+
+    def _loop(self, master: Master | None) -> None:
+        world = self.topology.world
+        Server(world, master, list(range(self.servers, world.size)), self._collector()).serve()
+
+    def _collector(self) -> Callable[[int, Any], None]:
+        """What takes the workers' lines in, and ends a round when all of them are there."""
         lines: dict[int, list[dict[str, Any]]] = {}
 
         def on_report(rank: int, report: tuple[int, dict[str, Any]]) -> None:
@@ -166,10 +181,7 @@ class ServedRun(CentredRun):
             if len(lines[t]) == self.workers:
                 self._end_served_round(t, sorted(lines.pop(t), key=lambda line: line["rank"]))
 
-        Server(world, None if reports_only else self.master, list(range(self.servers, world.size)), on_report).serve()
-        self._note_time("exchange", time.perf_counter() - began)
-        self.totals.bytes_inside += world.traffic.inside
-        world.traffic.inside = 0
+        return on_report
 
     def _end_served_round(self, t: int, rows: list[dict[str, Any]]) -> None:
         """All workers have ended their round t: write it down, keep the centre as it is now."""
@@ -190,17 +202,50 @@ class ServedRun(CentredRun):
         world.rest()
         alive = world.gather_rows(np.array([float(self.ecosphere.model.is_finite())]))[self.servers :].any()
         parameters = self.ecosphere.model.parameters.data
-        if world.rank < self.servers:
-            start, stop = slices_of(len(parameters), self.servers)[world.rank]
+        slices = self._slices(len(parameters))
+        if world.rank < len(slices):
+            start, stop = slices[world.rank]
             parameters[start:stop] = self.evaluated()
-        for k, (start, stop) in enumerate(slices_of(len(parameters), self.servers)):
+        for k, (start, stop) in enumerate(slices):
             world.broadcast_(parameters[start:stop], root=k)
         if not alive or not torch.isfinite(parameters).all():
             what = "the centre is not finite" if alive else "no worker has finite weights"
             raise Diverged(f"{what}. Try a lower --learning-rate or a shorter --period")
+
+    def _slices(self, length: int) -> list[tuple[int, int]]:
+        """Which part of the centre each of the first ranks holds."""
+        return slices_of(length, self.servers)
 
     def _engine(self) -> str:
         return f"weights: {self.servers} server(s)"
 
     def _take_final_weights(self, diverged: bool) -> None:
         calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.world)  # `meet` brought the centre
+
+
+class TreeRun(ServedRun):
+    """A run on a tree of ranks (`common.elastic.tree`): the first ranks are its inner nodes, and the root judges itself."""
+
+    node: Node
+
+    def _is_my_turn(self, t: int) -> bool:
+        return False
+
+    def _loop(self, master: Master | None) -> None:
+        collect = self._collector()
+        self.node.serve(lambda: hear_reports(self.topology.world, collect))
+
+    def _end_served_round(self, t: int, rows: list[dict[str, Any]]) -> None:
+        """The root's line comes first: it trains nothing and is judged."""
+        if self.topology.world.rank == 0:
+            judged = self.judge_centre(t, self.topology.gradients)
+            self._note_time("evaluate", judged.seconds)
+            row = self._row(self.ecosphere.rate_at(t), judged.fitness, Trained(math.nan, math.nan, 0, 0, 0.0), judged, 0.0)
+            rows = [{"round": t, "rank": 0, **row}, *rows]
+        super()._end_served_round(t, rows)
+
+    def _slices(self, length: int) -> list[tuple[int, int]]:
+        return [(0, length)]
+
+    def _engine(self) -> str:
+        return f"weights: a tree with {self.servers} inner node(s)"

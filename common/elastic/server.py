@@ -73,7 +73,7 @@ class Server:
         left, nap = len(self.workers), Nap()
         while left:
             done = MPI.Request.Testsome(requests) or []
-            if not self._hear_reports() and not done:
+            if not hear_reports(self.world, self.on_report) and not done:
                 nap.sleep()
                 continue
             nap.awake()
@@ -90,7 +90,7 @@ class Server:
                 request.Wait()
         for sent in self.sent.values():
             MPI.Request.Waitall(sent)
-        while self._hear_reports():
+        while hear_reports(self.world, self.on_report):
             pass
 
     def _listen(self, worker: int, tag: Tag) -> MPI.Request:
@@ -110,13 +110,15 @@ class Server:
             self.world.traffic.inside += reply.nbytes
         self.sent[worker] = [self.world.comm.Isend([reply, MPI.FLOAT], dest=worker, tag=answer)]
 
-    def _hear_reports(self) -> bool:
-        status = MPI.Status()
-        if not self.world.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.REPORT, status=status):
-            return False
-        report = self.world.comm.recv(source=status.Get_source(), tag=Tag.REPORT)
-        self.on_report(status.Get_source(), report)
-        return True
+
+def hear_reports(world: Group, on_report: Callable[[int, Any], None]) -> bool:
+    """Take in one report if there is one; returns whether there was."""
+    status = MPI.Status()
+    if not world.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.REPORT, status=status):
+        return False
+    report = world.comm.recv(source=status.Get_source(), tag=Tag.REPORT)
+    on_report(status.Get_source(), report)
+    return True
 
 
 class Reporting:

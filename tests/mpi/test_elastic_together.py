@@ -1,5 +1,7 @@
 """Elastic averaging among ranks: the synchronous forms against their matrices, the server's protocol, the window."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from worlds import ENGINES, RANK, SIZE, build, everyones, needs_two
 
 from common.elastic import theory
 from common.elastic.rules import Downpour, Elastic, LocalCentre, Master
-from common.elastic.server import ServedCentre, Server, WindowCentre, slices_of
+from common.elastic.server import ServedCentre, Server, WindowCentre, hear_reports, slices_of
 from common.elastic.synchronous import SynchronousElastic, couple
+from common.elastic.tree import SCHEDULES, Node, children_of, inner_nodes, rhythm
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_server = pytest.mark.parametrize("servers", range(1, max(2, min(4, SIZE))))
@@ -183,6 +186,47 @@ def test_a_window_conserves_the_sum_as_a_server_does():
         np.testing.assert_allclose(total, start[1:].sum(0).numpy(), atol=1e-4)
         assert sorted(reports) == list(range(1, SIZE))
     centre.free()
+
+
+@needs_two
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_a_tree_agrees_without_training_and_everybody_ends(degree, schedule):
+    """Leaves end at different times; what they all pull towards lies between what they began with."""
+    topology, start, reports = world_of(), places(300), []
+    world, x = topology.world, start[RANK].clone()
+    node = Node(world, x, degree, 1, schedule)
+    if inner_nodes(degree, SIZE) > RANK:
+        node.serve(lambda: hear_reports(world, lambda rank, line: reports.append(line)))
+    else:
+        for t in range(300 + 20 * RANK):
+            node.begin(t, x)
+            node.end(t, x, x)
+            time.sleep(2e-4)
+        node.report(RANK)
+        node.close()
+    world.rest()
+    ends = np.array(everyones(x.numpy()))
+    low, high = start[:SIZE].min(0).values.numpy(), start[:SIZE].max(0).values.numpy()
+    assert (ends >= low - 1e-5).all()
+    assert (ends <= high + 1e-5).all()
+    if schedule == "equal":
+        assert np.ptp(ends, axis=0).max() < 0.05 * (high - low).max()
+    if RANK == 0:
+        assert sorted(reports) == list(range(inner_nodes(degree, SIZE), SIZE))
+
+
+def test_the_shape_of_a_tree():
+    for nodes in range(1, 30):
+        for degree in (1, 2, 3, 7):
+            below = [list(children_of(node, degree, nodes)) for node in range(nodes)]
+            assert sorted(child for group in below for child in group) == list(range(1, nodes))
+            assert all((child - 1) // degree == node for node, group in enumerate(below) for child in group)
+            assert [bool(group) for group in below] == [node < inner_nodes(degree, nodes) for node in range(nodes)]
+    assert rhythm("equal", 3) == (3, 3)
+    assert rhythm("fast-up", 3) == (1, 30)
+    with pytest.raises(ValueError, match="unknown schedule"):
+        rhythm("slow", 2)
 
 
 @pytest.mark.parametrize("kind", ["average", "easgd", "easgd-gs"])
