@@ -107,7 +107,7 @@ experiments() {
             experiment cosine 1 baselines/Baselines.py --method cosine
             experiment linear 2 baselines/Baselines.py --method linear
             experiment sqrt 2 baselines/Baselines.py --method sqrt
-            for method in easgd aeasgd eamsgd downpour; do experiment $method 5 EASGD/EASGD.py --method $method; done
+            for method in easgd aeasgd eamsgd; do experiment $method 5 EASGD/EASGD.py --method $method; done
             experiment msgd 1 EASGD/EASGD.py --method msgd
             replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;

@@ -12,6 +12,7 @@ import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 
@@ -24,11 +25,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
-from records import METHODS, PHASES, SPECIES, Records, count_ranks, from_command_line
+from records import ECOSPHERE, ELASTIC, PHASES, SPECIES, Records, count_ranks, from_command_line
 
 # Okabe & Ito's palette, told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-METHOD_COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7"), strict=True))
+OWN = ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7")
+METHOD_COLOURS = {**dict(zip(ECOSPHERE, OWN, strict=True)), **dict(zip(ELASTIC, cycle(COLOURS), strict=False))}
 PHASE_COLOURS = dict(zip(PHASES, ("#C9CDD2", "#0072B2", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
 GREY = "#5F6670"
 WIDTH = 7.5  # inches; at 150 dots per inch a little more than the 900 pixels of a README
@@ -69,12 +71,11 @@ class Picture:
 
 def draw(records: Records) -> Iterator[Picture]:
     """Every figure that the records allow."""
-    sweeps = {(dataset, model): rows for dataset, model, rows in records.sweeps()}
-    for dataset, model, rows in records.groups():
-        subject = f"{dataset}-{model}"
+    sweeps = dict(records.sweeps())
+    for subject, rows in records.groups():
         done = rows[rows.n > 0]
-        if (dataset, model) in sweeps:
-            done = sweeps[dataset, model]
+        if subject in sweeps:
+            done = sweeps[subject]
             yield start(records, subject, done)
             done = done[done.asked == sorted(done.asked.unique())[done.asked.nunique() // 2]]
         if len(done):

@@ -80,7 +80,7 @@ def render(records: Records, folder: Path) -> str:
                 _cells(make_tables.start_table(rows)),
                 make_tables.start_notes(records, rows),
             )
-            for _, _, rows in records.sweeps()
+            for _, rows in records.sweeps()
         ],
         cost=_cells(make_tables.cost_table(records)),
         cost_notes=make_tables.cost_notes(records),

@@ -35,7 +35,7 @@ TEST_RULE = (
 
 def accuracy_table(records: Records) -> pd.DataFrame:
     """What each method reached, and for how much training; without the rows of sweeps over the base rate."""
-    swept = [number for _, _, rows in records.sweeps() for number in rows.index]
+    swept = [number for _, rows in records.sweeps() for number in rows.index]
     rows = records.rows.drop(index=swept)
     return pd.DataFrame(
         {
@@ -93,7 +93,7 @@ def start_notes(records: Records, rows: pd.DataFrame) -> list[str]:
 def start_text(records: Records) -> str:
     """All of start.md; empty where no base rate was varied."""
     texts = []
-    for _, _, rows in records.sweeps():
+    for _, rows in records.sweeps():
         texts += [f"## {rows.data.iloc[0]}, {rows.model.iloc[0]}", markdown(start_table(rows)), *start_notes(records, rows)]
     made = f"Made by `{regenerate(records, 'make_tables.py')}`."
     title = f"# What a wrong base rate costs, profile {records.profile}"

@@ -21,7 +21,7 @@ import pandas as pd
 
 ROOT = Path(__file__).parent
 OUTPUTS = ("tables", "figures")  # beside the experiments in a profile's folder
-METHODS = {  # as tables and figures name them, in their order; others follow under their own name
+ECOSPHERE = {  # methods as tables and figures name them, in their order; others follow under their own name
     "eoa": "EOA",
     "eoa-reference": "EOA with reference rules",
     "foraging": "foraging",
@@ -29,6 +29,8 @@ METHODS = {  # as tables and figures name them, in their order; others follow un
     "linear": "linear scaling",
     "sqrt": "square-root scaling",
     "replay": "replay of EOA's rates",
+}
+ELASTIC = {  # a group of their own in figures
     "easgd": "EASGD",
     "easgd-gs": "EASGD, Gauss-Seidel",
     "aeasgd": "AEASGD",
@@ -44,6 +46,7 @@ METHODS = {  # as tables and figures name them, in their order; others follow un
     "asgd": "ASGD alone",
     "mvasgd": "MVASGD alone",
 }
+METHODS = {**ECOSPHERE, **ELASTIC}
 DATASETS = {  # as they call themselves; others under their own name
     "digits": "digits",
     "mnist": "MNIST",
@@ -111,20 +114,21 @@ class Records:
         """The metrics of one run."""
         return self.metrics[self.metrics.run == run]
 
-    def groups(self) -> list[tuple[str, str, pd.DataFrame]]:
-        """(data set, model, their rows), in the order of the tables."""
-        return [(d, m, part) for (d, m), part in self.rows.groupby(["dataset", "model"], sort=False)]
+    def groups(self) -> list[tuple[str, pd.DataFrame]]:
+        """(name, rows) of each data set and model, in the order of the tables; elastic averaging in groups of its own."""
+        parts = self.rows.groupby(["dataset", "model", "family"], sort=False)
+        return [("-".join(word for word in key if word), part) for key, part in parts]
 
-    def sweeps(self) -> list[tuple[str, str, pd.DataFrame]]:
-        """(data set, model, their rows with results) where methods were started with three base rates or more; the column
+    def sweeps(self) -> list[tuple[str, pd.DataFrame]]:
+        """(name, rows with results) of the groups where methods were started with three base rates or more; the column
         `asked` is --learning-rate.
         """
         found = []
-        for dataset, model, part in self.groups():
+        for name, part in self.groups():
             rows = part[part.n > 0]
             rows = rows.assign(asked=[settings.get("learning_rate", np.nan) for settings in rows.settings])
             if rows.asked.nunique() >= LEAST_IN_A_SWEEP:
-                found.append((dataset, model, rows))
+                found.append((name, rows))
         return found
 
 
@@ -292,15 +296,18 @@ def _name_rows(runs: pd.DataFrame) -> pd.DataFrame:
     place = {name: i for i, name in enumerate(METHODS)}
     runs["order"] = [place.get(m, len(place)) for m in runs.method]
     rates = pd.Series([s.get("learning_rate") for s in runs.settings], index=runs.index)
-    runs["swept"] = rates.groupby([runs.dataset, runs.model]).transform("nunique") >= LEAST_IN_A_SWEEP  # those come last
-    order = ["swept", "dataset", "model", "order", "method", "ranks", "key"]
+    runs["family"] = np.where(runs.method.isin(ELASTIC), "easgd", "")
+    runs["swept"] = (
+        rates.groupby([runs.dataset, runs.model, runs.family]).transform("nunique") >= LEAST_IN_A_SWEEP
+    )  # those come last
+    order = ["swept", "family", "dataset", "model", "order", "method", "ranks", "key"]
     first = runs.sort_values(order, kind="stable").drop_duplicates("key")
     runs["row"] = runs.key.map({key: i for i, key in enumerate(first.key, start=1)})
     has_result = runs.status.isin(["finished", "diverged"])
     for (_, seed), twins in runs[has_result].groupby(["row", "seed"]):
         for name in twins.index[1:]:
             runs.loc[name, ["status", "problem"]] = "repeated", f"seed {seed} again, as in {twins.index[0]}; not in the means"
-    return runs.drop(columns=["key", "order", "network", "swept"])
+    return runs.drop(columns=["key", "order", "network", "swept", "family"])
 
 
 def _make_rows(runs: pd.DataFrame) -> pd.DataFrame:
@@ -330,10 +337,11 @@ def _make_rows(runs: pd.DataFrame) -> pd.DataFrame:
 def _label(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `title` and `data`, the names of method and data set; `setting`, the options that tell a row from others of its
     method; and `label`, title and setting."""
+    rows["family"] = np.where(rows.method.isin(ELASTIC), "easgd", "")
     rows["title"] = [METHODS.get(m, m) for m in rows.method]
     rows["data"] = [DATASETS.get(d, d) for d in rows.dataset]
     rows["setting"], rows["label"] = "", rows.title
-    for _, part in rows.groupby(["dataset", "model"]):
+    for _, part in rows.groupby(["dataset", "model", "family"]):
         for row, line in part.iterrows():
             varying = _varying(list(part[part.method == line.method].settings))
             bits = [line.optimizers] if part.optimizers.nunique() > 1 else []

@@ -326,7 +326,7 @@ class TestFigures:
         add_run(tmp_path, "eoa-sam/other", 0, 0.7, dataset="mnist", learning_rate=0.1)
         add_run(tmp_path, "eoa-sam/twin", 0, 0.8, learning_rate=0.1, width=3)
         records = recorded.load(tmp_path, "smoke")
-        ((_, _, rows),) = records.sweeps()
+        ((_, rows),) = records.sweeps()
         table = make_tables.start_table(rows).set_index("method")
         assert list(table.columns) == ["0.001", "0.1", "10", "worst", "best", "evaluating, %"]
         assert list(table.loc["EOA"]) == ["50.00", "90.00", "40.00", "40.00", "90.00", "6.2"]  # 0.5 of 6 + 0.5 + 1.5 seconds
