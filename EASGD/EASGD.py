@@ -260,6 +260,7 @@ def train_on_a_tree(run: TreeRun) -> None:
     """Inner nodes pass weights on, leaves train; then all take the root's weights."""
     args, ecosphere = prepare(run)
     world, x = run.topology.world, ecosphere.model.parameters.data
+    run.lines_per_round += 1  # the root's
     run.node = Node(world, x, args.tree_degree, args.period, args.tree_schedule)
     optimizer = run.build_optimizer(ecosphere)
     optimizer.synchroniser = run.couple(run.node, lambda: x)

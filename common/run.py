@@ -42,6 +42,7 @@ class Run:
     """One run of one script on all ranks. Everything here is collective over the world.
 
     Attributes:
+        workers: ranks that train; others, if there are any, come first. lines_per_round: of metrics.csv.
         plan: batch size and steps of a round. data: all splits. epoch_steps: steps of one pass over the training images.
     """
 
@@ -56,6 +57,7 @@ class Run:
         workers: int = 0,
     ) -> None:
         self.workers = workers or topology.world.size
+        self.lines_per_round = self.workers
         self.experiment, self.method, self.args, self.topology = experiment, method, args, topology
         self.headlines = headlines  # printed once everything is known to be in order: an error is then the only line
         faults.trip("setup", topology.world.rank)
@@ -345,6 +347,7 @@ class Run:
             "classes": source.classes,
             "seed": self.args.seed,
             "ranks": self.topology.world.size,
+            "lines_per_round": self.lines_per_round,
             "populations": [s.as_dict() for s in self.topology.specs],
             "exchange": self.ecosphere.exchange.policy,
             "rounds": 0 if self.last_round is None else self.last_round + 1,

@@ -168,7 +168,7 @@ def _read_run(directory: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     rounds_done = metrics["round"].nunique()
     summary = _summary_line(directory / "summary.json", problems)
     if summary:
-        expected = summary["rounds_done"] * summary["ranks"]
+        expected = summary["rounds_done"] * summary["lines_per_round"]
         if len(metrics) != expected:
             problems.append(f"metrics.csv has {len(metrics)} lines instead of {expected}")
         elif not expected:
@@ -248,6 +248,7 @@ def _summary_line(path: Path, problems: list[str]) -> dict[str, Any]:
     return {
         **{k: summary[k] for k in (*plain, "diverged", "images_per_second", "commit")},
         "rounds_done": summary["rounds"],
+        "lines_per_round": summary.get("lines_per_round", summary["ranks"]),
         **{f"seconds_{k}": seconds[k] for k in ("total", *PHASES)},
         "sync_share": sync / (seconds["train"] + sync) if seconds["train"] + sync else np.nan,
         "mb_inside": sent["inside"] / 1e6,
