@@ -80,7 +80,7 @@ NUMBERS = (
     "mb_inside",
     "mb_across",
 )
-LEAST_IN_A_SWEEP = 3  # base rates
+LEAST_IN_A_SWEEP = 3  # base rates, or periods
 METRICS_COLUMNS = ("round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy")
 
 
@@ -123,11 +123,31 @@ class Records:
         """(name, rows with results) of the groups where methods were started with three base rates or more; the column
         `asked` is --learning-rate.
         """
+        return [(name, rows) for name, rows in self._with_results("asked") if rows.period.nunique() < LEAST_IN_A_SWEEP]
+
+    def periods(self) -> list[tuple[str, pd.DataFrame]]:
+        """(name, rows with results) of the groups with three communication periods or more; the column `period` is tau,
+        `asked` the learning rate, and `chosen` whether that rate had the best validation accuracy of its method and period,
+        on the lowest seed.
+        """
+        found = []
+        for name, rows in self._with_results("period"):
+            firsts = [self.counted(number).iloc[0] for number in rows.index]  # of the lowest seed
+            rows = rows.assign(first=[-1.0 if run.diverged else float(run.validation_accuracy) for run in firsts])
+            best = rows.groupby(["method", "period"])["first"].idxmax()
+            found.append((name, rows.assign(chosen=rows.index.isin(best)).drop(columns="first")))
+        return found
+
+    def _with_results(self, many: str) -> list[tuple[str, pd.DataFrame]]:
+        """Groups whose rows with results have three values or more of `asked` (--learning-rate) or `period` (--period)."""
         found = []
         for name, part in self.groups():
             rows = part[part.n > 0]
-            rows = rows.assign(asked=[settings.get("learning_rate", np.nan) for settings in rows.settings])
-            if rows.asked.nunique() >= LEAST_IN_A_SWEEP:
+            rows = rows.assign(
+                asked=[settings.get("learning_rate", np.nan) for settings in rows.settings],
+                period=[settings.get("period", np.nan) for settings in rows.settings],
+            )
+            if rows[many].nunique() >= LEAST_IN_A_SWEEP:
                 found.append((name, rows))
         return found
 
