@@ -54,6 +54,11 @@ ALONE = ("sgd", "msgd", "asgd", "mvasgd")
 WITH_MOMENTUM = ("eamsgd", "mdownpour", "msgd")
 AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # over all of the centre's past; the others' rate is --average-rate
 MOVING = ("mvadownpour", "mvasgd")
+PULLED = (*TOGETHER, "aeasgd", "eamsgd", "admm")
+WHOSE = {  # options that not every method has
+    **{"period": (*TOGETHER, *SERVED, *TREE), "beta": PULLED, "variant": ("mdownpour",), "average_rate": MOVING},
+    **{"servers": SERVED, "server": SERVED, "tree_degree": TREE, "tree_schedule": TREE},
+}
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,8 @@ class Args(CommonArgs):
 
 PRESETS = make_presets(
     Args,
-    smoke={"worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05, "momentum_factor": 0.9, "weight_decay": 1e-4},
+    smoke={"worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05, "momentum_factor": 0.9, "weight_decay": 1e-4}
+    | {"average_rate": 0.05},  # some hundred updates in all
     cpu={
         **{"model": "easgd-cnn", "width": 2, "crop": 28, "dropout": 0.5, "train_images": 20000, "rounds": 12},
         **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
@@ -137,6 +143,15 @@ def settle(args: Args, given: set[str]) -> Args:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
     if args.beta < 0:
         raise UsageError(f"--beta {args.beta} has to be 0 or more; 0.9 is usual")
+    if not 0 < args.average_rate <= 1:
+        raise UsageError(f"--average-rate {args.average_rate} has to lie in (0, 1]")
+    if args.decay < 0:
+        raise UsageError(f"--decay {args.decay} has to be 0 or more")
+    for name, methods in WHOSE.items():
+        if name in given and args.method not in methods:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for --method {', '.join(methods)}, not {args.method}: leave it out"
+            )
     if args.method == "mdownpour" and args.period != 1:
         if "period" in given:
             raise UsageError(f"--method mdownpour exchanges every step: leave --period {args.period} out")
@@ -146,7 +161,9 @@ def settle(args: Args, given: set[str]) -> Args:
     if "optimizer" not in given:
         momentum = args.method in WITH_MOMENTUM and args.method != "mdownpour"
         args = replace(args, optimizer="nesterov" if momentum else "sgd")
-    return args if args.method in WITH_MOMENTUM else replace(args, momentum_factor=0.0)
+    if args.method in WITH_MOMENTUM or "momentum_factor" in given:
+        return args
+    return replace(args, momentum_factor=0.0)
 
 
 def count_servers(args: Args, ranks: int) -> int:
@@ -180,7 +197,7 @@ def batched(args: Args, given: set[str], workers: int) -> Args:
 def make_master(args: Args, centre: Tensor) -> Master:
     """The centre, or a slice of it, with the rule and the average of the method."""
     rule = MomentumRule(args.learning_rate, args.momentum_factor, args.variant) if args.method == "mdownpour" else None
-    return Master(centre.cpu().clone(), rule, args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
+    return Master(centre.clone(), rule, args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
 
 
 def make_synchroniser(args: Args, x: Tensor, centre: Centre, workers: int) -> Synchroniser:
@@ -235,7 +252,7 @@ def train_with_servers(run: ServedRun) -> None:
     optimizer = run.build_optimizer(ecosphere)
     if world.rank < run.servers:
         start, stop = slices_of(len(x), run.servers)[world.rank]
-        master = Master(torch.from_numpy(window.memory)) if window else make_master(args, x[start:stop])
+        master = Master(torch.from_numpy(window.memory)) if window else make_master(args, x[start:stop].cpu())
         optimizer.synchroniser = run.couple(Alone(x), lambda: master.evaluated, master)
     else:
         centre, judged = window or ServedCentre(world, len(x), run.servers), x.clone()

@@ -94,6 +94,8 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
         (("--method", "adownpour", "--server", "rma"), 1, "--server rma"),
         (("--method", "easgd-tree"), 1, "at least 2 ranks"),
         (("--period", 0), 1, "--period 0"),
+        (("--method", "msgd", "--period", 2), 1, "--period is for"),
+        (("--method", "easgd", "--servers", 1), 1, "--servers is for"),
         (("--beta", -1), 1, "--beta"),
     ],
 )
