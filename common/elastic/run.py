@@ -19,7 +19,7 @@ from torch import Tensor
 from common import checkpoint, faults
 from common.comm import Group
 from common.elastic.rules import Master, Synchroniser
-from common.elastic.server import Reporting, Server, hear_reports, slices_of
+from common.elastic.server import Reporting, Server, slices_of
 from common.elastic.tree import Node
 from common.errors import Diverged
 from common.loop import Judged, Trained, evaluate
@@ -232,8 +232,7 @@ class TreeRun(ServedRun):
         return False
 
     def _loop(self, master: Master | None) -> None:
-        collect = self._collector()
-        self.node.serve(lambda: hear_reports(self.topology.world, collect))
+        self.node.serve(self._collector())
 
     def _end_served_round(self, t: int, rows: list[dict[str, Any]]) -> None:
         """The root's line comes first: it trains nothing and is judged."""

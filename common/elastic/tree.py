@@ -21,7 +21,7 @@ from torch import Tensor
 
 from common.comm import Group, Tag
 from common.elastic.rules import Synchroniser
-from common.elastic.server import NOTHING, Nap, Reporting
+from common.elastic.server import NOTHING, Nap, Reporting, hear_reports
 from common.mpi import MPI
 
 PULL = 0.9  # of all neighbours together
@@ -87,7 +87,8 @@ class Node(Reporting, Synchroniser):
     steps = True
 
     def __init__(self, world: Group, x: Tensor, degree: int, period: int, schedule: str = "equal") -> None:
-        super().__init__(world, 1)
+        super().__init__(world, inner_nodes(degree, world.size))
+        self.leaves = world.size - inner_nodes(degree, world.size)
         self.x, self.period, self.rhythm = x, period, rhythm(schedule, degree)
         self.pull_rate = PULL / (degree + 1)
         self.parent = Link(world, (world.rank - 1) // degree, len(x)) if world.rank else None
@@ -110,6 +111,8 @@ class Node(Reporting, Synchroniser):
 
     def close(self) -> None:
         """Say that this node has ended, and receive until the parent has said so too."""
+        if not self.children:
+            self.report(None)  # every inner node hears every leaf's reports, and goes on until this last one of each
         if self.parent is None:
             return
         self.parent.say_stop()
@@ -118,10 +121,18 @@ class Node(Reporting, Synchroniser):
             self.parent.receive(self.x, self.pull_rate)
             nap.sleep()
 
-    def serve(self, hear: Callable[[], bool]) -> None:
-        """An inner node's part, until everybody below has ended. hear: looks for reports, says whether there were any."""
-        came, nap, (up, down) = 0, Nap(), self.rhythm
-        while any(child.open for child in self.children):
+    def serve(self, on_report: Callable[[int, Any], None]) -> None:
+        """An inner node's part, until everybody below, and every leaf, has ended. on_report: called with (rank, report)."""
+        came, ended, nap, (up, down) = 0, 0, Nap(), self.rhythm
+
+        def take(rank: int, report: Any) -> None:
+            nonlocal ended
+            if report is None:
+                ended += 1
+            else:
+                on_report(rank, report)
+
+        while ended < self.leaves or any(child.open for child in self.children):
             news = sum(self._from_below(child) for child in self.children)
             if self.parent:
                 self.parent.receive(self.x, self.pull_rate)
@@ -131,7 +142,7 @@ class Node(Reporting, Synchroniser):
             if came // down > before // down:
                 for child in self.children:
                     child.send(self.x)
-            if hear() or news:
+            if hear_reports(self.world, take) or news:
                 nap.awake()
             else:
                 nap.sleep()
@@ -139,8 +150,6 @@ class Node(Reporting, Synchroniser):
             while not child.sending.Test():
                 nap.sleep()
         self.close()
-        while hear():
-            pass
 
     def _from_below(self, child: Link) -> int:
         was_open = child.open
