@@ -51,6 +51,7 @@ TOGETHER = ("easgd", "easgd-gs")
 SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")
 TREE = ("easgd-tree",)
 ALONE = ("sgd", "msgd", "asgd", "mvasgd")
+METHODS = (*TOGETHER, *SERVED, *TREE, *ALONE)
 WITH_MOMENTUM = ("eamsgd", "mdownpour", "msgd")
 AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # over all of the centre's past; the others' rate is --average-rate
 MOVING = ("mvadownpour", "mvasgd")
@@ -58,6 +59,19 @@ PULLED = (*TOGETHER, "aeasgd", "eamsgd", "admm")
 WHOSE = {  # options that not every method has
     **{"period": (*TOGETHER, *SERVED, *TREE), "beta": PULLED, "variant": ("mdownpour",), "average_rate": MOVING},
     **{"servers": SERVED, "server": SERVED, "tree_degree": TREE, "tree_schedule": TREE},
+    "optimizer": tuple(m for m in METHODS if m not in WITH_MOMENTUM),  # these have the paper's own
+    **dict.fromkeys(("decay", "clip_norm"), tuple(m for m in METHODS if m != "mdownpour")),  # its master steps, at one rate
+}
+# Learning rates where none is given: in the paper those of its figures 8 and 9 or the middle one that was tried; ours by
+# validation accuracy at period 10 (run_all.sh, experiments `rate-...`).
+SLOW, SLOWEST = ("downpour", "adownpour", "mvadownpour"), ("mdownpour",)
+RATES = {
+    "smoke": {},
+    "cpu": {},
+    "paper": {
+        **dict.fromkeys((*TOGETHER, "aeasgd", "eamsgd", "admm", *TREE, "sgd", "asgd", "mvasgd"), 0.01),
+        **{"msgd": 5e-4, **dict.fromkeys(SLOW, 1e-3), **dict.fromkeys(SLOWEST, 1e-5)},
+    },
 }
 
 
@@ -65,7 +79,7 @@ WHOSE = {  # options that not every method has
 class Args(CommonArgs):
     """Options of elastic averaging, after those that every script has."""
 
-    method: Literal[*TOGETHER, *SERVED, *TREE, *ALONE] = "aeasgd"  # type: ignore[valid-type]
+    method: Literal[*METHODS] = "aeasgd"  # type: ignore[valid-type]
     """what couples the workers"""
     period: int = 10
     """tau: local steps between two exchanges of a worker (paper: 1 to 64; mdownpour knows 1 only)"""
@@ -158,6 +172,8 @@ def settle(args: Args, given: set[str]) -> Args:
         args = replace(args, period=1)
     if args.server == "rma" and (args.method in AVERAGED or args.method in (*MOVING, "mdownpour") or args.servers > 1):
         raise UsageError("--server rma has one window that is only added to: no averages, no momentum, no --servers")
+    if "learning_rate" not in given:
+        args = replace(args, learning_rate=RATES[args.preset].get(args.method, args.learning_rate))
     if "optimizer" not in given:
         momentum = args.method in WITH_MOMENTUM and args.method != "mdownpour"
         args = replace(args, optimizer="nesterov" if momentum else "sgd")
@@ -172,7 +188,11 @@ def count_servers(args: Args, ranks: int) -> int:
         if ranks == 1:
             raise UsageError("--method easgd-tree needs a root and leaves: at least 2 ranks")
         return inner_nodes(args.tree_degree, ranks)
-    if args.method not in SERVED or ranks == 1:
+    if args.method not in SERVED:
+        return 0
+    if ranks == 1:
+        if args.servers > 1 or args.server != "messages":
+            raise UsageError("on one rank the centre is the worker's own: leave --servers and --server out")
         return 0
     if args.servers >= ranks:
         raise UsageError(f"--servers {args.servers} of {ranks} ranks leave no worker: start more ranks")
@@ -263,14 +283,31 @@ def train_with_servers(run: ServedRun) -> None:
 
         optimizer.synchroniser = run.couple(make_synchroniser(args, x, centre, run.workers), fetch)
     run.start(ecosphere, optimizer, {})
+    if args.method == "admm" and run.first_round:
+        restore_admm(run)
+    world.barrier()  # nobody looks into a window before it holds what was resumed
     with run:
         if world.rank < run.servers:
             run.serve(reports_only=window is not None)
         else:
             run.work(centre)
-        run.meet()
-    if window:
-        window.free()
+        run.bring_centre()
+        if window:
+            window.free()
+        run.check()
+
+
+def restore_admm(run: ServedRun) -> None:
+    """The centre of a resumed run is the mean of the terms that its workers resumed with: all were saved at other moments."""
+    world = run.topology.world
+    synchroniser = run.watch.synchroniser
+    total = torch.zeros(len(run.ecosphere.model.parameters))
+    if isinstance(synchroniser, Admm):
+        total.copy_(synchroniser.term)
+    world.sum_(total, "terms").div_(run.workers)
+    if run.master:
+        start, stop = slices_of(len(total), run.servers)[world.rank]
+        run.master.centre.copy_(total[start:stop])
 
 
 def train_on_a_tree(run: TreeRun) -> None:
@@ -287,7 +324,8 @@ def train_on_a_tree(run: TreeRun) -> None:
             run.serve()
         else:
             run.work(run.node)
-        run.meet()
+        run.bring_centre()
+        run.check()
 
 
 if __name__ == "__main__":

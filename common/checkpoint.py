@@ -52,21 +52,32 @@ def save_own(directory: Path, t: int, rank: int, tensors: dict[str, Tensor], num
     _write(folder / _name(rank), tensors, numbers)
 
 
-def forget_before(directory: Path, t: int) -> None:
-    """Remove the rounds that are no longer needed once round t is whole. One rank calls it."""
-    for folder in _complete(directory):
-        if int(folder.name.removeprefix("round-")) <= t - KEEP:
+def forget(directory: Path, ranks: int) -> None:
+    """Remove all rounds that are older than the newest `KEEP` which every rank has saved. One rank calls it."""
+    whole = [folder for folder in _complete(directory) if len(list(folder.glob("rank-*.safetensors"))) == ranks]
+    if len(whole) >= KEEP:
+        for folder in (f for f in _complete(directory) if f.name < whole[KEEP - 1].name):
             shutil.rmtree(folder)
 
 
 def load_latest(directory: Path, world: Group) -> tuple[int, State] | None:
-    """The newest round that every rank can read, and this rank's state of it; None where there is none. Collective."""
+    """The newest round that every rank can read, and this rank's state of it; None where there is none. Collective.
+
+    Newer ones that not every rank can read are removed: they will be made again.
+    """
+    found, passed = None, []
     for folder in world.share(_complete(directory)):
         state = _read(folder / _name(world.rank))
         if all(world.comm.allgather(state is not None)):
             assert state is not None
-            return int(folder.name.removeprefix("round-")), state
-    return None
+            found = int(folder.name.removeprefix("round-")), state
+            break
+        passed.append(folder)
+    world.barrier()
+    if world.rank == 0 and found:
+        for folder in passed:
+            shutil.rmtree(folder)
+    return found
 
 
 def _name(rank: int) -> str:

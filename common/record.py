@@ -204,7 +204,7 @@ def environment(topology: Topology) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in VERSIONS},
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
-        "all_reduce": "horovod" if topology.gradients.horovod else "mpi" if topology.gradients.size > 1 else "none",
+        "all_reduce": _all_reduce(topology),
         "launcher": launcher(),
         "ranks": topology.world.size,
         "ranks_on_this_node": topology.node.size,
@@ -216,6 +216,14 @@ def environment(topology: Topology) -> dict[str, Any]:
         "system": platform.platform(),
         "command": command(topology),
     }
+
+
+def _all_reduce(topology: Topology) -> str:
+    """What adds up gradients, or the weights of workers that meet: `horovod`, `mpi` or `none`."""
+    groups = (topology.gradients, topology.population)
+    if any(group.horovod for group in groups):
+        return "horovod"
+    return "mpi" if topology.gradients.size > 1 else "none"
 
 
 def command(topology: Topology) -> str:

@@ -27,8 +27,11 @@ class Centre(Protocol):
         """The present x~; waits for it."""
         ...
 
-    def push(self, update: Tensor) -> None:
-        """Send an update off without waiting; `update` may be changed once `settle` has returned."""
+    def push(self, update: Tensor) -> bool:
+        """Send an update off without waiting; `update` may be changed once `settle` has returned.
+
+        Returns False, and sends nothing, where it is not finite: a worker that is lost shall not take the centre with it.
+        """
         ...
 
     def settle(self) -> None:
@@ -54,12 +57,17 @@ class Synchroniser(Protocol):
         ...
 
     def restart(self, x: Tensor) -> None:
-        """Go on from weights that somebody else has put in place, the same for all that are coupled; by default nothing."""
+        """Go on from weights x that others have put in the place of this worker's; by default nothing has to be done."""
         return
 
     def tensors(self) -> dict[str, Tensor]:
         """What a checkpoint has to keep of it, to be copied back in place; by default nothing."""
         return {}
+
+
+def is_finite(update: Tensor) -> bool:
+    """Whether an update may reach a centre."""
+    return bool(torch.isfinite(update.sum()))
 
 
 class Master:
@@ -142,9 +150,12 @@ class LocalCentre:
         """The present x~."""
         into.copy_(self.master.centre)
 
-    def push(self, update: Tensor) -> None:
+    def push(self, update: Tensor) -> bool:
         """Taken in at once."""
-        self.master.receive(update)
+        finite = is_finite(update)
+        if finite:
+            self.master.receive(update)
+        return finite
 
     def settle(self) -> None:
         """Nothing is ever under way."""
@@ -156,21 +167,21 @@ class Alone(Synchroniser):
     steps = True
 
     def __init__(self, x: Tensor, centre: Centre | None = None) -> None:
-        self.centre, self.before = centre, x.detach().clone()
+        self.centre, self.before = centre, x.detach().clone() if centre else None
 
     def begin(self, t: int, x: Tensor) -> None:
         """Nothing to fetch."""
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
         """x~ <- x~ + (x - x before the step)."""
-        if self.centre:
+        if self.centre and self.before is not None:
             self.centre.settle()
             self.centre.push(torch.sub(x, self.before))
             self.before.copy_(x)
 
     def tensors(self) -> dict[str, Tensor]:
         """Where x was before the step that is to come."""
-        return {"before": self.before}
+        return {} if self.before is None else {"before": self.before}
 
 
 class Elastic(Synchroniser):
@@ -224,6 +235,10 @@ class Downpour(Synchroniser):
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
         """Nothing: v is the difference to what was fetched."""
+
+    def restart(self, x: Tensor) -> None:
+        """v <- 0."""
+        self.fetched.copy_(x)
 
     def tensors(self) -> dict[str, Tensor]:
         """What was fetched last."""
@@ -284,8 +299,12 @@ class Admm(Synchroniser):
         if self.due:
             x.add_(self.multiplier + self.fetched, alpha=self.alpha).div_(1 + self.alpha)
             torch.sub(x, self.multiplier, out=self.change).sub_(self.term)
-            self.term.add_(self.change)
-            self.centre.push(self.change.div_(self.workers))
+            if self.centre.push(self.change / self.workers):
+                self.term.add_(self.change)
+
+    def restart(self, x: Tensor) -> None:
+        """lambda <- 0; the centre still holds the term that was sent last."""
+        self.multiplier.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
         """lambda, and this worker's term of the centre."""

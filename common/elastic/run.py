@@ -4,30 +4,35 @@
 round is a worker's own, rank 0 writes its lines down when all workers have sent theirs, and worker t mod p judges the centre
 after its own round t. A served run that is resumed goes on from the newest round that every rank had ended; since workers and
 servers save at moments of their own, it is not the same run bit by bit, as no two asynchronous runs are.
+
+A worker whose weights are not finite pushes nothing; at the end of its round it begins anew at the centre.
 """
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from common import checkpoint, faults
 from common.comm import Group
+from common.ecosphere import Ecosphere
 from common.elastic.rules import Master, Synchroniser
 from common.elastic.server import Reporting, Server, slices_of
 from common.elastic.tree import Node
 from common.errors import Diverged
 from common.loop import Judged, Trained, evaluate
+from common.optim import WeightOptimizer
 from common.run import Run
 from common.smoother import calibrate
 
 NOT_JUDGED = Judged(math.nan, math.nan, 0.0, math.nan)
-LOST = Judged(math.nan, math.nan, 0.0, -math.inf)  # a worker whose weights are no longer finite
+WAY_OUT = "Try a lower --learning-rate or a shorter --period"
 
 
 class Stopwatch(Synchroniser):
@@ -49,6 +54,10 @@ class Stopwatch(Synchroniser):
         began = time.perf_counter()
         self.synchroniser.end(t, x, gradient)
         self.seconds += time.perf_counter() - began
+
+    def restart(self, x: Tensor) -> None:
+        """The synchroniser's."""
+        self.synchroniser.restart(x)
 
     def tensors(self) -> dict[str, Tensor]:
         """The synchroniser's."""
@@ -72,21 +81,53 @@ class CentredRun(Run):
         self.watch, self.evaluated, self.master = Stopwatch(synchroniser), evaluated, master
         return self.watch
 
+    def start(self, ecosphere: Ecosphere, optimizer: WeightOptimizer, config: Mapping[str, Any]) -> None:
+        """As of every run; what is judged is finite to begin with."""
+        super().start(ecosphere, optimizer, config)
+        if self._holds_centre:
+            self._keep_finite()
+
+    @property
+    def _holds_centre(self) -> bool:
+        """Whether this rank has what is judged, or its slice of it, and need not ask for it."""
+        return True
+
     def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's own batches: every worker goes through all images, in an order of its own."""
         worker = self.topology.world.rank - (self.topology.world.size - self.workers)
         return self.data.batches(self.args.seed, t, self.plan.batch_size // self.workers, 0, 1, steps, worker)
 
     def end_round(self, t: int, trained: Trained) -> None:
-        """Judge, record and save. Raises Diverged where the centre is no longer finite."""
-        judged = self.judge_centre(t, self.topology.world)
+        """Judge, record and save. Raises Diverged where the centre, or every worker, is no longer finite."""
+        model, world = self.ecosphere.model, self.topology.world
+        lost = not model.is_finite()
+        alive = int(world.gather_rows(np.array([float(not lost)])).sum())
+        sound = alive > 0 and self._keep_finite()
+        judged = self.judge_centre(t, world) if sound else NOT_JUDGED
         self._note_time("evaluate", judged.seconds)
-        row = self._line(t, trained, judged)
-        self.reporter.round(t, self.record.add_round(t, row))
+        self.reporter.round(t, self.record.add_round(t, self._line(t, trained, judged, lost)))
+        if not sound:
+            what = "the centre is not finite" if alive else "no worker has finite weights"
+            raise Diverged(f"{what} after round {t + 1}; the last finite centre is kept. {WAY_OUT}", None)
+        if alive < self.workers:
+            calibrate(model, self.data, self.plan.precision, world)
+        if lost:
+            self._begin_anew(self.evaluated())
         self.last_round = t
         self._save(t)
-        if not torch.isfinite(self.evaluated()).all():
-            raise Diverged(f"the centre is not finite after round {t + 1}. Try a lower --learning-rate or a shorter --period")
+
+    def _keep_finite(self) -> bool:
+        """Whether what is judged is finite; it is kept then, in case that it will not be any more."""
+        present = self.evaluated()
+        finite = bool(torch.isfinite(present).all())
+        if finite:
+            self.last_finite = present.clone()
+        return finite
+
+    def _begin_anew(self, weights: Tensor) -> None:
+        """Give a worker that is lost other weights; what it remembered is forgotten."""
+        self.ecosphere.model.parameters.data.copy_(weights)
+        self.optimizer.end_round(finite=False)
 
     def judge_centre(self, t: int, group: Group) -> Judged:
         """The centre on the fitness images, which the group shares out; the worker's own weights are left as they were."""
@@ -99,18 +140,18 @@ class CentredRun(Run):
         model.state.detach().copy_(before)
         return Judged(judged.loss, judged.accuracy, time.perf_counter() - began, judged.fitness)
 
-    def _line(self, t: int, trained: Trained, judged: Judged) -> dict[str, Any]:
+    def _line(self, t: int, trained: Trained, judged: Judged, lost: bool) -> dict[str, Any]:
         exchange = self.watch.lap()
         training = replace(trained, seconds=trained.seconds - exchange)
         self._note_time("train", -exchange)  # it was counted there
         faults.trip("record", self.topology.world.rank, t)
-        return self._row(self.ecosphere.rate_at(t), judged.fitness, training, judged, exchange)
+        return self._row(self.ecosphere.rate_at(t), -math.inf if lost else judged.fitness, training, judged, exchange)
 
     def _engine(self) -> str:
         return f"weights: {'Horovod' if self.topology.population.horovod else 'MPI'}" if self.workers > 1 else "one worker"
 
     def _take_final_weights(self, diverged: bool) -> None:
-        self.ecosphere.model.parameters.data.copy_(self.evaluated())
+        self.ecosphere.model.parameters.data.copy_(self.last_finite if diverged else self.evaluated())
         calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.world)
 
     def _state(self) -> checkpoint.State:
@@ -129,31 +170,49 @@ class CentredRun(Run):
 
 
 class ServedRun(CentredRun):
-    """A run whose centre lives on servers, or in a window; the first ranks serve, the others work."""
+    """A run whose centre lives on servers, or in a window; the first ranks serve, the others work.
+
+    Attributes:
+        lost: whether this worker had lost its weights at the end of its last round.
+    """
+
+    lost = False
 
     @property
     def servers(self) -> int:
         """How many of the first ranks serve."""
         return self.topology.world.size - self.workers
 
+    @property
+    def _holds_centre(self) -> bool:
+        return self.topology.world.rank < self.servers
+
     def work(self, centre: Reporting) -> None:
-        """A worker's part of the run: its rounds, at its own pace; the run of a worker that lost its weights ends early."""
+        """A worker's part of the run: its rounds, at its own pace."""
         rank, model = self.topology.world.rank, self.ecosphere.model
-        hook = model.module.register_forward_hook(lambda *_: centre.progress())
+        hooks = progress_hooks(model.module, centre.progress)
         for t in self.rounds():
             trained = self.train(t)
+            self.lost = not model.is_finite()
             judged = self.judge_centre(t, self.topology.gradients) if self._is_my_turn(t) else NOT_JUDGED
-            if not model.is_finite():
-                judged = LOST
             self._note_time("evaluate", judged.seconds)
-            row = self._line(t, trained, judged)
+            row = self._line(t, trained, judged, self.lost)
+            if self.lost:
+                self._recover(centre)
             self.last_round = t
+            centre.settle()  # what this worker remembers as sent has been taken in before the server saves
             checkpoint.save_own(self.directory / "checkpoints", t, rank, *self._state())
             centre.report((t, {"round": t, "rank": rank, **row}))
-            if not model.is_finite():
-                break
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
         centre.close()
+
+    def _recover(self, centre: Reporting) -> None:
+        """A worker that lost its weights goes on from the centre."""
+        present = torch.empty_like(self.ecosphere.model.parameters)
+        centre.pull(present)
+        self._begin_anew(present)
+        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.gradients)
 
     def _is_my_turn(self, t: int) -> bool:
         """Whether this worker judges the centre after its round t."""
@@ -161,11 +220,16 @@ class ServedRun(CentredRun):
 
     def serve(self, reports_only: bool = False) -> None:
         """A server's part: until all workers have stopped. reports_only: where the centre lies in a window."""
-        began, world = time.perf_counter(), self.topology.world
+        began = time.perf_counter()
         self._loop(None if reports_only else self.master)
         self._note_time("exchange", time.perf_counter() - began)
-        self.totals.bytes_inside += world.traffic.inside
-        world.traffic.inside = 0
+        self._count_bytes()
+
+    def _count_bytes(self) -> None:
+        """A server writes no lines of its own: what it has sent goes straight into the totals."""
+        traffic = self.topology.traffic
+        self.totals.bytes_inside += traffic.inside
+        traffic.inside = 0
 
     def _loop(self, master: Master | None) -> None:
         world = self.topology.world
@@ -185,32 +249,38 @@ class ServedRun(CentredRun):
 
     def _end_served_round(self, t: int, rows: list[dict[str, Any]]) -> None:
         """All workers have ended their round t: write it down, keep the centre as it is now."""
-        rank = self.topology.world.rank
+        rank, checkpoints = self.topology.world.rank, self.directory / "checkpoints"
         faults.trip("record", rank, t)
         self.last_round = t
-        checkpoint.save_own(self.directory / "checkpoints", t, rank, *self._state())
-        if rank == 0:
+        self._count_bytes()
+        self._keep_finite()
+        if rank == 0:  # before it is saved: a round that is complete has its lines
             self.record.write_round(t, rows)
             self.reporter.round(t, rows)
-            checkpoint.forget_before(self.directory / "checkpoints", t)
+        checkpoint.save_own(checkpoints, t, rank, *self._state())
+        if rank == 0:
+            checkpoint.forget(checkpoints, self.topology.world.size)
 
-    def meet(self) -> None:
-        """After their parts all ranks wait for each other and take over the centre. Raises Diverged where it is not finite, or
-        no worker is.
-        """
+    def bring_centre(self) -> None:
+        """After their parts all ranks wait for each other and take over the centre; the last finite one where it is not."""
         world = self.topology.world
         world.rest()
-        alive = world.gather_rows(np.array([float(self.ecosphere.model.is_finite())]))[self.servers :].any()
         parameters = self.ecosphere.model.parameters.data
         slices = self._slices(len(parameters))
-        if world.rank < len(slices):
+        serving = world.rank < len(slices)
+        self.sound = world.gather_rows(np.array([float(self._keep_finite() if serving else not self.lost)]))[:, 0] > 0
+        if serving:
             start, stop = slices[world.rank]
-            parameters[start:stop] = self.evaluated()
+            parameters[start:stop] = self.last_finite
         for k, (start, stop) in enumerate(slices):
             world.broadcast_(parameters[start:stop], root=k)
-        if not alive or not torch.isfinite(parameters).all():
-            what = "the centre is not finite" if alive else "no worker has finite weights"
-            raise Diverged(f"{what}. Try a lower --learning-rate or a shorter --period")
+
+    def check(self) -> None:
+        """Raises Diverged where the centre is not finite at the end, or every worker lost its weights in its last round."""
+        if not self.sound[: self.servers].all():
+            raise Diverged(f"the centre is not finite; the last finite one is kept. {WAY_OUT}", None)
+        if not self.sound[self.servers :].any():
+            raise Diverged(f"all workers lost their weights in the last round. {WAY_OUT}", None)
 
     def _slices(self, length: int) -> list[tuple[int, int]]:
         """Which part of the centre each of the first ranks holds."""
@@ -223,6 +293,12 @@ class ServedRun(CentredRun):
         calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.world)  # `meet` brought the centre
 
 
+def progress_hooks(module: nn.Module, progress: Callable[[], None]) -> list[RemovableHandle]:
+    """Have `progress` called again and again during forward and backward passes: once for every parameter of either."""
+    forward = [layer.register_forward_hook(lambda *_: progress()) for layer in module.modules()]
+    return forward + [p.register_hook(lambda _: progress()) for p in module.parameters()]
+
+
 class TreeRun(ServedRun):
     """A run on a tree of ranks (`common.elastic.tree`): the first ranks are its inner nodes, and the root judges itself."""
 
@@ -230,6 +306,10 @@ class TreeRun(ServedRun):
 
     def _is_my_turn(self, t: int) -> bool:
         return False
+
+    def _recover(self, centre: Reporting) -> None:
+        """A leaf that lost its weights takes the next ones that come from above."""
+        self.optimizer.end_round(finite=False)
 
     def _loop(self, master: Master | None) -> None:
         self.node.serve(self._collector())

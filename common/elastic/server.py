@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from common.comm import Group, Tag
-from common.elastic.rules import Master
+from common.elastic.rules import Master, is_finite
 from common.mpi import MPI
 
 SHORTEST_NAP, LONGEST_NAP = 5e-5, 1e-3  # seconds a server sleeps where there is nothing to do; doubled while that lasts
@@ -128,8 +128,8 @@ class Reporting:
         """The present centre, or what is to be judged."""
         raise NotImplementedError
 
-    def push(self, update: Tensor) -> None:
-        """Send an update off without waiting."""
+    def push(self, update: Tensor) -> bool:
+        """Send an update off without waiting; False, and nothing sent, where it is not finite."""
         raise NotImplementedError
 
     def progress(self) -> None:
@@ -175,14 +175,17 @@ class ServedCentre(Reporting):
         MPI.Request.Waitall(waiting)
         into.copy_(torch.from_numpy(self.fetched))
 
-    def push(self, update: Tensor) -> None:
-        """Send every server its slice of the update, and return at once."""
+    def push(self, update: Tensor) -> bool:
+        """Send every server its slice of a finite update, and return at once."""
         self.settle()
+        if not is_finite(update):
+            return False
         torch.from_numpy(self.pushed).copy_(update)
         comm = self.world.comm
         self.pending = [comm.Irecv([NOTHING, MPI.FLOAT], source=k, tag=Tag.ACKNOWLEDGE) for k in self.servers]
         self.pending += [comm.Isend([self._part(self.pushed, k), MPI.FLOAT], dest=k, tag=Tag.PUSH) for k in self.servers]
         self.world.traffic.inside += self.pushed.nbytes
+        return True
 
     def progress(self) -> None:
         """Let MPI go on with what is pending."""
@@ -230,12 +233,15 @@ class WindowCentre(Reporting):
         self.world.traffic.inside += self.fetched.nbytes
         into.copy_(torch.from_numpy(self.fetched))
 
-    def push(self, update: Tensor) -> None:
-        """Begin to add an update, and return."""
+    def push(self, update: Tensor) -> bool:
+        """Begin to add a finite update, and return."""
         self.settle()
+        if not is_finite(update):
+            return False
         torch.from_numpy(self.pushed).copy_(update)
         self.window.Accumulate([self.pushed, MPI.FLOAT], 0, op=MPI.SUM)
         self.world.traffic.inside += self.pushed.nbytes
+        return True
 
     def progress(self) -> None:
         """Let MPI go on."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from common.comm import Group, PendingSum
-from common.elastic.rules import Synchroniser
+from common.elastic.rules import Synchroniser, is_finite
 
 
 def centre_after(centre: Tensor, total: Tensor, beta: float, workers: int) -> Tensor:
@@ -20,7 +20,8 @@ class SynchronousElastic(Synchroniser):
 
     x_{t+1} = x_t - eta g(x_t) - alpha (x_t - x~), every `period` steps; a plain step otherwise. beta = p alpha unless it is
     given: (alpha, beta) = (1, 1) averages the workers, (1, p) is synchronous DOWNPOUR, both Gauss-Seidel.
-    All ranks of the group start from the same x. Collective over the group: all make the same number of steps.
+    All ranks of the group start from the same x. Collective over the group: all make the same number of steps. A worker whose
+    weights are not finite counts as standing at the centre, until it is given others.
     """
 
     steps = True
@@ -31,14 +32,17 @@ class SynchronousElastic(Synchroniser):
         self.group, self.alpha, self.period, self.gauss_seidel = group, alpha, period, gauss_seidel
         self.beta = group.size * alpha if beta is None else beta
         self.centre = x.detach().clone()
-        self.before, self.total = torch.empty_like(x), torch.empty_like(x)
+        self.before = torch.empty_like(x)
+        self.total = x.new_empty(len(x) + 1)  # the sum of all finite workers, and how many those are
         self.pending: PendingSum | None = None
 
     def begin(self, t: int, x: Tensor) -> None:
         """Start to add the workers up."""
         if t % self.period == 0:
             self.before.copy_(x)
-            self.total.copy_(x)
+            finite = is_finite(x)
+            self.total[:-1] = x if finite else 0.0
+            self.total[-1] = float(finite)
             self.pending = self.group.start_sum_(self.total, "elastic")
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
@@ -47,7 +51,11 @@ class SynchronousElastic(Synchroniser):
             return
         self.pending.wait()
         self.pending = None
-        new = centre_after(self.centre, self.total, self.beta, self.group.size)
+        total, workers = self.total[:-1], self.group.size
+        lost = workers - round(self.total[-1].item())
+        if lost:
+            total.add_(self.centre, alpha=lost)
+        new = centre_after(self.centre, total, self.beta, workers)
         x.sub_(self.before.sub_(new if self.gauss_seidel else self.centre), alpha=self.alpha)
         self.centre.copy_(new)
 

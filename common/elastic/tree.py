@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from common.comm import Group, Tag
-from common.elastic.rules import Synchroniser
+from common.elastic.rules import Synchroniser, is_finite
 from common.elastic.server import NOTHING, Nap, Reporting, hear_reports
 from common.mpi import MPI
 
@@ -46,35 +46,52 @@ def rhythm(schedule: str, degree: int) -> tuple[int, int]:
 
 
 class Link:
-    """One neighbour: weights to it and from it."""
+    """One neighbour: weights to it and from it. A receive is always posted, so that nobody's sending waits for this rank."""
 
     def __init__(self, world: Group, neighbour: int, length: int) -> None:
         self.world, self.neighbour, self.open = world, neighbour, True
         self.out, self.incoming = np.empty(length, dtype=np.float32), np.empty(length, dtype=np.float32)
         self.sending = MPI.REQUEST_NULL
+        self.receiving = self._listen()
+
+    def _listen(self) -> MPI.Request:
+        return self.world.comm.Irecv([self.incoming, MPI.FLOAT], source=self.neighbour, tag=Tag.WEIGHTS)
 
     def send(self, x: Tensor) -> None:
-        """Send x off, unless the message before is still on its way or the neighbour has ended."""
-        if self.open and self.sending.Test():
+        """Send x off, unless the message before is still on its way, the neighbour has ended, or x is not finite."""
+        if self.open and self.sending.Test() and is_finite(x):
             torch.from_numpy(self.out).copy_(x)
             self.sending = self.world.comm.Isend([self.out, MPI.FLOAT], dest=self.neighbour, tag=Tag.WEIGHTS)
             self.world.traffic.inside += self.out.nbytes
 
     def receive(self, x: Tensor, pull: float) -> int:
-        """Move x towards all that has come; returns how many messages that were. Notices a neighbour's end."""
-        comm, came = self.world.comm, 0
-        ended = self.open and comm.Iprobe(source=self.neighbour, tag=Tag.STOP)  # asked first: what was sent before it is here
-        while comm.Iprobe(source=self.neighbour, tag=Tag.WEIGHTS):
-            comm.Recv([self.incoming, MPI.FLOAT], source=self.neighbour, tag=Tag.WEIGHTS)
-            x.lerp_(torch.from_numpy(self.incoming).to(x.device), pull)
+        """Move x towards all that has come, or there where x is lost; returns how many messages that were.
+
+        Notices a neighbour's end: it says so when all that it has sent is through.
+        """
+        if not self.open:
+            return 0
+        came, comm = 0, self.world.comm
+        ended = comm.Iprobe(source=self.neighbour, tag=Tag.STOP)  # asked first: what was sent before it is here
+        while self.receiving.Test():
+            theirs = torch.from_numpy(self.incoming).to(x.device)
+            x.lerp_(theirs, pull) if is_finite(x) else x.copy_(theirs)
+            self.receiving = self._listen()
             came += 1
         if ended:
             comm.Recv([NOTHING, MPI.FLOAT], source=self.neighbour, tag=Tag.STOP)
+            self.receiving.Cancel()
+            self.receiving.Wait()
             self.open = False
         return came
 
+    @property
+    def sent(self) -> bool:
+        """Whether the last message is through."""
+        return self.sending.Test()
+
     def say_stop(self) -> None:
-        """Nothing more from here."""
+        """Nothing more from here; comes when all is `sent`."""
         self.world.comm.Send([NOTHING, MPI.FLOAT], dest=self.neighbour, tag=Tag.STOP)
 
 
@@ -108,6 +125,7 @@ class Node(Reporting, Synchroniser):
         """Let MPI go on with what is on its way up."""
         if self.parent:
             self.parent.sending.Test()
+            self.parent.receiving.Test()
 
     def close(self) -> None:
         """Say that this node has ended, and receive until the parent has said so too."""
@@ -115,9 +133,14 @@ class Node(Reporting, Synchroniser):
             self.report(None)  # every inner node hears every leaf's reports, and goes on until this last one of each
         if self.parent is None:
             return
+        self._listen_while(lambda parent: not parent.sent)
         self.parent.say_stop()
+        self._listen_while(lambda parent: parent.open)
+
+    def _listen_while(self, condition: Callable[[Link], bool]) -> None:
+        assert self.parent is not None
         nap = Nap()
-        while self.parent.open or not self.parent.sending.Test():
+        while condition(self.parent):
             self.parent.receive(self.x, self.pull_rate)
             nap.sleep()
 
@@ -146,15 +169,13 @@ class Node(Reporting, Synchroniser):
                 nap.awake()
             else:
                 nap.sleep()
-        for child in self.children:
-            while not child.sending.Test():
-                nap.sleep()
         self.close()
 
     def _from_below(self, child: Link) -> int:
         was_open = child.open
         came = child.receive(self.x, self.pull_rate)
         if was_open and not child.open:
+            child.sending.Wait()  # it is listening
             child.say_stop()
         return came
 
@@ -162,6 +183,6 @@ class Node(Reporting, Synchroniser):
         """The weights of this very node."""
         into.copy_(self.x)
 
-    def push(self, update: Any) -> None:
+    def push(self, update: Tensor) -> bool:
         """A tree knows no updates."""
         raise NotImplementedError

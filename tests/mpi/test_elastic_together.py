@@ -92,13 +92,33 @@ def test_with_beta_one_the_centre_becomes_the_mean_of_the_workers():
     torch.testing.assert_close(x, start[SIZE] + (start[:SIZE] - start[SIZE]).sum(0), atol=1e-5, rtol=1e-5)
 
 
+@needs_two
+@each_engine
+def test_a_worker_that_is_lost_counts_as_standing_at_the_centre(engine):
+    topology, start, alpha = world_of(engine), places(5), 0.9 / SIZE
+    x = start[RANK].clone()
+    synchroniser = SynchronousElastic(x, topology.gradients, alpha, 1)
+    synchroniser.centre.copy_(start[SIZE])
+    if RANK == SIZE - 1:
+        x[2] = torch.nan
+    play(synchroniser, x, 1, 0.0)
+    others = start[: SIZE - 1]
+    torch.testing.assert_close(synchroniser.centre, start[SIZE] + alpha * (others - start[SIZE]).sum(0), atol=1e-6, rtol=1e-5)
+    if RANK < SIZE - 1:
+        torch.testing.assert_close(x, start[RANK] - alpha * (start[RANK] - start[SIZE]))
+    else:
+        assert not torch.isfinite(x).all()
+
+
 def test_between_two_exchanges_a_worker_is_on_its_own_and_sends_nothing():
     topology, start = world_of(), places(10)
     topology.traffic.inside = 0
     x = start[RANK].clone()
     synchroniser = SynchronousElastic(x, topology.gradients, 0.5 / SIZE, 4)
     play(synchroniser, x, 8, 0.1)
-    assert topology.traffic.inside == (2 * 4 * 10 if SIZE > 1 else 0)
+    assert topology.traffic.inside == (2 * 4 * (10 + 1) if SIZE > 1 else 0), (
+        "N floats an exchange, and one that counts the finite"
+    )
     y = start[RANK].clone()
     play(SynchronousElastic(y, topology.gradients, 0.0, 4), y, 8, 0.1)
     torch.testing.assert_close(y, start[RANK] * 0.9**8)

@@ -42,7 +42,7 @@ def test_every_method_learns_the_digits(tmp_path, method):
         pytest.param("mdownpour", 3, 2, ("--variant", "nesterov"), marks=pytest.mark.slow),
         pytest.param("mvadownpour", 3, 2, ("--average-rate", 0.1), marks=pytest.mark.slow),
         pytest.param("admm", 1, 1, (), marks=pytest.mark.slow),
-        pytest.param("easgd-gs", 1, 1, ("--decay", 0.01), marks=pytest.mark.slow),
+        ("easgd-gs", 1, 1, ("--decay", 0.01)),
     ],
 )
 def test_short_runs_leave_a_whole_record(tmp_path, method, ranks, workers, options):
@@ -50,6 +50,9 @@ def test_short_runs_leave_a_whole_record(tmp_path, method, ranks, workers, optio
     record = check(tmp_path / "run", ranks, workers)
     assert record.summary["train_images"] == 3 * 4 * 16 * workers
     steps, n = 3 * 4, record.summary["parameters"]
+    gamma = 0.01 if "--decay" in options else 0.0
+    rates = [record.config["learning_rate"] / math.sqrt(1 + gamma * 4 * t) for t in range(3)]
+    assert record.column("lr", rank=ranks - 1) == pytest.approx(rates)
     if method == "aeasgd":
         period = int(options[options.index("--period") + 1])
         exchanges = workers * math.ceil(steps / period)
@@ -73,19 +76,21 @@ def test_a_sequential_method_leaves_the_other_ranks_waiting(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("method", "ranks", "victim"),
+    ("method", "ranks", "victim", "more"),
     [
-        ("downpour", 3, 0),
-        ("aeasgd", 3, 2),
-        pytest.param("easgd", 3, 1, marks=pytest.mark.slow),
-        pytest.param("mdownpour", 3, 1, marks=pytest.mark.slow),
-        pytest.param("easgd-tree", 5, 1, marks=pytest.mark.slow),
-        pytest.param("easgd-tree", 4, 3, marks=pytest.mark.slow),
+        ("downpour", 3, 0, ()),
+        ("aeasgd", 3, 2, ("--server", "rma")),
+        pytest.param("aeasgd", 4, 1, ("--servers", 2), marks=pytest.mark.slow),
+        pytest.param("admm", 3, 2, (), marks=pytest.mark.slow),
+        pytest.param("easgd", 3, 1, (), marks=pytest.mark.slow),
+        pytest.param("mdownpour", 3, 1, (), marks=pytest.mark.slow),
+        pytest.param("easgd-tree", 5, 1, (), marks=pytest.mark.slow),
+        pytest.param("easgd-tree", 4, 3, (), marks=pytest.mark.slow),
     ],
 )
-def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_path, method, ranks, victim):
+def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_path, method, ranks, victim, more):
     out = tmp_path / "run"
-    options = ("--method", method, *SHORT, "--out", out)
+    options = ("--method", method, *SHORT, *more, "--out", out)
     done = run(EASGD, *options, ranks=ranks, code=None, watch=True, ECOSPHERE_FAULT=f"kill:{victim}:record:2")
     assert done.code != 0
     assert done.after_trouble < 10
@@ -93,7 +98,9 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
     resumed = run(EASGD, *options, "--resume", ranks=ranks)
     assert "resuming after round" in resumed.out
     record = RunRecord(out)
-    lines = ranks if method == "easgd" else ranks - 1 if "tree" not in method else {5: 4, 4: 3}[ranks]
+    lines = (
+        ranks if method == "easgd" else ranks - int("--servers" in more) - 1 if "tree" not in method else {5: 4, 4: 3}[ranks]
+    )
     assert (record.summary["rounds"], record.summary["diverged"], len(record.metrics)) == (3, False, 3 * lines)
 
 
@@ -108,6 +115,9 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
         (("--method", "msgd", "--period", 2), 1, "--period is for"),
         (("--method", "easgd", "--servers", 1), 1, "--servers is for"),
         (("--beta", -1), 1, "--beta"),
+        (("--method", "mdownpour", "--decay", 0.1), 1, "--decay is for"),
+        (("--method", "eamsgd", "--optimizer", "sgd"), 1, "--optimizer is for"),
+        (("--method", "aeasgd", "--server", "rma"), 1, "on one rank"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path, options, ranks, said):
@@ -117,15 +127,29 @@ def test_what_cannot_work_is_refused(tmp_path, options, ranks, said):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_centre_that_is_lost_is_said_and_recorded(tmp_path):
+@pytest.mark.parametrize("method", ["aeasgd", "easgd", pytest.param("easgd-tree", marks=pytest.mark.slow)])
+def test_a_worker_that_is_lost_goes_on_from_the_centre(tmp_path, method):
     out = tmp_path / "run"
-    options = ("--method", "aeasgd", "--period", 1, *SHORT, "--out", out)
-    done = run(EASGD, *options, ranks=2, code=1, ECOSPHERE_FAULT="nan:1:train:1")
+    run(EASGD, "--method", method, "--period", 1, *SHORT, "--out", out, ranks=3, ECOSPHERE_FAULT="nan:2:train:1")
+    record = RunRecord(out)
+    assert [(m["round"], m["rank"]) for m in record.metrics if m["fitness"] == "-inf"] == [("1", "2")]
+    assert (record.summary["rounds"], record.summary["diverged"]) == (3, False)
+    assert all(math.isfinite(loss) for loss in record.column("train_loss", round=2, rank=2))
+    assert math.isfinite(record.summary["test_loss"])
+
+
+@pytest.mark.parametrize(("method", "ranks", "when"), [("aeasgd", 2, 2), ("easgd", 1, 1), ("asgd", 1, 1)])
+def test_where_every_worker_is_lost_the_last_finite_centre_is_kept(tmp_path, method, ranks, when):
+    """A served worker goes on as long as there is another round; those that meet stop at once."""
+    out = tmp_path / "run"
+    done = run(
+        EASGD, "--method", method, *SHORT, "--out", out, ranks=ranks, code=1, ECOSPHERE_FAULT=f"nan:{ranks - 1}:train:{when}"
+    )
     assert len(done.ours) == 1
-    assert "no worker has finite weights" in done.ours[0]
-    lost = [(m["round"], m["rank"]) for m in RunRecord(out).metrics if m["fitness"] == "-inf"]
-    assert lost == [("1", "1")]
-    assert RunRecord(out).summary["diverged"] is True
+    record = RunRecord(out)
+    assert [m["round"] for m in record.metrics if m["fitness"] == "-inf"] == [str(when)]
+    assert record.summary["diverged"] is True
+    assert math.isfinite(record.summary["test_loss"])
 
 
 def test_tiny_options_are_those_of_the_other_scripts(tmp_path):

@@ -237,6 +237,80 @@ def test_i9_the_first_exchange_does_nothing_from_a_common_start(p):
     start = draw(10, 5)
     master = Master(start.clone())
     workers = [Worker(x := start.clone(), Elastic(x, LocalCentre(master), 0.3, 4), 0.1) for _ in range(p)]
-    workers[0].turn()
-    assert torch.equal(master.centre, start)
-    torch.testing.assert_close(workers[0].x, 0.9 * start)
+    for worker in workers:  # the others too, since the centre has not moved
+        worker.turn()
+        assert torch.equal(master.centre, start)
+        torch.testing.assert_close(worker.x, 0.9 * start)
+
+
+@pytest.mark.parametrize("kind", ["elastic", "downpour", "admm", "alone", "together"])
+def test_what_a_checkpoint_keeps_is_enough_to_go_on_bit_for_bit(kind):
+    """Nine steps of a worker, and the same with everything put into new objects after the fifth."""
+
+    def synchroniser_of(x, master):
+        centre = LocalCentre(master)
+        return {
+            "elastic": lambda: Elastic(x, centre, 0.3, 2),
+            "downpour": lambda: Downpour(x, centre, 2),
+            "admm": lambda: Admm(x, centre, 0.3, 2, 2),
+            "alone": lambda: Alone(x, centre),
+            "together": lambda: SynchronousElastic(x, Group1(), 0.3, 2),
+        }[kind]()
+
+    x = draw(3, 4)
+    master = Master(draw(4, 4), averaging=0.1)
+    worker = Worker(x, synchroniser_of(x, master), 0.1)
+    kept = {}
+    for t in range(9):
+        if t == 5:
+            kept = {
+                "x": worker.x.clone(),
+                "synchroniser": {n: v.clone() for n, v in worker.synchroniser.tensors().items()},
+                "master": {n: v.clone() for n, v in master.tensors().items()},
+                "clock": master.clock,
+            }
+        worker.turn()
+    y = torch.zeros(4, dtype=torch.float64)
+    other = Master(torch.zeros(4, dtype=torch.float64), averaging=0.1)
+    again = Worker(y, synchroniser_of(y, other), 0.1)
+    for tensors, values in ((again.synchroniser.tensors(), kept["synchroniser"]), (other.tensors(), kept["master"])):
+        assert tensors.keys() == values.keys()
+        for name, value in values.items():
+            tensors[name].copy_(value)
+    y.copy_(kept["x"])
+    other.clock, again.t = kept["clock"], 5
+    for _ in range(4):
+        again.turn()
+    assert torch.equal(worker.x, again.x)
+    assert torch.equal(master.centre, other.centre)
+    assert torch.equal(master.evaluated, other.evaluated)
+
+
+@pytest.mark.parametrize("kind", ["elastic", "downpour", "admm", "mdownpour"])
+def test_a_worker_that_is_lost_leaves_the_centre_alone_and_can_begin_anew(kind):
+    master = Master(draw(1, 3))
+    centre, x = LocalCentre(master), draw(2, 3)
+    synchroniser = {
+        "elastic": lambda: Elastic(x, centre, 0.3, 1),
+        "downpour": lambda: Downpour(x, centre, 1),
+        "admm": lambda: Admm(x, centre, 0.3, 1, 1),
+        "mdownpour": lambda: MomentumDownpour(x, centre),
+    }[kind]()
+    worker = Worker(x, synchroniser, 0.1)
+    worker.turn()
+    before = master.centre.clone()
+    worker.x.fill_(torch.nan)
+    worker.h = torch.nan  # and so is its gradient
+    worker.turn()
+    assert torch.equal(master.centre, before)
+    worker.h = 1.0
+    worker.x.copy_(master.centre)
+    synchroniser.restart(worker.x)
+    for _ in range(3):
+        worker.turn()
+    assert torch.isfinite(worker.x).all()
+    assert torch.isfinite(master.centre).all()
+    assert not torch.equal(master.centre, before)
+    if kind == "admm":  # (A3): the centre still moves with this worker's term, from where both began
+        torch.testing.assert_close(master.centre - synchroniser.term, draw(1, 3) - draw(2, 3))
+        torch.testing.assert_close(synchroniser.term, worker.x - synchroniser.multiplier)
