@@ -1,5 +1,5 @@
-"""The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else; only the
-protocol between workers and parameter servers has a room of its own (`common.elastic.server`).
+"""The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else; only what
+never meets has rooms of its own: workers and parameter servers (`common.elastic.server`), and a tree (`common.elastic.tree`).
 
 Tensors travel as flat float32 buffers; what is pickled is agreements, records and the small data of a start. Buffers on an
 accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). In a group of one
@@ -30,7 +30,7 @@ class Tag(IntEnum):
     CENTRE = 4  # server to worker
     PUSH = 5  # worker to server: an update of the centre
     ACKNOWLEDGE = 6  # server to worker: the update has been taken in
-    REPORT = 7  # worker to the first server: a line for the record
+    REPORT = 7  # worker to every server: the end of a round, with its line of the record
     STOP = 8  # worker to server: no more messages from here
 
 

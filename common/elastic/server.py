@@ -5,7 +5,7 @@
                        <-------------   CENTRE: its slice
     PUSH: update       ------------->   adds it; the worker computes its gradient meanwhile
                        <-------------   ACKNOWLEDGE, waited for before the next PUSH or REQUEST
-    REPORT             ------------->   the end of a round; the first server writes its line to the record
+    REPORT             ------------->   the end of a round: every server saves, the first one writes the line down
     STOP               ------------->   a server ends after everybody's STOP
 
 One server serves one message at a time, so nobody ever sees half an update. It never waits for a particular worker, and where
