@@ -13,7 +13,7 @@ from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.forage import FORAGE_RULES, ForageRates, round_lengths
-from common.optim import OPTIMIZERS, parts
+from common.optim import BASES, OPTIMIZERS, parts
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
 from common.run import Run
@@ -110,7 +110,8 @@ def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchan
     ecosphere = Ecosphere(topology, rates, exchange)
     run.smoother = Smoother(ecosphere.adopt(run.build_model()))
     optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
-    ecosphere.companions = optimizer.momentum
+    if all(BASES[parts(spec.optimizer)[1]].family == "sgd" for spec in topology.specs):
+        ecosphere.companions = optimizer.momentum  # where all have one: what populations exchange has to be equally long
     run.start(ecosphere, optimizer, {})
     return ecosphere
 

@@ -31,6 +31,7 @@ COMBINATIONS = {
         "--populations cmaes:2:muon,hold:1:sgd,random:1:asam+adamw --clip-norm 1.0 --train-images 600 --accumulate 3",
     ),
     "foraging": (4, "--base-rate forage --optimizer sgd"),
+    "foraging, mixed optimizers": (2, "--populations gwo:1:sgd,woa:1:adamw --base-rate forage"),
     "foraging, four populations, chance": (
         4,
         "--populations gwo,woa,pso,de --base-rate forage --forage-proposals spread --model wrn --depth 10 --width 1",
