@@ -27,14 +27,16 @@ class EoaArgs(CommonArgs):
     """Options of the ecosphere, after those that every script has."""
 
     populations: str = "auto"
-    """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
+    """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% or pso:4:sgd,de:4:sam+adamw; species are gwo, woa, pso,
+    de, cmaes, hold, random (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
     exchange: Literal["average", "kin", "best", "migrate", "ring"] = "average"
     """what happens to weights across populations after a round; forage implies kin (paper: average)"""
     scope: Literal["population", "world"] = "population"
     """over whom gradients are averaged every step (paper: world)"""
     base_rate: Literal["best", "blend", "anneal", "forage"] = "blend"
-    """rule for the base rate of the next round; forage (experimental) finds it from any start, see docs/algorithms.md
-    (paper: best for CIFAR-10 and ViT, blend for CIFAR-100)"""
+    """rule for the base rate of the next round; forage (experimental) finds it from a start that is wrong by decades, needs two
+    populations, and cuts epochs (--rounds) into shorter rounds, see docs/algorithms.md (paper: best for CIFAR-10 and ViT, blend
+    for CIFAR-100)"""
     forage_rule: Literal["improved", "specified"] = "improved"
     """how --base-rate forage searches: scouting first and not for long, or as first specified, see docs/algorithms.md"""
     forage_proposals: Literal["species", "spread"] = "species"
