@@ -124,8 +124,8 @@ def main() -> None:
     columns = list(lines[0])
     text = [
         f"Rounds until the best rate is within 10 % of the optimum of a quadratic in log rate: {args.workers} workers, "
-        f"{args.rounds} rounds, {args.seeds} seeds, start {args.factor:g} times too low or too high. Base rate `best`, no damping, no "
-        "limits (a run keeps rates within 1/1000 and 10 times their start).",
+        f"{args.rounds} rounds, {args.seeds} seeds, start {args.factor:g} times too low or too high. Base rate `best`, no "
+        "damping, no limits (a run keeps rates within 1/1000 and 10 times their start).",
         "",
         f"| {' | '.join(columns)} |",
         f"| {' | '.join('---' for _ in columns)} |",
