@@ -13,7 +13,7 @@ from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.forage import FORAGE_RULES, ForageRates, round_lengths
-from common.optim import BASES, OPTIMIZERS, parts
+from common.optim import OPTIMIZERS, family, parts
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
 from common.run import Run
@@ -83,6 +83,8 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     exchange = Exchange(args.exchange, args.ring_weight)
     topology = build_topology(specs, args.scope)
     method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
+    if forage and len(specs) == 1:
+        changes = ["foraging compares populations: a single one keeps --learning-rate"]
     run = Run(experiment, method, args, given, topology, [title, *changes])
 
     if forage:
@@ -112,7 +114,7 @@ def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchan
     ecosphere = Ecosphere(topology, rates, exchange)
     run.smoother = Smoother(ecosphere.adopt(run.build_model()))
     optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
-    if all(BASES[parts(spec.optimizer)[1]].family == "sgd" for spec in topology.specs):
+    if all(family(spec.optimizer) == "sgd" for spec in topology.specs):
         ecosphere.companions = optimizer.momentum  # where all have one: what populations exchange has to be equally long
     run.start(ecosphere, optimizer, {})
     return ecosphere
