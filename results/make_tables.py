@@ -33,10 +33,14 @@ TEST_RULE = (
 )
 
 
+def shown_rows(records: Records) -> pd.DataFrame:
+    """The rows of accuracy.md: all but those of sweeps over the base rate."""
+    return records.rows.drop(index=[number for _, _, rows in records.sweeps() for number in rows.index])
+
+
 def accuracy_table(records: Records) -> pd.DataFrame:
     """What each method reached, and for how much training; without the rows of sweeps over the base rate."""
-    swept = [number for _, _, rows in records.sweeps() for number in rows.index]
-    rows = records.rows.drop(index=swept)
+    rows = shown_rows(records)
     return pd.DataFrame(
         {
             **_keys(rows),
@@ -62,7 +66,8 @@ def start_table(rows: pd.DataFrame) -> pd.DataFrame:
     for (title, _), part in rows.groupby(["title", others], sort=False):
         by_rate = {row.asked: percent(row, "test_accuracy") for _, row in part.iterrows()}
         means = 100 * part.test_accuracy_mean
-        shares = 100 * part.seconds_evaluate_mean / part[seconds].sum(axis=1)
+        whole = part[part.diverged == 0] if (part.diverged == 0).any() else part  # the others ended early
+        shares = 100 * whole.seconds_evaluate_mean / whole[seconds].sum(axis=1)
         lines.append(
             {
                 "method": title if main[title] in part.index else f"{title} (#{', #'.join(map(str, part.index))})",
@@ -85,7 +90,8 @@ def start_notes(records: Records, rows: pd.DataFrame) -> list[str]:
     return [
         f"Test accuracy in % by the base rate that was asked for (`--learning-rate`), mean{deviation} over seeds {seeds}; "
         f"{_count(rows.train_images_mean.max())} training images a run; weight optimizer {optimizers}.{diverged} Worst and "
-        "best: of the means in the line. Evaluating: share of train + evaluate + exchange.",
+        "best: of the means in the line. Evaluating: share of train + evaluate + exchange, the final validation and test "
+        "included; without rates at which runs diverged.",
         f"Rows {', '.join(map(str, rows.index))} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
     ]
 
@@ -140,7 +146,9 @@ def commands(records: Records) -> list[dict[str, str]]:
 
 def accuracy_notes(records: Records) -> list[str]:
     """What a reader of the table of accuracies has to know."""
-    rows = records.rows
+    rows = shown_rows(records)
+    if not len(rows):
+        return [TEST_RULE]
     if rows.n.max() > 1:
         seeds = "Accuracies: mean ± standard deviation (n - 1) over n seeds; one seed has no deviation."
     else:
