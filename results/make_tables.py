@@ -88,11 +88,11 @@ def start_notes(records: Records, rows: pd.DataFrame) -> list[str]:
     diverged = f" Of {rows.n.sum()} runs {lost} diverged, which count with what they ended with." if lost else ""
     optimizers = ", ".join(dict.fromkeys(rows.optimizers))
     return [
-        f"Test accuracy in % by the base rate that was asked for (`--learning-rate`), mean{deviation} over seeds {seeds}; "
+        f"Test accuracy in % by the base rate that was asked for (--learning-rate), mean{deviation} over seeds {seeds}; "
         f"{_count(rows.train_images_mean.max())} training images a run; weight optimizer {optimizers}.{diverged} Worst and "
         "best: of the means in the line. Evaluating: share of train + evaluate + exchange, the final validation and test "
         "included; without rates at which runs diverged.",
-        f"Rows {', '.join(map(str, rows.index))} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
+        f"Rows {rows.index.min()} to {rows.index.max()} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
     ]
 
 
