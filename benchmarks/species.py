@@ -9,6 +9,7 @@ population start around 1 (eta0, with k = 1), the base rate is the leader's (`--
 
 import csv
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 
 import matplotlib as mpl
@@ -21,7 +22,8 @@ from common.populations import PopulationSpec
 from common.rates import EcosphereRates, EoaSettings
 from common.species import SPACES, SPECIES, Rules
 
-COLOURS = dict(zip(SPECIES, ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8A9099", "#56B4E9"), strict=True))
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8A9099", "#56B4E9")
+COLOURS = dict(zip(SPECIES, cycle(PALETTE), strict=False))
 NEAR = np.log(1.1)  # within 10 % of the optimum
 
 
@@ -122,7 +124,8 @@ def main() -> None:
     columns = list(lines[0])
     text = [
         f"Rounds until the best rate is within 10 % of the optimum of a quadratic in log rate: {args.workers} workers, "
-        f"{args.rounds} rounds, {args.seeds} seeds, start {args.factor:g} times too low or too high.",
+        f"{args.rounds} rounds, {args.seeds} seeds, start {args.factor:g} times too low or too high. Base rate `best`, no "
+        "damping, no limits (a run keeps rates within 1/1000 and 10 times their start).",
         "",
         f"| {' | '.join(columns)} |",
         f"| {' | '.join('---' for _ in columns)} |",

@@ -14,7 +14,7 @@ from common.elastic.synchronous import couple
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.forage import FORAGE_RULES, ForageRates, round_lengths
-from common.optim import OPTIMIZERS, WeightOptimizer, parts
+from common.optim import OPTIMIZERS, WeightOptimizer, family, parts
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
 from common.run import Run
@@ -28,14 +28,16 @@ class EoaArgs(CommonArgs):
     """Options of the ecosphere, after those that every script has."""
 
     populations: str = "auto"
-    """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
+    """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% or pso:4:sgd,de:4:sam+adamw; species are gwo, woa, pso,
+    de, cmaes, hold, random (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
     exchange: Literal["average", "kin", "best", "migrate", "ring"] = "average"
     """what happens to weights across populations after a round; forage implies kin (paper: average)"""
     scope: Literal["population", "world"] = "population"
     """over whom gradients are averaged every step (paper: world)"""
     base_rate: Literal["best", "blend", "anneal", "forage"] = "blend"
-    """rule for the base rate of the next round; forage (experimental) finds it from any start, see docs/algorithms.md
-    (paper: best for CIFAR-10 and ViT, blend for CIFAR-100)"""
+    """rule for the base rate of the next round; forage (experimental) finds it from a start that is wrong by decades, needs two
+    populations, and cuts epochs (--rounds) into shorter rounds, see docs/algorithms.md (paper: best for CIFAR-10 and ViT, blend
+    for CIFAR-100)"""
     forage_rule: Literal["improved", "specified"] = "improved"
     """how --base-rate forage searches: scouting first and not for long, or as first specified, see docs/algorithms.md"""
     forage_proposals: Literal["species", "spread"] = "species"
@@ -87,6 +89,8 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     check_inside(args, given)
     topology = build_topology(specs, args.scope if args.inside == "gradients" else "worker")
     method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
+    if forage and len(specs) == 1:
+        changes = ["foraging compares populations: a single one keeps --learning-rate"]
     run = Run(experiment, method, args, given, topology, [title, *changes])
 
     if forage:
@@ -128,7 +132,8 @@ def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchan
     ecosphere = Ecosphere(topology, rates, exchange)
     run.smoother = Smoother(ecosphere.adopt(run.build_model()))
     optimizer = make_optimizer(run, args, ecosphere)
-    ecosphere.companions = optimizer.momentum
+    if all(family(spec.optimizer) == "sgd" for spec in topology.specs):
+        ecosphere.companions = optimizer.momentum  # where all have one: what populations exchange has to be equally long
     run.start(ecosphere, optimizer, {})
     return ecosphere
 

@@ -27,9 +27,9 @@ import numpy as np
 
 from common.election import Standings
 from common.populations import PopulationSpec
-from common.rates import RateRule, as_arrays, as_lists
+from common.rates import RateRule
 from common.seeding import Purpose, stream
-from common.species import SPECIES, Memory, Moment, Rules, View
+from common.species import SPECIES, Moment, Rules, View
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,6 @@ class ForageRates(RateRule):
         self.heading = 0
         self.search_began = 0
         self.zeta = self._evenly(0)
-        self.memories: dict[int, Memory] = {}
         self.start = np.repeat(self._rates(0), [s.workers for s in specs])
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
@@ -165,15 +164,14 @@ class ForageRates(RateRule):
         return rate * (1 - done) / (1 - self.ends[t])
 
     def state(self) -> dict[str, Any]:
-        """Centre, proposals, how far scouting got, and what the species remember."""
+        """Centre, proposals, and how far scouting got."""
         scouts = {"scouting": self.scouting, "heading": self.heading, "search_began": self.search_began}
-        return {"centre": self.centre, "zeta": self.zeta.tolist(), **scouts, "memories": as_lists(self.memories)}
+        return {"centre": self.centre, "zeta": self.zeta.tolist(), **scouts}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
         self.centre, self.zeta = state["centre"], np.array(state["zeta"])
         self.scouting, self.heading, self.search_began = state["scouting"], state["heading"], state["search_began"]
-        self.memories = as_arrays(state["memories"])
 
     def _sigma(self, t: int) -> float:
         """Half the width of round t in log rate: a decade for scouts, 0 once the rates are falling."""
@@ -200,15 +198,15 @@ class ForageRates(RateRule):
     def _proposals(self, t: int, places: np.ndarray, fitness: np.ndarray) -> np.ndarray:
         """zeta of the next round. Each population's species is shown all populations as its pack, in units of sigma around the
         centre with the leader as prey, and its own place among its proposals counts; then the n proposals are stretched to
-        fill [-1, 1], so that a search never stops by agreement.
+        fill [-1, 1], so that a search never stops by agreement. Species remember nothing here: units and origin change.
         """
         if self.settings.proposals == "spread" or len(self.specs) == 1:
             return self._evenly(t + 1)
         base, moment, rules = float(places[np.argmax(fitness)]), Moment(t, len(self.lengths)), Rules("none", "log")
         proposed = np.empty(len(self.specs))
         for k, spec in enumerate(self.specs):
-            view = View(places, fitness, base, moment, rules, places, self.memories.get(k, {}))
-            moved, self.memories[k] = SPECIES[spec.species].propose(view, stream(self.seed, Purpose.MOVE, t, k + 1))
+            view = View(places, fitness, base, moment, rules, places, {})
+            moved, _ = SPECIES[spec.species].propose(view, stream(self.seed, Purpose.MOVE, t, k + 1))
             proposed[k] = moved[k]
         low, high = proposed.min(), proposed.max()
         return 2 * (proposed - low) / (high - low) - 1 if high > low else self._evenly(t + 1)

@@ -118,16 +118,6 @@ REFERENCE = {
 }
 
 
-def as_lists(memories: dict[int, Memory]) -> dict[str, Any]:
-    """What the species of some populations remember, as JSON can hold it."""
-    return {str(p): {name: array.tolist() for name, array in memory.items()} for p, memory in memories.items()}
-
-
-def as_arrays(lists: dict[str, Any]) -> dict[int, Memory]:
-    """What `as_lists` was given."""
-    return {int(p): {name: np.array(values) for name, values in memory.items()} for p, memory in lists.items()}
-
-
 class EcosphereRates(RateRule):
     """EOA's learning rates: species move the workers of a population around a base rate that the world elects.
 
@@ -189,11 +179,11 @@ class EcosphereRates(RateRule):
 
     def state(self) -> dict[str, Any]:
         """What the species remember, for a checkpoint."""
-        return as_lists(self.memories)
+        return {str(p): {name: array.tolist() for name, array in m.items()} for p, m in self.memories.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Put back what `state` gave."""
-        self.memories = as_arrays(state)
+        self.memories = {int(p): {name: np.array(values) for name, values in m.items()} for p, m in state.items()}
 
 
 class ScheduledRates(RateRule):

@@ -30,7 +30,7 @@ from common.ecosphere import Ecosphere, Turn
 from common.errors import Diverged, UsageError
 from common.loop import Judged, Plan, Trained, evaluate, train_round
 from common.models import build_model, load_published, model_title
-from common.optim import BASES, OptimizerSettings, WeightOptimizer, parts
+from common.optim import OptimizerSettings, WeightOptimizer, family
 from common.progress import Reporter
 from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit
 from common.seeding import Purpose, torch_seed
@@ -122,8 +122,7 @@ class Run:
 
     def _unit(self, optimizer: str) -> float:
         """Eta0 of a weight optimizer over --learning-rate, which rates are quoted for."""
-        adam = BASES[parts(optimizer)[1]].family == "adam"
-        return self.args.adam_rate / self.args.learning_rate if adam else 1.0
+        return self.args.adam_rate / self.args.learning_rate if family(optimizer) == "adam" else 1.0
 
     def start(self, ecosphere: Ecosphere, optimizer: WeightOptimizer, config: Mapping[str, Any]) -> None:
         """Open the record and, with --resume, go back to the last complete round. Before this, nothing is written."""

@@ -73,11 +73,14 @@ def _batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
 
 @contextmanager
 def _fresh_statistics(module: nn.Module) -> Iterator[None]:
-    """Training mode in which running statistics become those of the one batch that is seen."""
+    """Training mode in which running statistics become those of the one batch that is seen, whatever they were."""
     layers = list(_batch_norms(module))
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 1.0
+        for statistic in (layer.running_mean, layer.running_var):
+            if statistic is not None:
+                statistic.zero_()  # torch weighs the old ones by 0, which keeps a NaN
     module.train()
     try:
         yield

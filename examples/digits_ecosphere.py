@@ -53,7 +53,8 @@ def main():
             F.cross_entropy(model(images), labels).backward()
             ecosphere.average_gradient()
             optimizer.step()
-        ecosphere.turn(epoch, accuracy(model, validation))
+        if not ecosphere.turn(epoch, accuracy(model, validation)).finite:
+            optimizer.state.clear()
         launch.say(f"epoch {epoch + 1}: validation accuracy {accuracy(model, validation):.3f}")
     launch.say(f"test accuracy {accuracy(model, test):.3f}")
 

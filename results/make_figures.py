@@ -119,7 +119,8 @@ def accuracy(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     bands = _bands(rows)
     _footnote(figure, [f"profile {records.profile}", _ranks(rows), _seeds(rows), f"commit {_commits(rows)}", bands])
     caption = (
-        "Validation accuracy after every round, of the workers' own weights before they are merged. Line: mean over workers"
+        "Validation accuracy after every round, of the workers' own weights before they are merged (of a population's smoothed "
+        "ones where it forages). Line: mean over workers"
         f"{' and seeds' if rows.n.max() > 1 else ''}; {bands}. The axis leaves out what lies far below. In the legend: test "
         "accuracy of the merged weights, measured once, after the last round."
     )

@@ -18,10 +18,14 @@ from sweep_tables import period_text, start_text
 KEYS = ("#", "data, model", "method")
 
 
+def shown_rows(records: Records) -> pd.DataFrame:
+    """The rows of accuracy.md: all but those of sweeps over base rates or periods."""
+    return records.rows.drop(index=[row for _, rows in [*records.sweeps(), *records.periods()] for row in rows.index])
+
+
 def accuracy_table(records: Records) -> pd.DataFrame:
     """What each method reached, and for how much training; without the rows of sweeps over base rates or periods."""
-    swept = [row for _, rows in [*records.sweeps(), *records.periods()] for row in rows.index]
-    rows = records.rows.drop(index=swept)
+    rows = shown_rows(records)
     return pd.DataFrame(
         {
             **_keys(rows),
@@ -77,7 +81,9 @@ def commands(records: Records) -> list[dict[str, str]]:
 
 def accuracy_notes(records: Records) -> list[str]:
     """What a reader of the table of accuracies has to know."""
-    rows = records.rows
+    rows = shown_rows(records)
+    if not len(rows):
+        return [TEST_RULE]
     if rows.n.max() > 1:
         seeds = "Accuracies: mean ± standard deviation (n - 1) over n seeds; one seed has no deviation."
     else:

@@ -26,7 +26,8 @@ def start_table(rows: pd.DataFrame) -> pd.DataFrame:
     for (title, _), part in rows.groupby(["title", others], sort=False):
         by_rate = {row.asked: percent(row, "test_accuracy") for _, row in part.iterrows()}
         means = 100 * part.test_accuracy_mean
-        shares = 100 * part.seconds_evaluate_mean / part[seconds].sum(axis=1)
+        whole = part[part.diverged == 0] if (part.diverged == 0).any() else part  # the others ended early
+        shares = 100 * whole.seconds_evaluate_mean / whole[seconds].sum(axis=1)
         lines.append(
             {
                 "method": title if main[title] in part.index else f"{title} (#{', #'.join(map(str, part.index))})",
@@ -47,10 +48,11 @@ def start_notes(records: Records, rows: pd.DataFrame) -> list[str]:
     diverged = f" Of {rows.n.sum()} runs {lost} diverged, which count with what they ended with." if lost else ""
     optimizers = ", ".join(dict.fromkeys(rows.optimizers))
     return [
-        f"Test accuracy in % by the base rate that was asked for (`--learning-rate`), mean{deviation} over seeds {seeds}; "
+        f"Test accuracy in % by the base rate that was asked for (--learning-rate), mean{deviation} over seeds {seeds}; "
         f"{count(rows.train_images_mean.max())} training images a run; weight optimizer {optimizers}.{diverged} Worst and "
-        "best: of the means in the line. Evaluating: share of train + evaluate + exchange.",
-        f"Rows {', '.join(map(str, rows.index))} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
+        "best: of the means in the line. Evaluating: share of train + evaluate + exchange, the final validation and test "
+        "included; without rates at which runs diverged.",
+        f"Rows {rows.index.min()} to {rows.index.max()} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
     ]
 
 

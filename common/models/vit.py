@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -72,7 +73,7 @@ def load_published(module: nn.Module, name: str, path: str | os.PathLike[str]) -
     try:
         _check_patches(module, path)
         module.load_pretrained(str(path))  # type: ignore[operator]
-    except (KeyError, ValueError, RuntimeError, OSError, AssertionError) as error:
+    except (KeyError, IndexError, ValueError, RuntimeError, OSError, EOFError, AssertionError, BadZipFile) as error:
         why = " ".join(str(error).split())[:150]
         raise UsageError(f"{path} does not hold the weights of {network.title} ({why}): see {PUBLISHED}") from None
     with torch.no_grad():

@@ -33,6 +33,11 @@ def parts(name: str) -> tuple[str, str]:
     return (base, "sgd") if base in PERTURBATIONS else (sharp, base)
 
 
+def family(name: str) -> str:
+    """`sgd` or `adam`: which option quotes the base rate of one of OPTIMIZERS, and, for sgd, that it has a momentum."""
+    return BASES[parts(name)[1]].family
+
+
 class WeightOptimizer:
     """One worker's optimizer on the flat parameters of `ecosphere.model`.
 
@@ -150,4 +155,4 @@ def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
     return topology.world if scope == "world" else topology.population
 
 
-__all__ = ["BASES", "OPTIMIZERS", "SAM_SCOPES", "Closure", "OptimizerSettings", "WeightOptimizer", "parts"]
+__all__ = ["BASES", "OPTIMIZERS", "SAM_SCOPES", "Closure", "OptimizerSettings", "WeightOptimizer", "family", "parts"]

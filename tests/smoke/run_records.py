@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.exchange import copy_everywhere, sum_everywhere
+from common.forage import IMPROVED
 
 FILES = {"config.json", "environment.json", "metrics.csv", "rates.csv", "summary.json", "weights.safetensors"}
 COLUMNS = [
@@ -62,8 +63,14 @@ class RunRecord:
         """What the spec says all ranks together send across in all rounds, as long as no population is lost."""
         summary = self.summary
         n, theta = len(summary["populations"]), 4 * (summary["parameters"] + summary["buffers"])
+        rounds = summary["rounds"]
         if self.config.get("base_rate") == "forage":
-            theta += 4 * summary["parameters"]  # momentum travels with the weights
+            if all(p["optimizer"] in ("sgd", "sam", "asam") for p in summary["populations"]):
+                theta += 4 * summary["parameters"]  # momentum travels with the weights
+            silent = [t for t in range(rounds) if not any(self.column("bytes_across", round=t))]
+            assert silent == list(range(len(silent))), "scouts come first, and send nothing"
+            assert len(silent) <= IMPROVED.scouting
+            rounds -= len(silent)
         transfers = {
             "average": sum(map(len, sum_everywhere(n))),
             "kin": sum(map(len, sum_everywhere(n))),
@@ -71,7 +78,7 @@ class RunRecord:
             "migrate": 1,
             "ring": n,
         }
-        return summary["rounds"] * theta * (transfers[summary["exchange"]] if n > 1 else 0)
+        return rounds * theta * (transfers[summary["exchange"]] if n > 1 else 0)
 
 
 def check_complete(directory: Path, rounds: int, ranks: int) -> RunRecord:

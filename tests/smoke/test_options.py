@@ -33,6 +33,7 @@ COMBINATIONS = {
     "elastic averaging inside populations": (4, "--populations gwo:3,woa:1 --inside easgd --period 2 --optimizer nesterov"),
     "weights averaged inside populations": (4, "--inside average --period 3 --exchange migrate"),
     "foraging": (4, "--base-rate forage --optimizer sgd"),
+    "foraging, mixed optimizers": (2, "--populations gwo:1:sgd,woa:1:adamw --base-rate forage"),
     "foraging, four populations, chance": (
         4,
         "--populations gwo,woa,pso,de --base-rate forage --forage-proposals spread --model wrn --depth 10 --width 1",

@@ -21,7 +21,9 @@ from common.flat import FlatModel
 from common.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
 from common.loop import evaluate
 from common.populations import PopulationSpec
+from common.seeding import Purpose, stream
 from common.smoother import Smoother
+from common.species import SPECIES, Moment, Rules, View
 
 SPECS = [PopulationSpec("gwo", 4, "sgd"), PopulationSpec("woa", 4, "sgd")]
 LENGTHS = round_lengths(800, 40)
@@ -178,6 +180,36 @@ def test_where_all_are_lost_the_centre_falls_below_the_lowest_rate(settings):
     assert math.exp(rates.centre) == pytest.approx(lowest / 10)
     assert moved.shape == (4,)
     assert moved.max() <= lowest * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("scouting", [True, False])
+def test_a_loss_at_any_time_of_the_improved_rule_goes_a_decade_below(scouting):
+    rates = ForageRates(SPECS, 1.0, LENGTHS, 0)
+    rates.scouting = scouting
+    gone = standings([1.0, 1.0], [np.inf, np.inf])
+    for t in (2, rates.first_landing + 3):
+        before, lowest = rates.centre, rates.centre + rates._sigma(t) * rates.zeta.min()
+        moved = rates.retreat(t, gone, 0)
+        assert rates.centre == pytest.approx(before - 2 * DECADE if rates.takes_back(t) else lowest - DECADE)
+        assert moved.shape == (4,)
+        assert (moved > 0).all()
+
+
+@pytest.mark.parametrize("species", list(SPECIES))
+def test_four_populations_take_what_their_own_species_propose(species):
+    """Written out: each population's own place among the proposals of its species for all, stretched to [-1, 1]."""
+    specs = [PopulationSpec(name, 1, "sgd") for name in (species, "gwo", "woa", "hold")]
+    rates = ForageRates(specs, 0.1, LENGTHS, 7, SPECIFIED)
+    x, losses = rates.start, np.array([1.0, 1.2, 0.9, 1.1])
+    places = (np.log(x) - math.log(0.1)) / 1.2
+    rates.next(0, standings(x, losses, [1] * 4), 0)
+    wanted = []
+    for k, spec in enumerate(specs):
+        view = View(places, -losses, places[2], Moment(0, len(LENGTHS)), Rules("none", "log"), places, {})
+        wanted.append(SPECIES[spec.species].propose(view, stream(7, Purpose.MOVE, 0, k + 1))[0][k])
+    wanted = np.array(wanted)
+    np.testing.assert_allclose(rates.zeta, 2 * (wanted - wanted.min()) / np.ptp(wanted) - 1)
+    assert (rates.zeta.min(), rates.zeta.max()) == (-1, 1)
 
 
 def test_a_single_population_has_nothing_to_compare_and_keeps_its_rate():

@@ -184,11 +184,19 @@ def test_a_missing_file_is_refused_by_name_address_and_the_way_without(tmp_path)
     assert "from scratch" in said
 
 
-@pytest.mark.parametrize("content", ["another network", "not an archive", "lacks a tensor"])
+@pytest.mark.parametrize("content", ["another network", "not an archive", "empty", "cut off", "an array", "lacks a tensor"])
 def test_a_file_that_does_not_fit_is_refused(tmp_path, content):
     path = tmp_path / "file.npz"
     if content == "not an archive":
         path.write_bytes(b"nothing of the kind")
+    elif content == "empty":
+        path.touch()
+    elif content == "cut off":
+        np.savez(path, **{"embedding/kernel": np.zeros((32, 32, 3, 768), np.float32)})
+        path.write_bytes(path.read_bytes()[:5000])
+    elif content == "an array":
+        np.save(tmp_path / "file.npy", np.zeros(3))
+        (tmp_path / "file.npy").rename(path)
     else:
         shapes = layout("vit-b32")
         shapes.pop("Transformer/encoderblock_11/MlpBlock_3/Dense_0/kernel")
