@@ -74,6 +74,7 @@ class Run:
         self.lengths = [self.plan.steps] * args.rounds
         self.smoother: Smoother | None = None
         self.totals = Totals()
+        self._unclosed: tuple[int, float, Trained, Judged] | None = None
         self.last_round: int | None = None
         self.final_population = 0
 
@@ -183,6 +184,7 @@ class Run:
         self._note_time("train", trained.seconds)
         self.totals.train_images += trained.images
         self.totals.gradient_evaluations += trained.gradient_evaluations
+        self._trained = trained
         return trained
 
     def judge(self, t: int) -> Judged:
@@ -193,21 +195,33 @@ class Run:
         else:
             judged = evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
         self._note_time("evaluate", judged.seconds)
+        self._unclosed = (t, self.ecosphere.rate, self._trained, judged)
         return judged
 
     def close_round(self, t: int, rate: float, trained: Trained, judged: Judged, turn: Turn) -> None:
         """Record round t, in which this worker's rate was `rate`, and save a checkpoint."""
         faults.trip("record", self.topology.world.rank, t)
         self.optimizer.end_round(turn.finite)
-        rank, traffic, spec = self.topology.world.rank, self.topology.traffic, self.topology.spec
-        seconds = {"train": trained.seconds, "evaluate": judged.seconds, "exchange": turn.seconds}
-        self._note_time("exchange", turn.seconds)
+        self._add_line(t, rate, trained, judged, turn)
+        self.last_round, self.final_population = t, self.ecosphere.final_population(turn.standings)
+        self._save(t)
+
+    def _add_line(self, t: int, rate: float, trained: Trained, judged: Judged, turn: Turn) -> None:
+        fitness = float(turn.standings.fitness[self.topology.world.rank])
+        row = self._row(rate, fitness, trained, judged, turn.seconds)
+        self.reporter.round(t, self.record.add_round(t, row))
+
+    def _row(self, rate: float, fitness: float, trained: Trained, judged: Judged, exchange: float) -> dict[str, Any]:
+        """This rank's line of a round, without round and rank; what it sent is counted in the totals."""
+        traffic, spec = self.topology.traffic, self.topology.spec
+        seconds = {"train": trained.seconds, "evaluate": judged.seconds, "exchange": exchange}
+        self._note_time("exchange", exchange)
         row = {
             "population": self.topology.index,
             "species": spec.species,
             "optimizer": spec.optimizer,
             "lr": rate * self.optimizer.unit,
-            "fitness": float(turn.standings.fitness[rank]),
+            "fitness": fitness,
             "train_loss": trained.loss,
             "train_accuracy": trained.accuracy,
             "val_loss": judged.loss,
@@ -219,9 +233,7 @@ class Run:
         self.totals.bytes_inside += traffic.inside
         self.totals.bytes_across += traffic.across
         traffic.inside = traffic.across = 0
-        self.reporter.round(t, self.record.add_round(t, row))
-        self.last_round, self.final_population = t, self.ecosphere.final_population(turn.standings)
-        self._save(t)
+        return row
 
     def _save(self, t: int) -> None:
         self._note_total()
@@ -254,6 +266,8 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Finish the run; also where it diverged. Any other error is left alone: there is nothing more to agree on."""
+        if isinstance(error, Diverged) and self._unclosed is not None:
+            self._add_line(*self._unclosed, error.turn)  # the round that lost everybody is in the record too
         if kind is None or kind is Diverged:
             self._finish(diverged=kind is Diverged)
 
