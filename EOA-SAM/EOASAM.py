@@ -16,7 +16,7 @@ from common.eoa import EoaArgs, prepare
 PRESETS = make_presets(EoaArgs)
 COST = {
     "smoke": "20 to 60 seconds",
-    "cpu": "20 to 25 minutes on 2 quiet cores",
+    "cpu": "about 20 minutes on 2 quiet cores",
     "paper": "200 epochs of WRN-16-8, for GPUs",
 }
 

@@ -3,7 +3,7 @@
 The ecosphere of EOA-SAM with SGD, its gradient clipped after it was averaged over the population, and no second pass. A rank's
 batch may go through the network in parts (--accumulate); gradients are averaged once per step all the same.
 
-    horovodrun -np 8 python EOA-ViT/EOAViT.py --pretrained ViT-B_16.npz
+    horovodrun -np 8 python EOA-ViT/EOAViT.py --preset paper --pretrained ViT-B_16.npz
     mpirun --oversubscribe --bind-to none -np 8 python EOA-ViT/EOAViT.py --preset cpu
     mpirun --oversubscribe --bind-to none -np 8 python EOA-ViT/EOAViT.py --preset smoke
 """

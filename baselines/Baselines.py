@@ -13,6 +13,7 @@ For example:
 """
 
 import csv
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ def read_rates(args: Args, given: set[str]) -> list[float]:
         raise UsageError(f"--replay and --method {args.method} exclude each other: leave one of them out")
     if not args.replay:
         raise UsageError("--method replay needs --replay FILE: a rates.csv that an EOA run wrote")
+    _refuse_foraging(Path(args.replay))
     try:
         with open(Path(args.replay), newline="") as file:
             rates = [float(line["mean"]) for line in csv.DictReader(file)]
@@ -98,6 +100,13 @@ def read_rates(args: Args, given: set[str]) -> list[float]:
     if len(rates) < args.rounds:
         raise UsageError(f"{args.replay} holds the rates of {len(rates)} rounds, not {args.rounds}: add --rounds {len(rates)}")
     return rates
+
+
+def _refuse_foraging(path: Path) -> None:
+    """Rounds of different lengths, some of them taken back, are no schedule by epochs."""
+    config = path.with_name("config.json")
+    if config.exists() and json.loads(config.read_text()).get("base_rate") == "forage":
+        raise UsageError(f"{path} is of a foraging run, which takes rounds back: replay the rates of a run without it")
 
 
 if __name__ == "__main__":

@@ -59,9 +59,9 @@ class CommonArgs:
     max_steps: int = 0
     """stop after so many optimizer steps in all; 0 for no limit"""
     batch_size: int = 256
-    """images per step of all workers together (paper: 1024)"""
+    """images per step of all workers together (paper: 1024; 512 in EOA-ViT)"""
     learning_rate: float = 0.1
-    """base rate eta0, quoted for 128 images behind one averaged gradient (paper: 0.1)"""
+    """base rate eta0, quoted for 128 images behind one averaged gradient (paper: 0.1; 0.03 in EOA-ViT)"""
     val_fraction: float = 0.1
     """share of the training images held out; fitness is measured on it (reference scripts: on the test set)"""
     train_images: int = 0
@@ -81,31 +81,33 @@ class CommonArgs:
     dropout: float = 0.0
     """dropout inside the blocks (paper: 0)"""
     image_size: int = 0
-    """resize images to squares of so many pixels, by random resized crops; 0 keeps their size and pads and crops"""
+    """resize images to squares of so many pixels, by random resized crops; 0 keeps their size and pads and crops
+    (paper: 224 in EOA-ViT)"""
     crop_scale: float = 0.05
     """with --image-size: least share of an image that a crop covers"""
     crop: int = 0
     """train on random crops of so many pixels and judge the central one, without padding; 0 pads and crops instead"""
     accumulate: int = 1
-    """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them"""
+    """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them
+    (paper: 16 in EOA-ViT)"""
     pretrained: str = ""
     """a Vision Transformer's weights as Google publishes them (.npz); none: from scratch"""
     optimizer: Optimizer = "asam"
-    """weight optimizer of populations that name none; sam and asam alone are over sgd (paper: asam)"""
+    """weight optimizer of populations that name none; sam and asam alone are over sgd (paper: asam; sgd in EOA-ViT)"""
     adam_rate: float = 0.001
     """base rate eta0 of adamw and muon, where --learning-rate is that of sgd; rates are compared as multiples of eta0"""
     adam_decay: float = 0.05
     """decoupled weight decay of adamw and muon"""
     clip_norm: float = 0.0
-    """largest norm of an averaged gradient; 0 for any"""
+    """largest norm of an averaged gradient; 0 for any (paper: 1 in EOA-ViT)"""
     rho: float = 0.5
     """radius of SAM's perturbation (paper: 0.5, ASAM)"""
     momentum_factor: float = 0.9
     """momentum of SGD (paper: 0.9)"""
     weight_decay: float = 5e-4
-    """weight decay of SGD (paper: 5e-4)"""
+    """weight decay of SGD (paper: 5e-4; 0 in EOA-ViT)"""
     label_smoothing: float = 0.1
-    """of the training loss (paper: 0.1)"""
+    """of the training loss (paper: 0.1; 0 in EOA-ViT)"""
 
 
 A = TypeVar("A", bound=CommonArgs)

@@ -58,6 +58,7 @@ def join(
 
     populations: as in `--populations`, or `auto`. eta0: base rate, right for 128 examples behind one gradient. rounds: how
     often `turn` will be called. batch_size: examples per step of all workers together. exchange: policy across populations.
+    A module on a GPU is moved to the one that is this rank's, `model.device`; one on the CPU stays there.
     `rate` is the rate of the round; `rate_at` warms up during the first. Raises UsageError.
     """
     ranks = world_size()
@@ -67,7 +68,8 @@ def join(
     ecosphere = Ecosphere(
         build_topology(specs), EcosphereRates(specs, eta0, rounds, behind, seed, settings), Exchange(exchange)
     )
-    ecosphere.adopt(module)
+    on_gpu = any(p.is_cuda for p in module.parameters())
+    ecosphere.adopt(module.to(ecosphere.topology.device) if on_gpu else module)
     return ecosphere
 
 
@@ -128,13 +130,13 @@ class Ecosphere:
         standings = elect(self.topology.world, fitness if finite else -np.inf, self.rate, self.topology.sizes)
         if self.rates.takes_back(t) or not any(standings.alive):
             self._put_back()
+            turn = Turn(standings, False, time.perf_counter() - began)
             retreat = self.rates.retreat(t, standings, self.topology.index)
-            if retreat is not None:
-                self.rate = float(retreat[self.topology.population.rank])
-                return Turn(standings, False, time.perf_counter() - began)
-            raise Diverged(
-                f"no worker has finite weights after round {t + 1}; the last finite weights are kept. Try a lower rate"
-            )
+            if retreat is None:
+                lost = f"no worker has finite weights after round {t + 1}; the last finite weights are kept. Try a lower rate"
+                raise Diverged(lost, turn)
+            self.rate = float(retreat[self.topology.population.rank])
+            return turn
         faults.trip("exchange", rank, t)
         if not finite:
             self.model.state.detach().fill_(torch.nan)  # a finite state with a NaN fitness stays out of the merge as well

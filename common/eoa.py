@@ -14,6 +14,7 @@ from common.elastic.synchronous import couple
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.forage import FORAGE_RULES, ForageRates, round_lengths
+from common.models import NETWORKS
 from common.optim import OPTIMIZERS, WeightOptimizer, family, parts
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
@@ -91,6 +92,8 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
     if forage and len(specs) == 1:
         changes = ["foraging compares populations: a single one keeps --learning-rate"]
+    if args.model in NETWORKS and not args.pretrained:
+        changes.append(f"{args.model} starts from scratch; --pretrained FILE begins at Google's weights, as the paper does")
     run = Run(experiment, method, args, given, topology, [title, *changes])
 
     if forage:

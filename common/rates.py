@@ -50,7 +50,8 @@ class RateRule(Protocol):
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Put back what `state` gave; by default nothing."""
+        return
 
 
 def base_rate(rule: str, leader_rate: float, eta0: float, k: float, moment: Moment) -> float:

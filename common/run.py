@@ -86,6 +86,7 @@ class Run:
         self.lengths = [self.plan.steps] * args.rounds
         self.smoother: Smoother | None = None
         self.totals = Totals()
+        self._unclosed: tuple[int, float, Trained, Judged] | None = None
         self.last_round: int | None = None
         self.final_population = 0
 
@@ -204,6 +205,7 @@ class Run:
         self._note_time("train", trained.seconds)
         self.totals.train_images += trained.images
         self.totals.gradient_evaluations += trained.gradient_evaluations
+        self._trained = trained
         return trained
 
     def judge(self, t: int) -> Judged:
@@ -214,16 +216,21 @@ class Run:
         else:
             judged = evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
         self._note_time("evaluate", judged.seconds)
+        self._unclosed = (t, self.ecosphere.rate, self._trained, judged)
         return judged
 
     def close_round(self, t: int, rate: float, trained: Trained, judged: Judged, turn: Turn) -> None:
         """Record round t, in which this worker's rate was `rate`, and save a checkpoint."""
         faults.trip("record", self.topology.world.rank, t)
         self.optimizer.end_round(turn.finite)
-        row = self._row(rate, float(turn.standings.fitness[self.topology.world.rank]), trained, judged, turn.seconds)
-        self.reporter.round(t, self.record.add_round(t, row))
+        self._add_line(t, rate, trained, judged, turn)
         self.last_round, self.final_population = t, self.ecosphere.final_population(turn.standings)
         self._save(t)
+
+    def _add_line(self, t: int, rate: float, trained: Trained, judged: Judged, turn: Turn) -> None:
+        fitness = float(turn.standings.fitness[self.topology.world.rank])
+        row = self._row(rate, fitness, trained, judged, turn.seconds)
+        self.reporter.round(t, self.record.add_round(t, row))
 
     def _row(self, rate: float, fitness: float, trained: Trained, judged: Judged, exchange: float) -> dict[str, Any]:
         """This rank's line of a round, without round and rank; what it sent is counted in the totals."""
@@ -297,6 +304,8 @@ class Run:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         """Finish the run; also where it diverged. Any other error is left alone: there is nothing more to agree on."""
+        if isinstance(error, Diverged) and self._unclosed is not None:
+            self._add_line(*self._unclosed, error.turn)  # the round that lost everybody is in the record too
         if kind is None or kind is Diverged:
             self._finish(diverged=kind is Diverged)
 

@@ -44,7 +44,8 @@ def _replayed(memory: Memory, seed: int) -> "CMA":
     from cmaes import CMA  # not needed by the other species
 
     m = memory["told"].shape[1]
-    strategy = CMA(mean=np.zeros(2), sigma=float(memory["sigma"][0]), population_size=m, seed=seed)
+    with np.errstate(divide="ignore"):  # of two samples one is selected, and the library divides by a rate that is 0 then
+        strategy = CMA(mean=np.zeros(2), sigma=float(memory["sigma"][0]), population_size=m, seed=seed)
     for places, fitness in zip(memory["told"], memory["fitness"], strict=True):
         strategy.tell([(np.array([x, 0.0]), -f) for x, f in zip(places, fitness, strict=True)])
     return strategy

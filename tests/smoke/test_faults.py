@@ -74,4 +74,7 @@ def test_a_run_without_any_finite_worker_stops_with_its_last_finite_weights(tmp_
     record = RunRecord(tmp_path / "run")
     assert record.summary["diverged"] is True
     assert record.summary["rounds"] == 1
+    assert [(m["round"], m["fitness"] == "-inf") for m in record.metrics] == [("0", False), ("1", True)]
+    events = EventAccumulator(str(tmp_path / "run")).Reload()
+    assert [e.value for e in events.Scalars("workers that diverged")] == [0, 1]
     assert record.summary["validation_accuracy"] > 0

@@ -109,3 +109,16 @@ def test_the_smoke_preset_learns_the_digits(tmp_path, script, launcher, ranks):
     record = check_complete(tmp_path / "run", 12, ranks)
     assert record.summary["test_accuracy"] >= 0.9
     assert "error" not in done.err
+
+
+def test_the_rates_of_a_run_are_replayed_but_not_those_of_foraging(tmp_path):
+    rates, table = (0.03, 0.2, 0.01), tmp_path / "rates.csv"
+    table.write_text("round,leader,mean\n" + "".join(f"{t},0.5,{rate}\n" for t, rate in enumerate(rates)))
+    options = (*TINY, "--replay", table)
+    run("baselines/Baselines.py", *options, "--out", tmp_path / "run")
+    record = check_complete(tmp_path / "run", 3, 1)
+    assert record.column("lr") == list(rates)
+    (tmp_path / "config.json").write_text('{"base_rate": "forage"}')
+    done = run("baselines/Baselines.py", *options, "--out", tmp_path / "other", code=2)
+    assert len(done.ours) == 1
+    assert "takes rounds back" in done.ours[0]

@@ -31,7 +31,7 @@ def test_success_ends_with_zero(capsys):
     assert capsys.readouterr() == ("", "")
 
 
-@pytest.mark.parametrize(("error", "code"), [(UsageError("4 is not 5"), 2), (Diverged("lost"), 1)])
+@pytest.mark.parametrize(("error", "code"), [(UsageError("4 is not 5"), 2), (Diverged("lost", None), 1)])
 def test_what_the_user_can_put_right_is_one_line_on_stderr(capsys, error, code):
     assert leave_with(error) == code
     assert capsys.readouterr() == ("", f"error: {error}\n")
