@@ -61,23 +61,20 @@ def forget(directory: Path, ranks: int) -> None:
 
 
 def load_latest(directory: Path, world: Group) -> tuple[int, State] | None:
-    """The newest round that every rank can read, and this rank's state of it; None where there is none. Collective.
-
-    Newer ones that not every rank can read are removed: they will be made again.
-    """
-    found, passed = None, []
+    """The newest round that every rank can read, and this rank's state of it; None where there is none. Collective."""
     for folder in world.share(_complete(directory)):
         state = _read(folder / _name(world.rank))
         if all(world.comm.allgather(state is not None)):
             assert state is not None
-            found = int(folder.name.removeprefix("round-")), state
-            break
-        passed.append(folder)
-    world.barrier()
-    if world.rank == 0 and found:
-        for folder in passed:
+            return int(folder.name.removeprefix("round-")), state
+    return None
+
+
+def forget_from(directory: Path, t: int) -> None:
+    """Remove round t and all after it: what single ranks had saved of rounds that are now made again. One rank calls it."""
+    for folder in _complete(directory):
+        if int(folder.name.removeprefix("round-")) >= t:
             shutil.rmtree(folder)
-    return found
 
 
 def _name(rank: int) -> str:

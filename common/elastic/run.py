@@ -187,6 +187,14 @@ class ServedRun(CentredRun):
     def _holds_centre(self) -> bool:
         return self.topology.world.rank < self.servers
 
+    def _resume(self) -> int:
+        first, world = super()._resume(), self.topology.world
+        world.barrier()
+        if world.rank == 0:
+            checkpoint.forget_from(self.directory / "checkpoints", first)
+        world.barrier()
+        return first
+
     def work(self, centre: Reporting) -> None:
         """A worker's part of the run: its rounds, at its own pace."""
         rank, model = self.topology.world.rank, self.ecosphere.model

@@ -76,7 +76,9 @@ def test_the_papers_network_has_its_size():
     assert model_title("easgd-cnn", 16, 8) == "EASGD-CNN-8"
     small = MODELS["easgd-cnn"](Shape(1, 10, image_size=24, width=1))
     assert small(torch.zeros(1, 1, 24, 24)).shape == (1, 10)
-    assert all(float(layer.bias.abs().max()) == 0 for layer in small.layers if isinstance(layer, (nn.Conv2d, nn.Linear)))
+    assert all(
+        layer.bias.detach().abs().max().item() == 0 for layer in small.layers if isinstance(layer, (nn.Conv2d, nn.Linear))
+    )
     for size, width in ((23, 1), (28, 0)):
         with pytest.raises(UsageError, match="at least"):
             MODELS["easgd-cnn"](Shape(3, 10, image_size=size, width=width))

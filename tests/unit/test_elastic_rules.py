@@ -303,7 +303,7 @@ def test_a_worker_that_is_lost_leaves_the_centre_alone_and_can_begin_anew(kind):
     worker.h = torch.nan  # and so is its gradient
     worker.turn()
     assert torch.equal(master.centre, before)
-    worker.h = 1.0
+    worker.h, worker.v = 1.0, torch.zeros_like(worker.x)
     worker.x.copy_(master.centre)
     synchroniser.restart(worker.x)
     for _ in range(3):
