@@ -109,8 +109,6 @@ class CentredRun(Run):
         if not sound:
             what = "the centre is not finite" if alive else "no worker has finite weights"
             raise Diverged(f"{what} after round {t + 1}; the last finite centre is kept. {WAY_OUT}", None)
-        if alive < self.workers:
-            calibrate(model, self.data, self.plan.precision, world)
         if lost:
             self._begin_anew(self.evaluated())
         self.last_round = t
@@ -127,6 +125,7 @@ class CentredRun(Run):
     def _begin_anew(self, weights: Tensor) -> None:
         """Give a worker that is lost other weights; what it remembered is forgotten."""
         self.ecosphere.model.parameters.data.copy_(weights)
+        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.gradients)
         self.optimizer.end_round(finite=False)
 
     def judge_centre(self, t: int, group: Group) -> Judged:
@@ -220,7 +219,6 @@ class ServedRun(CentredRun):
         present = torch.empty_like(self.ecosphere.model.parameters)
         centre.pull(present)
         self._begin_anew(present)
-        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.gradients)
 
     def _is_my_turn(self, t: int) -> bool:
         """Whether this worker judges the centre after its round t."""
