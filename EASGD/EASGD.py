@@ -108,7 +108,7 @@ PRESETS = make_presets(
     smoke={"worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05, "momentum_factor": 0.9, "weight_decay": 1e-4}
     | {"average_rate": 0.05},  # some hundred updates in all
     cpu={
-        **{"model": "easgd-cnn", "width": 2, "crop": 28, "dropout": 0.5, "train_images": 20000, "rounds": 12},
+        **{"model": "easgd-cnn", "width": 4, "crop": 28, "train_images": 20000, "rounds": 12, "worker_batch": 32},
         **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
     },
     paper={
