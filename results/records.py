@@ -188,16 +188,21 @@ def _read_run(directory: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     rounds_done = metrics["round"].nunique()
     summary = _summary_line(directory / "summary.json", problems)
     if summary:
-        expected = summary["rounds_done"] * summary["lines_per_round"]
-        if len(metrics) != expected:
+        a_round = summary["lines_per_round"]
+        expected = summary["rounds_done"] * a_round
+        lines = len(metrics) - a_round if summary["diverged"] and len(metrics) > expected else len(metrics)  # the fatal round's
+        if lines != expected:
             problems.append(f"metrics.csv has {len(metrics)} lines instead of {expected}")
-        elif not expected:
+        elif not len(metrics):
             problems = [p for p in problems if "metrics.csv" not in p]  # it diverged before there was a line to write
     planned, method = config.get("rounds", "?"), summary.get("method", config.get("method"))
     if problems:
         status, problem = "incomplete", f"{'; '.join(problems)} ({rounds_done} of {planned} rounds recorded)"
     elif summary["diverged"]:
-        status, problem = "diverged", f"diverged after {rounds_done} of {planned} rounds; judged by its last finite weights"
+        status, problem = (
+            "diverged",
+            f"diverged after {summary['rounds_done']} of {planned} rounds; judged by its last finite weights",
+        )
     else:
         status, problem = "finished", ""
     line = {

@@ -58,6 +58,12 @@ def add_run(root, name, seed=0, test=0.9, method="eoa", populations=EOA, finish=
         for t in range(rounds)
         for rank, (k, p) in enumerate(workers)
     ]
+    if diverged_after is not None:
+        lost = {"lr": 0.1, "fitness": -np.inf, "val_accuracy": np.nan}
+        lines += [
+            {"round": rounds, "rank": rank, "population": k, **{w: p[w] for w in ("species", "optimizer")}, **lost}
+            for rank, (k, p) in enumerate(workers)
+        ]
     (directory / "config.json").write_text(json.dumps(config))
     (directory / "environment.json").write_text(json.dumps(environment))
     if lines:
@@ -202,10 +208,17 @@ class TestUnusableRuns:
         make_tables.write(records, tmp_path / "tables")
         assert list(make_figures.draw(records)) == []
 
-    def test_diverged_in_the_first_round(self, tmp_path):
-        add_run(tmp_path, "eoa-sam/gone", diverged_after=0)
+    @pytest.mark.parametrize("rounds", [0, 2])
+    @pytest.mark.parametrize("with_the_fatal_round", [True, False])
+    def test_diverged(self, tmp_path, rounds, with_the_fatal_round):
+        path = add_run(tmp_path, "eoa-sam/gone", diverged_after=rounds) / "metrics.csv"
+        metrics = pd.read_csv(path)
+        metrics = metrics if with_the_fatal_round else metrics[metrics["round"] < rounds]
+        metrics.to_csv(path, index=False) if len(metrics) else path.unlink()
         records = recorded.load(tmp_path, "smoke")
         assert records.runs.status.item() == "diverged"
+        assert f"diverged after {rounds} of 4 rounds" in records.runs.problem.item()
+        make_tables.write(records, tmp_path / "tables")
         make_figures.write(records, tmp_path / "figures")
 
     def test_a_run_whose_workers_lost_their_weights_for_a_round(self, tmp_path):
