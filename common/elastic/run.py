@@ -110,7 +110,7 @@ class CentredRun(Run):
             what = "the centre is not finite" if alive else "no worker has finite weights"
             raise Diverged(f"{what} after round {t + 1}; the last finite centre is kept. {WAY_OUT}", None)
         if lost:
-            self._begin_anew(self.evaluated())
+            self._begin_anew(self.last_finite)
         self.last_round = t
         self._save(t)
 
