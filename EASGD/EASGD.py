@@ -118,7 +118,7 @@ PRESETS = make_presets(
 )
 COST = {
     "smoke": "10 to 40 seconds",
-    "cpu": "2 to 4 minutes on 2 quiet cores",
+    "cpu": "under a minute on 2 quiet cores",
     "paper": "400 epochs of the paper's network, for GPUs",
 }
 
