@@ -62,12 +62,15 @@ WHOSE = {  # options that not every method has
     "optimizer": tuple(m for m in METHODS if m not in WITH_MOMENTUM),  # these have the paper's own
     **dict.fromkeys(("decay", "clip_norm"), tuple(m for m in METHODS if m != "mdownpour")),  # its master steps, at one rate
 }
-# Learning rates where none is given: in the paper those of its figures 8 and 9 or the middle one that was tried; ours by
-# validation accuracy at period 10 (run_all.sh, experiments `rate-...`).
+# Learning rates where none is given. paper: those of its figures 8 and 9, else the middle one that was tried. cpu: by
+# validation accuracy at periods 4 and 16 for aeasgd, eamsgd, downpour and mvadownpour (periods.md), else by analogy.
 SLOW, SLOWEST = ("downpour", "adownpour", "mvadownpour"), ("mdownpour",)
 RATES = {
     "smoke": {},
-    "cpu": {},
+    "cpu": {
+        **dict.fromkeys((*TOGETHER, "aeasgd", "admm", *TREE, "sgd", "asgd", "mvasgd"), 0.1),
+        **{"eamsgd": 0.0025, "msgd": 0.0025, **dict.fromkeys(SLOW, 0.02), **dict.fromkeys(SLOWEST, 0.0005)},
+    },
     "paper": {
         **dict.fromkeys((*TOGETHER, "aeasgd", "eamsgd", "admm", *TREE, "sgd", "asgd", "mvasgd"), 0.01),
         **{"msgd": 5e-4, **dict.fromkeys(SLOW, 1e-3), **dict.fromkeys(SLOWEST, 1e-5)},
@@ -109,6 +112,7 @@ PRESETS = make_presets(
     | {"average_rate": 0.05},  # some hundred updates in all
     cpu={
         **{"model": "easgd-cnn", "width": 4, "crop": 28, "train_images": 20000, "rounds": 12, "worker_batch": 32},
+        **{"average_rate": 0.01},
         **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
     },
     paper={

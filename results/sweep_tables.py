@@ -96,8 +96,8 @@ def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
     diverged = f"Diverged: {names}." if names else "No run diverged."
     return [
         "Test accuracy in % of the centre: mean ± standard deviation over n seeds, and the learning rate η, which had the best "
-        f"validation accuracy of those tried on the first seed. {first.data}, {first.model} (the paper's network is EASGD-CNN-8, "
-        f"with dropout, on 50,000 images, batch 128 a worker): {reduced}, "
+        f"validation accuracy of those tried on the first seed. {first.data}, {first.model} (the paper's network is "
+        f"EASGD-CNN-8, with dropout, on 50,000 images, batch 128 a worker): {reduced}, "
         f"{count(chosen.train_images_mean.max())} images seen in a run. {diverged}",
         "Published: lowest test error at τ = 1 / 4 / 16 / 64 with 4 workers, read off the paper's Fig. 2 (arXiv 1412.6651, "
         "about ± 0.1): the full network and data, 180 minutes on 4 GPUs, best of 3 runs and of the rates by test error, so "
