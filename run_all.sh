@@ -97,6 +97,21 @@ replay() {
     done
 }
 
+# The rates of one experiment on seed 0, then the best of them, by validation accuracy, on the other seeds.
+tuned() { # NAME RANKS RATES SCRIPT ARGS...
+    local name=$1 np=$2 rates=$3 script=$4 group rate seed best runs=()
+    shift 4
+    wanted "$name" || return 0
+    group=$(dirname "$script" | tr '[:upper:]' '[:lower:]')
+    for rate in $rates; do
+        run_once "$name-$rate" "$np" "$script" 0 --learning-rate "$rate" "$@"
+        runs+=("results/$profile/$group/$name-$rate-seed0")
+    done
+    best=$(python results/best.py "${runs[@]}")
+    rate=${best##*/"$name"-} rate=${rate%-seed0}
+    for ((seed = 1; seed < seeds; seed++)); do run_once "$name-$rate" "$np" "$script" "$seed" --learning-rate "$rate" "$@"; done
+}
+
 experiments() {
     case $profile in
         smoke)
@@ -107,6 +122,8 @@ experiments() {
             experiment cosine 1 baselines/Baselines.py --method cosine
             experiment linear 2 baselines/Baselines.py --method linear
             experiment sqrt 2 baselines/Baselines.py --method sqrt
+            for method in easgd aeasgd eamsgd; do experiment $method 5 EASGD/EASGD.py --method $method; done
+            experiment msgd 1 EASGD/EASGD.py --method msgd
             replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;
         cpu)
@@ -121,6 +138,13 @@ experiments() {
                 experiment reference-$eta "$ranks" EOA-SAM/EOASAM.py "${small[@]}" --reference
                 experiment cosine-$eta 1 baselines/Baselines.py "${small[@]}" --method cosine --batch-size 256
                 experiment linear-$eta 1 baselines/Baselines.py "${small[@]}" --method linear --batch-size 256
+            done
+            for tau in 1 4 16 64; do # elastic averaging by period, rates tuned; z averages over 1000 steps whatever the period
+                tuned aeasgd-tau$tau 5 "0.4 0.2 0.1" EASGD/EASGD.py --method aeasgd --period $tau
+                tuned eamsgd-tau$tau 5 "0.01 0.005 0.0025" EASGD/EASGD.py --method eamsgd --period $tau
+                tuned downpour-tau$tau 5 "0.1 0.05 0.02 0.01" EASGD/EASGD.py --method downpour --period $tau
+                tuned mvadownpour-tau$tau 5 "0.1 0.05 0.02 0.01" EASGD/EASGD.py --method mvadownpour --period $tau \
+                    --average-rate "$(printf 0.%03d $tau)"
             done
             for data in cifar10 cifar100; do
                 experiment linear-$data 2 baselines/Baselines.py --method linear --dataset $data --batch-size 256

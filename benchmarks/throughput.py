@@ -154,9 +154,11 @@ def lone_step(args: Args, topology: Topology, data: DataSet, precision: str) -> 
     alone = topology.alone()
     member = member_of(args, alone, args.batch_size)
     plan = Plan(args.batch_size, args.steps, 0.1, precision)
-    return lambda: clock(
-        args.steps * args.batch_size, topology.device, lambda: train_round(*member, data, seed=0, t=0, plan=plan)
-    )
+
+    def work() -> None:
+        train_round(*member, data.batches(0, 0, args.batch_size, 0, 1, args.steps), seed=0, t=0, plan=plan)
+
+    return lambda: clock(args.steps * args.batch_size, topology.device, work)
 
 
 def all_ranks(args: Args, topology: Topology, data: DataSet) -> Callable[[], float]:
@@ -166,7 +168,8 @@ def all_ranks(args: Args, topology: Topology, data: DataSet) -> Callable[[], flo
 
     def measure() -> float:
         def work() -> None:
-            train_round(*member, data, seed=0, t=0, plan=plan)
+            batches = data.batches(0, 0, args.world_batch_size, topology.world.rank, topology.world.size, args.steps)
+            train_round(*member, batches, seed=0, t=0, plan=plan)
             topology.world.barrier()
 
         return clock(args.steps * args.world_batch_size, topology.device, work)

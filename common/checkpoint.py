@@ -45,6 +45,21 @@ def save(directory: Path, t: int, world: Group, tensors: dict[str, Tensor], numb
             shutil.rmtree(old)
 
 
+def save_own(directory: Path, t: int, rank: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+    """Save one rank's state after its own round t, waiting for nobody; `load_latest` passes over rounds that are not whole."""
+    folder = directory / f"round-{t:05d}"
+    folder.mkdir(parents=True, exist_ok=True)
+    _write(folder / _name(rank), tensors, numbers)
+
+
+def forget(directory: Path, ranks: int) -> None:
+    """Remove all rounds that are older than the newest `KEEP` which every rank has saved. One rank calls it."""
+    whole = [folder for folder in _complete(directory) if len(list(folder.glob("rank-*.safetensors"))) == ranks]
+    if len(whole) >= KEEP:
+        for folder in (f for f in _complete(directory) if f.name < whole[KEEP - 1].name):
+            shutil.rmtree(folder)
+
+
 def load_latest(directory: Path, world: Group) -> tuple[int, State] | None:
     """The newest round that every rank can read, and this rank's state of it; None where there is none. Collective."""
     for folder in world.share(_complete(directory)):
@@ -53,6 +68,13 @@ def load_latest(directory: Path, world: Group) -> tuple[int, State] | None:
             assert state is not None
             return int(folder.name.removeprefix("round-")), state
     return None
+
+
+def forget_from(directory: Path, t: int) -> None:
+    """Remove round t and all after it: what single ranks had saved of rounds that are now made again. One rank calls it."""
+    for folder in _complete(directory):
+        if int(folder.name.removeprefix("round-")) >= t:
+            shutil.rmtree(folder)
 
 
 def _name(rank: int) -> str:

@@ -85,6 +85,8 @@ class CommonArgs:
     (paper: 224 in EOA-ViT)"""
     crop_scale: float = 0.05
     """with --image-size: least share of an image that a crop covers"""
+    crop: int = 0
+    """train on random crops of so many pixels and judge the central one, without padding; 0 pads and crops instead"""
     accumulate: int = 1
     """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them
     (paper: 16 in EOA-ViT)"""
@@ -172,6 +174,7 @@ def check_common(args: CommonArgs) -> None:
         ("fitness_images", 0),
         ("train_images", 0),
         ("image_size", 0),
+        ("crop", 0),
         ("accumulate", 1),
     ):
         _require(getattr(args, name) >= least, args, name, f"has to be at least {least}")

@@ -1,10 +1,13 @@
-"""The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else.
+"""The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else; only what
+never meets has rooms of its own: workers and parameter servers (`common.elastic.server`), and a tree (`common.elastic.tree`).
 
 Tensors travel as flat float32 buffers; what is pickled is agreements, records and the small data of a start. Buffers on an
 accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). In a group of one
 nothing is sent.
 """
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from types import ModuleType
@@ -22,6 +25,13 @@ class Tag(IntEnum):
     """Tags of point-to-point messages."""
 
     WEIGHTS = 1
+    REQUEST = 2  # worker to server: send the centre
+    REQUEST_EVALUATED = 3  # worker to server: send what is to be judged, the average of the centre if there is one
+    CENTRE = 4  # server to worker
+    PUSH = 5  # worker to server: an update of the centre
+    ACKNOWLEDGE = 6  # server to worker: the update has been taken in
+    REPORT = 7  # worker to every server: the end of a round, with its line of the record
+    STOP = 8  # worker to server: no more messages from here
 
 
 @dataclass
@@ -34,6 +44,17 @@ class Traffic:
 
     inside: int = 0
     across: int = 0
+
+
+class PendingSum:
+    """A sum under way; the buffer is not to be touched before `wait` has returned."""
+
+    def __init__(self, finish: Callable[[], object]) -> None:
+        self._finish = finish
+
+    def wait(self) -> None:
+        """Until the buffer holds the sum."""
+        self._finish()
 
 
 class Group:
@@ -65,6 +86,30 @@ class Group:
         array = host_array(buffer)
         self.comm.Allreduce(MPI.IN_PLACE, array)
         return _put_back(buffer, array)
+
+    def start_sum_(self, buffer: Tensor, name: str) -> PendingSum:
+        """Begin what `sum_` does, and return at once; it goes on while the caller computes."""
+        if self.size == 1:
+            return PendingSum(lambda: None)
+        self.traffic.inside += buffer.numel() * buffer.element_size()
+        if self.horovod is not None:
+            host, horovod = buffer.cpu(), self.horovod
+            handle = horovod.allreduce_async_(host, op=horovod.Sum, name=name)
+
+            def synchronize() -> None:
+                summed = horovod.synchronize(handle)
+                if host is not buffer:
+                    buffer.copy_(summed)
+
+            return PendingSum(synchronize)
+        array = host_array(buffer)
+        request = self.comm.Iallreduce(MPI.IN_PLACE, array)
+
+        def finish() -> None:
+            request.Wait()
+            _put_back(buffer, array)
+
+        return PendingSum(finish)
 
     def broadcast_(self, buffer: Tensor, root: int) -> Tensor:
         """In-place copy of the root's contiguous buffer to everybody in the group."""
@@ -102,6 +147,12 @@ class Group:
     def barrier(self) -> None:
         """Wait for everybody."""
         self.comm.Barrier()
+
+    def rest(self) -> None:
+        """Wait for everybody, perhaps for long: asleep, so that the core is free for those who are waited for."""
+        meeting = self.comm.Ibarrier()
+        while not meeting.Test():
+            time.sleep(0.01)
 
     def swap(self, mine: np.ndarray, theirs: np.ndarray, to: int | None, source: int | None) -> None:
         """Send `mine` to one rank while receiving `theirs` from another (`Sendrecv`); None means nobody on that side.

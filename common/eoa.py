@@ -10,11 +10,12 @@ from typing import Literal, TypeVar
 
 from common.cli import CommonArgs, check_common
 from common.ecosphere import Ecosphere
+from common.elastic.synchronous import couple
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.forage import FORAGE_RULES, ForageRates, round_lengths
 from common.models import NETWORKS
-from common.optim import OPTIMIZERS, family, parts
+from common.optim import OPTIMIZERS, WeightOptimizer, family, parts
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
 from common.run import Run
@@ -46,6 +47,10 @@ class EoaArgs(CommonArgs):
     """how far a worker may move (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
     lr_space: Literal["linear", "log"] = "linear"
     """whether species move rates or their logarithms (paper: linear)"""
+    inside: Literal["gradients", "easgd", "easgd-gs", "average"] = "gradients"
+    """what workers of a population share: gradients, every step, or weights, every --period steps (common/elastic)"""
+    period: int = 10
+    """steps between two exchanges of weights inside a population, where --inside is not gradients"""
     sam_scope: Literal["local", "population", "world"] = "local"
     """over whom SAM's first gradient is averaged (paper: world)"""
     momentum: Literal["keep", "reset"] = "keep"
@@ -82,7 +87,8 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     check_sam_scope(args, specs)
     check_space(args)
     exchange = Exchange(args.exchange, args.ring_weight)
-    topology = build_topology(specs, args.scope)
+    check_inside(args, given)
+    topology = build_topology(specs, args.scope if args.inside == "gradients" else "worker")
     method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
     if forage and len(specs) == 1:
         changes = ["foraging compares populations: a single one keeps --learning-rate"]
@@ -92,19 +98,31 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
 
     if forage:
         return run, start_foraging(run, args, topology, exchange)
-    behind = [run.images_per_gradient(ranks if args.scope == "world" else s.workers) for s in specs]
+    averaging = [1 if args.inside != "gradients" else ranks if args.scope == "world" else s.workers for s in specs]
+    behind = [run.images_per_gradient(workers) for workers in averaging]
     rounds_per_epoch = run.epoch_steps / run.plan.steps
     rates = EcosphereRates(specs, args.learning_rate, args.rounds, behind, args.seed, settings, rounds_per_epoch)
     ecosphere = Ecosphere(topology, rates, exchange)
     ecosphere.adopt(run.build_model())
-    run.start(ecosphere, run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset"), {})
+    run.start(ecosphere, make_optimizer(run, args, ecosphere), {})
     return run, ecosphere
+
+
+def make_optimizer(run: Run, args: EoaArgs, ecosphere: Ecosphere) -> WeightOptimizer:
+    """This worker's optimizer, coupled to its population as --inside says."""
+    optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
+    if args.inside != "gradients":
+        weights, population = ecosphere.model.parameters.data, ecosphere.topology.population
+        optimizer.synchroniser = couple(args.inside, weights, population, args.period)
+    return optimizer
 
 
 def settle_forage(args: A, given: set[str]) -> A:
     """Foraging's own exchange, unless another was asked for. Raises UsageError where it cannot work."""
     for name in sorted(given & {"reference", "damping", "lr_space"}):
         raise UsageError(f"--base-rate forage has rules of its own for the moves: leave --{name.replace('_', '-')} out")
+    if args.inside != "gradients":
+        raise UsageError(f"--base-rate forage judges weights that a population shares: leave --inside {args.inside} out")
     return args if "exchange" in given else replace(args, exchange="kin")
 
 
@@ -116,11 +134,26 @@ def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchan
     rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, settings)
     ecosphere = Ecosphere(topology, rates, exchange)
     run.smoother = Smoother(ecosphere.adopt(run.build_model()))
-    optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
+    optimizer = make_optimizer(run, args, ecosphere)
     if all(family(spec.optimizer) == "sgd" for spec in topology.specs):
         ecosphere.companions = optimizer.momentum  # where all have one: what populations exchange has to be equally long
     run.start(ecosphere, optimizer, {})
     return ecosphere
+
+
+def check_inside(args: EoaArgs, given: set[str]) -> None:
+    """Refuse what has no meaning where weights are shared instead of gradients, or the other way round."""
+    if args.period < 1:
+        raise UsageError(f"--period {args.period} has to be at least 1")
+    if args.inside == "gradients":
+        if "period" in given:
+            raise UsageError("--period is for --inside easgd, easgd-gs or average: gradients are averaged every step")
+    elif args.reference:
+        raise UsageError(f"--reference averages gradients over the world: leave it or --inside {args.inside} out")
+    elif "scope" in given:
+        raise UsageError(
+            f"--scope {args.scope} is about gradients, which --inside {args.inside} does not average: leave one out"
+        )
 
 
 def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:

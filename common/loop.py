@@ -1,7 +1,7 @@
 """One round of training and one evaluation. They return measurements and print nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from common import faults
 from common.comm import Group
-from common.data import DataSet, Pictures
+from common.data import Pictures
 from common.ecosphere import Ecosphere
 from common.optim import WeightOptimizer
 from common.seeding import Purpose, torch_seed
@@ -56,34 +56,32 @@ class Judged:
 def train_round(
     ecosphere: Ecosphere,
     optimizer: WeightOptimizer,
-    data: DataSet,
+    batches: Iterable[tuple[Tensor, Tensor]],
     seed: int,
     t: int,
     plan: Plan,
     after_step: Callable[[int], None] = lambda step: None,
-    steps: int | None = None,
 ) -> Trained:
-    """Round t on this rank's shard, each step averaging gradients over the gradient scope.
+    """Round t on this rank's batches, each step averaging gradients over the gradient scope.
 
-    steps: make only so many of the round's. `after_step(step)` is called after each, for progress. Collective: all ranks make
-    the same number of steps.
+    batches: (images, labels), at most `plan.steps` of them, equally many on all ranks of the scope, with which this is
+    collective. `after_step(step)` is called after each, for progress.
     """
     began = time.perf_counter()
-    world, model = ecosphere.topology.world, ecosphere.model
-    torch.manual_seed(torch_seed(seed, Purpose.DROPOUT, t, world.rank))
+    rank, model = ecosphere.topology.world.rank, ecosphere.model
+    torch.manual_seed(torch_seed(seed, Purpose.DROPOUT, t, rank))
     model.module.train()
     total = torch.zeros(2, device=model.device)  # summed loss, correct answers
-    per_rank = plan.batch_size // world.size
-    steps = plan.steps if steps is None else steps
-    for step, (images, labels) in enumerate(data.batches(seed, t, plan.batch_size, world.rank, world.size, steps)):
+    seen = 0
+    for step, (images, labels) in enumerate(batches):
         closure = _closure(ecosphere, images, labels, plan)
         total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))
+        seen += len(labels)
         after_step(step)
-    if faults.trip("train", world.rank, t):
+    if faults.trip("train", rank, t):
         model.state.detach().fill_(torch.nan)
-    loss, correct = (total / (steps * per_rank)).tolist()
-    images_seen = steps * per_rank
-    return Trained(loss, correct, images_seen, images_seen * optimizer.passes, time.perf_counter() - began)
+    loss, correct = (total / max(seen, 1)).tolist()
+    return Trained(loss, correct, seen, seen * optimizer.passes, time.perf_counter() - began)
 
 
 def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan) -> Callable[[], Tensor]:

@@ -1,5 +1,6 @@
 """What a user sees while a run goes on; rank 0 only. A bar on a terminal, plain lines elsewhere."""
 
+import math
 import sys
 import time
 from itertools import accumulate
@@ -46,7 +47,8 @@ class Reporter:
         seconds = time.monotonic() - self.began
         done = self.before[t + 1] - self.before[self.first_round]
         left = seconds / done * (self.before[-1] - self.before[t + 1])
-        loss = sum(r["train_loss"] for r in rows) / len(rows)
+        losses = [r["train_loss"] for r in rows if r["train_loss"] == r["train_loss"]]  # a root of a tree trains nothing
+        loss = sum(losses) / len(losses) if losses else math.nan
         states = " | ".join(_population(k, rows) for k in sorted({r["population"] for r in rows}))
         number = f"{t + 1:>{len(str(self.rounds))}}/{self.rounds}"
         self.line(f"round {number}  loss {loss:.3f} | {states} | {seconds:.0f} s, {left:.0f} s to go")
@@ -70,6 +72,9 @@ def _population(number: int, rows: list[dict[str, Any]]) -> str:
     rates = [r["lr"] for r in mine]
     lost = sum(r["fitness"] == float("-inf") for r in mine)
     span = f"{min(rates):.3g}" if min(rates) == max(rates) else f"{min(rates):.3g}..{max(rates):.3g}"
-    best = max(r["fitness"] for r in mine)
-    value = f"{100 * best:.1f} %" if best >= 0 else f"{best:.3f}"  # an accuracy, or minus a loss
-    return f"{mine[0]['species']} lr {span} fitness {value}" + (f" ({lost} of {len(mine)} diverged)" if lost else "")
+    text = f"{mine[0]['species']} lr {span}"
+    judged = [r["fitness"] for r in mine if not math.isnan(r["fitness"])]  # where workers take turns, only one is
+    if judged:
+        best = max(judged)
+        text += f" fitness {100 * best:.1f} %" if best >= 0 else f" fitness {best:.3f}"  # an accuracy, or minus a loss
+    return text + (f" ({lost} of {len(mine)} diverged)" if lost else "")

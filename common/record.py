@@ -114,8 +114,12 @@ class Record:
     def add_round(self, t: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """Append this round's line of every rank; collective over the world. Returns the lines on rank 0, [] elsewhere."""
         rows = self.topology.world.gather_records({"round": t, "rank": self.topology.world.rank, **row})
-        if not self.active or rows is None:
-            return []
+        if self.active and rows is not None:
+            self.write_round(t, rows)
+        return rows or []
+
+    def write_round(self, t: int, rows: list[dict[str, Any]]) -> None:
+        """Append the lines of round t, one for each rank that trains; on rank 0."""
         path = self.directory / "metrics.csv"
         fresh = not path.exists()
         with open(path, "a", newline="") as file:
@@ -124,7 +128,6 @@ class Record:
                 writer.writeheader()
             writer.writerows({k: _short(v) for k, v in r.items()} for r in rows)
         self._add_events(t, rows)
-        return rows
 
     def _add_events(self, t: int, rows: list[dict[str, Any]]) -> None:
         assert self.events is not None
@@ -201,7 +204,7 @@ def environment(topology: Topology) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in VERSIONS},
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
-        "all_reduce": "horovod" if topology.gradients.horovod else "mpi" if topology.gradients.size > 1 else "none",
+        "all_reduce": _all_reduce(topology),
         "launcher": launcher(),
         "ranks": topology.world.size,
         "ranks_on_this_node": topology.node.size,
@@ -213,6 +216,14 @@ def environment(topology: Topology) -> dict[str, Any]:
         "system": platform.platform(),
         "command": command(topology),
     }
+
+
+def _all_reduce(topology: Topology) -> str:
+    """What adds up gradients, or the weights of workers that meet: `horovod`, `mpi` or `none`."""
+    groups = (topology.gradients, topology.population)
+    if any(group.horovod for group in groups):
+        return "horovod"
+    return "mpi" if topology.gradients.size > 1 else "none"
 
 
 def command(topology: Topology) -> str:

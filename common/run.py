@@ -21,6 +21,7 @@ from typing import Any, Self
 import numpy as np
 import psutil
 import torch
+from torch import Tensor
 
 from common import checkpoint, faults, launch
 from common.cli import CommonArgs, settle_batch, settle_precision
@@ -41,29 +42,40 @@ class Run:
     """One run of one script on all ranks. Everything here is collective over the world.
 
     Attributes:
+        workers: ranks that train; others, if there are any, come first. lines_per_round: of metrics.csv.
         plan: batch size and steps of a round. data: all splits. epoch_steps: steps of one pass over the training images.
     """
 
     def __init__(
-        self, experiment: str, method: str, args: CommonArgs, given: set[str], topology: Topology, headlines: list[str]
+        self,
+        experiment: str,
+        method: str,
+        args: CommonArgs,
+        given: set[str],
+        topology: Topology,
+        headlines: list[str],
+        workers: int = 0,
     ) -> None:
+        self.workers = workers or topology.world.size
+        self.lines_per_round = self.workers
         self.experiment, self.method, self.args, self.topology = experiment, method, args, topology
         self.headlines = headlines  # printed once everything is known to be in order: an error is then the only line
         faults.trip("setup", topology.world.rank)
         self.directory = choose_directory(args.out, experiment, args.dataset, args.seed, args.resume, topology)
-        batch_size = settle_batch(args, given, topology.world.size)
+        batch_size = settle_batch(args, given, self.workers)
         if batch_size != args.batch_size:
-            rounded = f"batch size {args.batch_size} of preset {args.preset} rounded to {batch_size}, a multiple of the ranks"
+            rounded = f"batch size {args.batch_size} of preset {args.preset} rounded to {batch_size}, a multiple of the workers"
             self.headlines.append(rounded)
         directory = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
         faults.trip("data", topology.world.rank)
         shares = (args.val_fraction, args.fitness_images, args.train_images)
-        self.data = open_data(args.dataset, directory, topology, args.seed, *shares, args.image_size, args.crop_scale)
+        sizes = (args.image_size, args.crop_scale, args.crop)
+        self.data = open_data(args.dataset, directory, topology, args.seed, *shares, *sizes)
         self.epoch_steps = len(self.data.train) // batch_size
         if not self.epoch_steps:
             raise UsageError(
                 f"--batch-size {batch_size} is more than the {len(self.data.train)} training images (a shard of "
-                f"{len(self.data.train) // topology.world.size} for each of {topology.world.size} ranks): choose a smaller one"
+                f"{len(self.data.train) // self.workers} for each of {self.workers} workers): choose a smaller one"
             )
         if args.round_steps > self.epoch_steps:
             raise UsageError(
@@ -80,13 +92,13 @@ class Run:
 
     def images_per_gradient(self, workers: int) -> float:
         """Images behind one gradient that is averaged over so many workers."""
-        return self.plan.batch_size * workers / self.topology.world.size
+        return self.plan.batch_size * workers / self.workers
 
     def build_model(self) -> torch.nn.Module:
         """The network the arguments name, on this rank's device, its initial weights drawn by the seed."""
         source, args = self.data.source, self.args
         seed = torch_seed(args.seed, Purpose.INITIAL)
-        size = args.image_size or self.data.train.augmenter.images.shape[1]
+        size = args.crop or args.image_size or self.data.train.augmenter.images.shape[1]
         sizes = (args.depth, args.width, args.dropout)
         module = build_model(args.model, source.channels, source.classes, *sizes, seed=seed, image_size=size)
         if args.pretrained:
@@ -147,14 +159,18 @@ class Run:
         topology = self.topology
         sizes = ", ".join(f"{s.workers} {s.species} ({s.optimizer})" for s in topology.specs)
         ranks = f"{topology.world.size} rank{'s'[: topology.world.size > 1]}"
-        engine = "Horovod" if topology.gradients.horovod else "MPI" if topology.gradients.size > 1 else "its own"
         self.reporter.line(
             f"{ranks}: {sizes}; {topology.threads} thread(s) each on {topology.device.type}, "
-            f"{self.plan.precision}; gradients: {engine}; {len(self.data.train)} training images, "
+            f"{self.plan.precision}; {self._engine()}; {len(self.data.train)} training images, "
             f"{_span(self.lengths)} steps of {self.plan.batch_size} per round; record: {self.directory}"
         )
         if first:
             self.reporter.line(f"resuming after round {first} of {len(self.lengths)}")
+
+    def _engine(self) -> str:
+        """What is averaged by what."""
+        gradients = self.topology.gradients
+        return "gradients: " + ("Horovod" if gradients.horovod else "MPI" if gradients.size > 1 else "its own")
 
     def rounds(self) -> Iterator[int]:
         """Numbers of the rounds still to run; ends early where --max-steps is reached."""
@@ -168,6 +184,11 @@ class Run:
         length = self.lengths[t]
         return min(length, self.args.max_steps - sum(self.lengths[:t])) if self.args.max_steps else length
 
+    def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's part of the round's first `steps` batches."""
+        world = self.topology.world
+        return self.data.batches(self.args.seed, t, self.plan.batch_size, world.rank, world.size, steps)
+
     def train(self, t: int) -> Trained:
         """Round t of training; the last one is cut short by --max-steps."""
         plan = replace(self.plan, steps=self.lengths[t])
@@ -179,8 +200,8 @@ class Run:
             if self.smoother:
                 self.smoother.add()
 
-        seed, steps = self.args.seed, self._steps_left(t)
-        trained = train_round(self.ecosphere, self.optimizer, self.data, seed, t, plan, after_step, steps)
+        batches = self.batches(t, self._steps_left(t))
+        trained = train_round(self.ecosphere, self.optimizer, batches, self.args.seed, t, plan, after_step)
         self._note_time("train", trained.seconds)
         self.totals.train_images += trained.images
         self.totals.gradient_evaluations += trained.gradient_evaluations
@@ -236,17 +257,23 @@ class Run:
         return row
 
     def _save(self, t: int) -> None:
+        checkpoint.save(self.directory / "checkpoints", t, self.topology.world, *self._state())
+
+    def _state(self) -> checkpoint.State:
+        """What this rank has to keep of the run, after a round."""
         self._note_total()
-        tensors = {"state": self.ecosphere.model.state}
-        tensors |= {f"optimizer.{n}": v for n, v in self.optimizer.state_tensors().items()}
         ecosphere = self.ecosphere
+        tensors = {"state": ecosphere.model.state}
+        tensors |= {f"optimizer.{n}": v for n, v in self.optimizer.state_tensors().items()}
+        tensors |= {f"synchroniser.{n}": v for n, v in self._coupled().items()}
         numbers = {
             "rate": ecosphere.rate,
             "rule": ecosphere.rates.state(),
+            "clock": self.optimizer.clock,
             "final_population": self.final_population,
             "totals": self.totals.as_dict(),
         }
-        checkpoint.save(self.directory / "checkpoints", t, self.topology.world, tensors, numbers)
+        return tensors, numbers
 
     def _resume(self) -> int:
         """Load the newest complete checkpoint; returns the round to go on with."""
@@ -254,12 +281,23 @@ class Run:
         if found is None:
             return 0
         t, (tensors, numbers) = found
+        self._restore(t, tensors, numbers)
+        return t + 1
+
+    def _restore(self, t: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
+        """Go back to what `_state` gave after round t."""
+        for name, value in self._coupled().items():
+            value.copy_(tensors.pop(f"synchroniser.{name}"))
         self.ecosphere.restore(tensors.pop("state"), numbers["rate"], numbers["rule"])
         self.optimizer.load_state_tensors({n.removeprefix("optimizer."): v for n, v in tensors.items()})
         self.totals = Totals(**numbers["totals"])
         self.topology.traffic.inside = self.topology.traffic.across = 0  # the start was counted the first time
         self.last_round, self.final_population = t, numbers["final_population"]
-        return t + 1
+        self.optimizer.clock = numbers["clock"]
+
+    def _coupled(self) -> dict[str, Tensor]:
+        """What the synchroniser remembers, if there is one."""
+        return self.optimizer.synchroniser.tensors() if self.optimizer.synchroniser else {}
 
     def __enter__(self) -> Self:
         return self
@@ -274,8 +312,7 @@ class Run:
     def _finish(self, diverged: bool) -> None:
         """The run's model on all validation images and, for the only time, on the test images; then the summary."""
         world, model = self.topology.world, self.ecosphere.model
-        if self.ecosphere.exchange.keeps_populations_apart and not diverged:
-            world.broadcast_(model.state.detach(), root=self.topology.offsets[self.final_population])
+        self._take_final_weights(diverged)
         validation = evaluate(model.module, self.data.validation, self.plan.precision, world)
         test = evaluate(model.module, self.data.test, self.plan.precision, world)
         self._note_time("evaluate", validation.seconds + test.seconds)
@@ -293,14 +330,21 @@ class Run:
             f"record in {self.directory}"
         )
 
+    def _take_final_weights(self, diverged: bool) -> None:
+        """The run's model onto all ranks; where it diverged all hold the last finite weights already."""
+        if self.ecosphere.exchange.keeps_populations_apart and not diverged:
+            root = self.topology.offsets[self.final_population]
+            self.topology.world.broadcast_(self.ecosphere.model.state.detach(), root)
+
     def _summary(self, validation: Judged, test: Judged, diverged: bool) -> dict[str, Any]:
-        """The content of summary.json; sums and means over all ranks."""
+        """The content of summary.json; sums over all ranks, seconds as means over those that trained."""
         totals, source = self.totals, self.data.source
         seconds = [totals.seconds[p] for p in (*PHASES, "total")]
         counts = [totals.train_images, totals.gradient_evaluations, totals.bytes_inside, totals.bytes_across]
         table = self.topology.world.gather_rows(np.array([*counts, *seconds, peak_memory_gib()]))
         images, evaluations, inside, across = (int(c) for c in table[:, :4].sum(axis=0))
-        *phases, total = (float(s) for s in table[:, 4:-1].mean(axis=0))
+        trained = table[:, 0] > 0 if images else np.full(len(table), True)  # servers would water the means down
+        *phases, total = (float(s) for s in table[trained, 4:-1].mean(axis=0))
         return {
             "experiment": self.experiment,
             "method": self.method,
@@ -311,6 +355,7 @@ class Run:
             "classes": source.classes,
             "seed": self.args.seed,
             "ranks": self.topology.world.size,
+            "lines_per_round": self.lines_per_round,
             "populations": [s.as_dict() for s in self.topology.specs],
             "exchange": self.ecosphere.exchange.policy,
             "rounds": 0 if self.last_round is None else self.last_round + 1,

@@ -14,7 +14,7 @@ from common.flat import FlatModel
 from common.loop import Judged, autocast, evaluate
 
 SMOOTHING = 0.8  # of the weights that are judged, per step
-CALIBRATION = 128  # training images over a population that batch-norm statistics of smoothed weights are taken from
+CALIBRATION = 128  # training images over a group that batch-norm statistics are taken from
 
 
 class Smoother:
@@ -45,20 +45,26 @@ class Smoother:
         model = self.model
         before = model.state.detach().clone()
         model.parameters.data.copy_(self.average)
-        if any(True for _ in _batch_norms(model.module)):
-            self._calibrate(data, precision, population)
+        calibrate(model, data, precision, population)
         judged = evaluate(model.module, data.fitness, precision, population)
         model.state.detach().copy_(before)
         return Judged(judged.loss, judged.accuracy, time.perf_counter() - began, fitness=-judged.loss)
 
-    @torch.no_grad()
-    def _calibrate(self, data: DataSet, precision: str, population: Group) -> None:
-        share = max(8, CALIBRATION // population.size)
-        first = population.rank * share % max(1, len(data.train) - share)
-        indices = torch.arange(first, first + min(share, len(data.train)), device=self.model.device)
-        with _fresh_statistics(self.model.module), autocast(self.model.device, precision):
-            self.model.module(data.train.augmenter.plain(indices))
-        population.sum_(self.model.buffers, "statistics").div_(population.size)
+
+@torch.no_grad()
+def calibrate(model: FlatModel, data: DataSet, precision: str, group: Group) -> None:
+    """Batch-norm statistics of the present weights, from a few training images, averaged over a group that holds the same ones.
+
+    For weights that no rank has trained with: averages, centres. Collective over the group; nothing to do without batch norm.
+    """
+    if not any(True for _ in _batch_norms(model.module)):
+        return
+    share = max(8, CALIBRATION // group.size)
+    first = group.rank * share % max(1, len(data.train) - share)
+    indices = torch.arange(first, first + min(share, len(data.train)), device=model.device)
+    with _fresh_statistics(model.module), autocast(model.device, precision):
+        model.module(data.train.augmenter.plain(indices))
+    group.sum_(model.buffers, "statistics").div_(group.size)
 
 
 def _batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:

@@ -25,7 +25,7 @@ class Topology:
 
     Attributes:
         world, population: the two communicators every worker is in.
-        gradients: the one gradients are averaged over; either of the two above.
+        gradients: the one gradients are averaged over; either of the two above, or this rank alone.
         specs: all populations, in order of their ranks.
         index: number of my population.
         offsets: world rank of the first worker of each population.
@@ -98,7 +98,8 @@ def world_size() -> int:
 def build_topology(specs: list[PopulationSpec], scope: str = "population", horovod: bool = True) -> Topology:
     """Split the world into populations and start Horovod on the gradient scope. Collective over the world.
 
-    scope: `population` or `world`. With `horovod` false, or where Horovod is not installed, MPI all-reduces gradients.
+    scope: `population`, `world`, or `worker`: then every worker steps on its own gradient, and Horovod is there for what a
+    population does with its weights. With `horovod` false, or where Horovod is not installed, MPI takes its place.
     """
     launch.keep_freed_memory()
     comm = MPI.COMM_WORLD
@@ -112,7 +113,8 @@ def build_topology(specs: list[PopulationSpec], scope: str = "population", horov
     scope_comm = comm if scope == "world" else population
     engine = start_horovod(scope_comm) if horovod and scope_comm.Get_size() > 1 else None
     groups = {"world": Group(comm, traffic), "population": Group(population, traffic)}
-    groups[scope] = Group(scope_comm, traffic, engine)
+    groups["population" if scope == "worker" else scope] = Group(scope_comm, traffic, engine)
+    groups["worker"] = Group(MPI.COMM_SELF, traffic)
     return Topology(
         world=groups["world"],
         population=groups["population"],

@@ -3,32 +3,34 @@
     python results/make_figures.py [smoke|cpu|gpu|paper]
 
 Writes results/<profile>/figures/*.png: accuracy-* (validation accuracy of all methods), workers-* (learning rate and fitness of
-every worker of one run), seconds-* (where the time went), and start-* (test accuracy over the base rate that was asked for)
-where methods were run with three or more; the others then show the middle one. Each file carries its title and caption as PNG
-text, which make_report.py shows beside it.
+every worker of one run), seconds-* (where the time went). Where methods were run with three base rates or periods or more:
+start-* and period-* (test accuracy over them); of base rates the others then show the middle one. Each file carries its title
+and caption as PNG text, which make_report.py shows beside it.
 """
 
 import io
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from make_tables import percent
+from cells import percent
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
-from records import METHODS, PHASES, SPECIES, Records, count_ranks, from_command_line
+from records import ECOSPHERE, ELASTIC, PHASES, SPECIES, Records, count_ranks, from_command_line
 
 # Okabe & Ito's palette, told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-METHOD_COLOURS = dict(zip(METHODS, ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7"), strict=True))
+OWN = ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7")
+METHOD_COLOURS = {**dict(zip(ECOSPHERE, OWN, strict=True)), **dict(zip(ELASTIC, cycle(COLOURS), strict=False))}
 PHASE_COLOURS = dict(zip(PHASES, ("#C9CDD2", "#0072B2", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
 GREY = "#5F6670"
 WIDTH = 7.5  # inches; at 150 dots per inch a little more than the 900 pixels of a README
@@ -69,12 +71,14 @@ class Picture:
 
 def draw(records: Records) -> Iterator[Picture]:
     """Every figure that the records allow."""
-    sweeps = {(dataset, model): rows for dataset, model, rows in records.sweeps()}
-    for dataset, model, rows in records.groups():
-        subject = f"{dataset}-{model}"
+    sweeps, periods = dict(records.sweeps()), dict(records.periods())
+    for subject, rows in records.groups():
         done = rows[rows.n > 0]
-        if (dataset, model) in sweeps:
-            done = sweeps[dataset, model]
+        if subject in periods:
+            yield period(records, subject, periods[subject])
+            continue
+        if subject in sweeps:
+            done = sweeps[subject]
             yield start(records, subject, done)
             done = done[done.asked == sorted(done.asked.unique())[done.asked.nunique() // 2]]
         if len(done):
@@ -149,6 +153,34 @@ def start(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
         "count with the last finite weights."
     )
     return Picture(f"start-{_slug(subject)}", title, caption, figure)
+
+
+def period(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
+    """Test accuracy of every method over its communication period, at the rate chosen for each."""
+    figure = Figure((WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    chosen = rows[rows.chosen]
+    for i, (_, part) in enumerate(chosen.groupby("method", sort=False)):
+        part = part.sort_values("period")
+        accuracies = [100 * records.counted(number).test_accuracy.astype(float) for number in part.index]
+        axes.plot(
+            part.period, [a.mean() for a in accuracies], marker="o", ms=4, color=COLOURS[i], lw=1.8, label=part.title.iloc[0]
+        )
+        low, high = [a.min() for a in accuracies], [a.max() for a in accuracies]
+        axes.fill_between(part.period, low, high, color=COLOURS[i], alpha=0.12, lw=0)
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(periods := sorted(chosen.period.unique()), [f"{p:g}" for p in periods])
+    axes.set_xlabel("communication period τ: steps of a worker between two exchanges")
+    axes.set_ylabel("test accuracy of the centre, %")
+    title = f"Communicating rarely, {subject_title(rows)}"
+    _headline(figure, axes, title, 2)
+    band = "band: lowest to highest seed" if chosen.n.max() > 1 else "one seed"
+    _footnote(figure, [f"profile {records.profile}", _ranks(rows), _seeds(chosen), f"commit {_commits(chosen)}", band])
+    caption = (
+        "Test accuracy of the centre over the communication period, mean over seeds, at the learning rate with the best "
+        "validation accuracy of those tried for each method and period."
+    )
+    return Picture(f"period-{_slug(subject)}", title, caption, figure)
 
 
 def workers(records: Records, subject: str, number: int) -> Picture | None:

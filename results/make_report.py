@@ -10,9 +10,11 @@ import base64
 from dataclasses import dataclass
 from pathlib import Path
 
+import cells
 import jinja2
 import make_tables
 import pandas as pd
+import sweep_tables
 from PIL import Image
 from records import Records, from_command_line
 
@@ -24,7 +26,7 @@ PROFILES = {
     "gpu": "The published setting, WRN-16-8 for 200 epochs, on the GPUs of one node.",
     "paper": "The published setting, WRN-16-8 for 200 epochs, for several seeds; beside it the rules of the published scripts.",
 }
-KINDS = ("accuracy", "start", "workers", "seconds")  # of figures, in the order they are shown; others follow
+KINDS = ("accuracy", "start", "period", "workers", "seconds")  # of figures, in the order they are shown; others follow
 
 
 @dataclass(frozen=True)
@@ -77,24 +79,32 @@ def render(records: Records, folder: Path) -> str:
         starts=[
             (
                 f"{rows.data.iloc[0]}, {rows.model.iloc[0]}",
-                _cells(make_tables.start_table(rows)),
-                make_tables.start_notes(records, rows),
+                _cells(sweep_tables.start_table(rows)),
+                sweep_tables.start_notes(records, rows),
             )
-            for _, _, rows in records.sweeps()
+            for _, rows in records.sweeps()
+        ],
+        periods=[
+            (
+                f"{rows.data.iloc[0]}, {rows.model.iloc[0]}",
+                _cells(sweep_tables.period_table(records, rows)),
+                sweep_tables.period_notes(records, rows),
+            )
+            for _, rows in records.periods()
         ],
         cost=_cells(make_tables.cost_table(records)),
         cost_notes=make_tables.cost_notes(records),
         troubled=_cells(make_tables.troubled_table(records)),
         figures=figures(folder / "figures"),
         commands=make_tables.commands(records),
-        regenerate=make_tables.regenerate(records, "make_report.py"),
+        regenerate=cells.regenerate(records, "make_report.py"),
     )
 
 
 def _cells(table: pd.DataFrame) -> dict[str, list]:
     """Column names, whether each is text (to the left) or number, and the cells as text."""
     return {
-        "columns": [(c, c in make_tables.TEXT) for c in table],
+        "columns": [(c, c in cells.TEXT) for c in table],
         "lines": table.astype(str).to_numpy().tolist(),
     }
 

@@ -21,7 +21,7 @@ import pandas as pd
 
 ROOT = Path(__file__).parent
 OUTPUTS = ("tables", "figures")  # beside the experiments in a profile's folder
-METHODS = {  # as tables and figures name them, in their order; others follow under their own name
+ECOSPHERE = {  # methods as tables and figures name them, in their order; others follow under their own name
     "eoa": "EOA",
     "eoa-reference": "EOA with reference rules",
     "foraging": "foraging",
@@ -30,6 +30,23 @@ METHODS = {  # as tables and figures name them, in their order; others follow un
     "sqrt": "square-root scaling",
     "replay": "replay of EOA's rates",
 }
+ELASTIC = {  # a group of their own in figures
+    "easgd": "EASGD",
+    "easgd-gs": "EASGD, Gauss-Seidel",
+    "aeasgd": "AEASGD",
+    "eamsgd": "EAMSGD",
+    "downpour": "DOWNPOUR",
+    "mdownpour": "MDOWNPOUR",
+    "adownpour": "ADOWNPOUR",
+    "mvadownpour": "MVADOWNPOUR",
+    "admm": "ADMM",
+    "easgd-tree": "EASGD tree (unverified)",
+    "sgd": "SGD alone",
+    "msgd": "MSGD alone",
+    "asgd": "ASGD alone",
+    "mvasgd": "MVASGD alone",
+}
+METHODS = {**ECOSPHERE, **ELASTIC}
 DATASETS = {  # as they call themselves; others under their own name
     "digits": "digits",
     "mnist": "MNIST",
@@ -63,7 +80,7 @@ NUMBERS = (
     "mb_inside",
     "mb_across",
 )
-LEAST_IN_A_SWEEP = 3  # base rates
+LEAST_IN_A_SWEEP = 3  # base rates, or periods
 METRICS_COLUMNS = ("round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy")
 
 
@@ -97,20 +114,41 @@ class Records:
         """The metrics of one run."""
         return self.metrics[self.metrics.run == run]
 
-    def groups(self) -> list[tuple[str, str, pd.DataFrame]]:
-        """(data set, model, their rows), in the order of the tables."""
-        return [(d, m, part) for (d, m), part in self.rows.groupby(["dataset", "model"], sort=False)]
+    def groups(self) -> list[tuple[str, pd.DataFrame]]:
+        """(name, rows) of each data set and model, in the order of the tables; elastic averaging in groups of its own."""
+        parts = self.rows.groupby(["dataset", "model", "family"], sort=False)
+        return [("-".join(word for word in key if word), part) for key, part in parts]
 
-    def sweeps(self) -> list[tuple[str, str, pd.DataFrame]]:
-        """(data set, model, their rows with results) where methods were started with three base rates or more; the column
+    def sweeps(self) -> list[tuple[str, pd.DataFrame]]:
+        """(name, rows with results) of the groups where methods were started with three base rates or more; the column
         `asked` is --learning-rate.
         """
+        return [(name, rows) for name, rows in self._with_results("asked") if rows.period.nunique() < LEAST_IN_A_SWEEP]
+
+    def periods(self) -> list[tuple[str, pd.DataFrame]]:
+        """(name, rows with results) of the groups with three communication periods or more; the column `period` is tau,
+        `asked` the learning rate, and `chosen` whether that rate had the best validation accuracy of its method and period,
+        on the lowest seed.
+        """
         found = []
-        for dataset, model, part in self.groups():
+        for name, rows in self._with_results("period"):
+            firsts = [self.counted(number).iloc[0] for number in rows.index]  # of the lowest seed
+            rows = rows.assign(first=[-1.0 if run.diverged else float(run.validation_accuracy) for run in firsts])
+            best = rows.groupby(["method", "period"])["first"].idxmax()
+            found.append((name, rows.assign(chosen=rows.index.isin(best)).drop(columns="first")))
+        return found
+
+    def _with_results(self, many: str) -> list[tuple[str, pd.DataFrame]]:
+        """Groups whose rows with results have three values or more of `asked` (--learning-rate) or `period` (--period)."""
+        found = []
+        for name, part in self.groups():
             rows = part[part.n > 0]
-            rows = rows.assign(asked=[settings.get("learning_rate", np.nan) for settings in rows.settings])
-            if rows.asked.nunique() >= LEAST_IN_A_SWEEP:
-                found.append((dataset, model, rows))
+            rows = rows.assign(
+                asked=[settings.get("learning_rate", np.nan) for settings in rows.settings],
+                period=[settings.get("period", np.nan) for settings in rows.settings],
+            )
+            if rows[many].nunique() >= LEAST_IN_A_SWEEP:
+                found.append((name, rows))
         return found
 
 
@@ -150,7 +188,7 @@ def _read_run(directory: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     rounds_done = metrics["round"].nunique()
     summary = _summary_line(directory / "summary.json", problems)
     if summary:
-        a_round = summary["ranks"]
+        a_round = summary["lines_per_round"]
         expected = summary["rounds_done"] * a_round
         lines = len(metrics) - a_round if summary["diverged"] and len(metrics) > expected else len(metrics)  # the fatal round's
         if lines != expected:
@@ -235,6 +273,7 @@ def _summary_line(path: Path, problems: list[str]) -> dict[str, Any]:
     return {
         **{k: summary[k] for k in (*plain, "diverged", "images_per_second", "commit")},
         "rounds_done": summary["rounds"],
+        "lines_per_round": summary.get("lines_per_round", summary["ranks"]),
         **{f"seconds_{k}": seconds[k] for k in ("total", *PHASES)},
         "sync_share": sync / (seconds["train"] + sync) if seconds["train"] + sync else np.nan,
         "mb_inside": sent["inside"] / 1e6,
@@ -283,15 +322,18 @@ def _name_rows(runs: pd.DataFrame) -> pd.DataFrame:
     place = {name: i for i, name in enumerate(METHODS)}
     runs["order"] = [place.get(m, len(place)) for m in runs.method]
     rates = pd.Series([s.get("learning_rate") for s in runs.settings], index=runs.index)
-    runs["swept"] = rates.groupby([runs.dataset, runs.model]).transform("nunique") >= LEAST_IN_A_SWEEP  # those come last
-    order = ["swept", "dataset", "model", "order", "method", "ranks", "key"]
+    runs["family"] = np.where(runs.method.isin(ELASTIC), "easgd", "")
+    runs["swept"] = (
+        rates.groupby([runs.dataset, runs.model, runs.family]).transform("nunique") >= LEAST_IN_A_SWEEP
+    )  # those come last
+    order = ["swept", "family", "dataset", "model", "order", "method", "ranks", "key"]
     first = runs.sort_values(order, kind="stable").drop_duplicates("key")
     runs["row"] = runs.key.map({key: i for i, key in enumerate(first.key, start=1)})
     has_result = runs.status.isin(["finished", "diverged"])
     for (_, seed), twins in runs[has_result].groupby(["row", "seed"]):
         for name in twins.index[1:]:
             runs.loc[name, ["status", "problem"]] = "repeated", f"seed {seed} again, as in {twins.index[0]}; not in the means"
-    return runs.drop(columns=["key", "order", "network", "swept"])
+    return runs.drop(columns=["key", "order", "network", "swept", "family"])
 
 
 def _make_rows(runs: pd.DataFrame) -> pd.DataFrame:
@@ -321,10 +363,11 @@ def _make_rows(runs: pd.DataFrame) -> pd.DataFrame:
 def _label(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `title` and `data`, the names of method and data set; `setting`, the options that tell a row from others of its
     method; and `label`, title and setting."""
+    rows["family"] = np.where(rows.method.isin(ELASTIC), "easgd", "")
     rows["title"] = [METHODS.get(m, m) for m in rows.method]
     rows["data"] = [DATASETS.get(d, d) for d in rows.dataset]
     rows["setting"], rows["label"] = "", rows.title
-    for _, part in rows.groupby(["dataset", "model"]):
+    for _, part in rows.groupby(["dataset", "model", "family"]):
         for row, line in part.iterrows():
             varying = _varying(list(part[part.method == line.method].settings))
             bits = [line.optimizers] if part.optimizers.nunique() > 1 else []

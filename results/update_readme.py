@@ -1,4 +1,4 @@
-"""Put a profile's tables into README.md, between their markers: no number of the README is typed by hand.
+"""Put a profile's tables into the README files, between their markers: no number there is typed by hand.
 
 python results/update_readme.py cpu
 """
@@ -9,6 +9,11 @@ from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).parent
+BLOCKS = (  # file, name of the block, the table it shows
+    ("README.md", "results", "accuracy.md"),
+    ("README.md", "start", "start.md"),
+    ("EASGD/README.md", "period", "periods.md"),
+)
 
 
 def table_of(text: str) -> str:
@@ -28,12 +33,9 @@ def updated(readme: str, name: str, table: str) -> str:
 
 if __name__ == "__main__":
     profile = sys.argv[1] if len(sys.argv) > 1 else "cpu"
-    readme = ROOT.parent / "README.md"
-    text = readme.read_text()
     if not (ROOT / profile / "tables" / "accuracy.md").exists():
         sys.exit(f"error: there is no results/{profile}/tables: run `python results/make_tables.py {profile}` first")
-    for name, file in (("results", "accuracy.md"), ("start", "start.md")):
-        path = ROOT / profile / "tables" / file
-        if path.exists():  # start.md is there where base rates were varied
-            text = updated(text, name, table_of(path.read_text()))
-    readme.write_text(text)
+    for file, name, source in BLOCKS:
+        readme, path = ROOT.parent / file, ROOT / profile / "tables" / source
+        if path.exists():  # start.md and periods.md are there where base rates or periods were varied
+            readme.write_text(updated(readme.read_text(), name, table_of(path.read_text())))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import Augmenter, ResizingAugmenter, permutation
+from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, permutation
 from common.data.sources import SOURCES, Source, Split, load
 from common.errors import UsageError
 from common.seeding import Purpose, stream
@@ -42,14 +42,17 @@ class DataSet:
     fitness: Pictures
     test: Pictures
 
-    def batches(self, seed: int, t: int, batch_size: int, rank: int, ranks: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def batches(
+        self, seed: int, t: int, batch_size: int, rank: int, ranks: int, steps: int, worker: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's part of round t: `steps` augmented batches of batch_size / ranks images.
 
         Step s of all ranks together is the s-th run of `batch_size` images of the world-wide permutation of (seed, t), so the
-        global batches do not depend on the number of ranks; what is left over is dropped.
+        global batches do not depend on the number of ranks; what is left over is dropped. worker: whose permutation and
+        augmentation, where workers do not share the images out but each goes through all of them.
         """
-        order = permutation(seed, t, len(self.train))
-        draws = self.train.augmenter.draw(seed, t)
+        order = permutation(seed, t, len(self.train), worker)
+        draws = self.train.augmenter.draw(seed, t, worker)
         mine = order[: steps * batch_size].reshape(steps, ranks, batch_size // ranks)[:, rank]
         for indices in torch.from_numpy(np.ascontiguousarray(mine)).to(self.train.labels.device):
             yield self.train.augmenter.augmented(indices, draws), self.train.labels[indices]
@@ -68,15 +71,22 @@ def open_data(
     train_images: int = 0,
     image_size: int = 0,
     crop_scale: float = 0.05,
+    crop: int = 0,
 ) -> DataSet:
     """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
 
     val_fraction: share of the training images held out, stratified. fitness_images: at most so many of them judge a worker
     each round (0: all). train_images: at most so many are trained on (0: all), stratified as well. image_size: side of the
     squares that images are resized to, by random resized crops of at least `crop_scale` of their area; 0 keeps their size
-    and pads and crops. Raises UsageError where data or shares are unusable.
+    and pads and crops. crop: side of random crops without padding or resizing, 0 for none. Raises UsageError where data or
+    shares are unusable.
     """
+    if crop and image_size:
+        raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
+    side = min(train.images.shape[1:3])
+    if crop > side:
+        raise UsageError(f"--crop {crop} is more than the {side} pixels of {source.title}'s images")
     with topology.agreed():
         mine = None
         if topology.world.rank == 0:
@@ -86,7 +96,10 @@ def open_data(
 
     def pictures(split: Split) -> Pictures:
         images = torch.from_numpy(np.ascontiguousarray(split.images)).to(topology.device)
-        augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, source)
+        if crop:
+            augmenter: Augmenter = CroppingAugmenter(images, source, crop)
+        else:
+            augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, source)
         return Pictures(augmenter, torch.from_numpy(split.labels).to(topology.device))
 
     return DataSet(

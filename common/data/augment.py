@@ -1,6 +1,7 @@
 """From uint8 images to a training batch: crop, flip, resize, normalise and cut out, on whole batches.
 
     Augmenter           pad and crop, flip, cut out, at the images' own size: what Wide ResNets are trained with
+    CroppingAugmenter   random crops smaller than the image, and flip: what elastic averaging was tried with
     ResizingAugmenter   random resized crop and flip, at any size: what Vision Transformers are fine-tuned with
 
 What happens to an image is drawn by (seed, round, image index), so it depends neither on the rank that trains on it nor on
@@ -33,13 +34,16 @@ class Augmenter:
         self.scale = 1 / (255 * torch.tensor(source.std, device=images.device))
         self.shift = -torch.tensor(source.mean, device=images.device) / torch.tensor(source.std, device=images.device)
 
-    def draw(self, seed: int, t: int) -> Tensor:
-        """The choices of round t for every image, shape (n, 6), int64: crop y and x, flip, cut-out or not, its y and x."""
+    def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
+        """The choices of round t for every image, shape (n, 6), int64: crop y and x, flip, cut-out or not, its y and x.
+
+        worker: whose, where workers do not share the images out.
+        """
         n, h, w, _ = self.images.shape
         pad, half = self.source.pad, self.source.cutout // 2
         low = [0, 0, 0, 0, -half, -half]
         high = [2 * pad + 1, 2 * pad + 1, 2 if self.source.flip else 1, 2, h - half, w - half]
-        draws = stream(seed, Purpose.AUGMENT, t).integers(low, high, size=(n, 6))
+        draws = stream(seed, Purpose.AUGMENT, t, worker=worker).integers(low, high, size=(n, 6))
         return torch.from_numpy(draws).to(self.images.device)
 
     def plain(self, indices: Tensor) -> Tensor:
@@ -87,11 +91,11 @@ class ResizingAugmenter(Augmenter):
         super().__init__(images, replace(source, mean=(0.5,) * source.channels, std=(0.5,) * source.channels))
         self.size, self.crop_scale = size, crop_scale
 
-    def draw(self, seed: int, t: int) -> Tensor:
+    def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
         """The choices of round t for every image, shape (n, 5), float32: half height, half width and centre (y, x) of the crop,
         in [-1, 1] from edge to edge, and the sign of x: -1 where the image is mirrored.
         """
-        draws = stream(seed, Purpose.AUGMENT, t).random((len(self.images), 5))
+        draws = stream(seed, Purpose.AUGMENT, t, worker=worker).random((len(self.images), 5))
         area = self.crop_scale + (1 - self.crop_scale) * draws[:, 0]
         ratio = np.exp(math.log(4 / 3) * (2 * draws[:, 1] - 1))
         height, width = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
@@ -117,6 +121,35 @@ class ResizingAugmenter(Augmenter):
         return F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
 
 
-def permutation(seed: int, t: int, n: int) -> np.ndarray:
-    """The world-wide order of n training images in round t."""
-    return stream(seed, Purpose.SHUFFLE, t).permutation(n)
+class CroppingAugmenter(Augmenter):
+    """Random crops of `size` pixels, and flips, pixels in [0, 1]; without augmentation the central crop (EASGD's paper)."""
+
+    def __init__(self, images: Tensor, source: Source, size: int) -> None:
+        super().__init__(images, replace(source, mean=(0.0,) * source.channels, std=(1.0,) * source.channels))
+        self.size = size
+
+    def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
+        """The choices of round t for every image, shape (n, 3), int64: first row and column of the crop, flip."""
+        n, h, w, _ = self.images.shape
+        high = [h - self.size + 1, w - self.size + 1, 2 if self.source.flip else 1]
+        draws = stream(seed, Purpose.AUGMENT, t, worker=worker).integers(0, high, size=(n, 3))
+        return torch.from_numpy(draws).to(self.images.device)
+
+    def plain(self, indices: Tensor) -> Tensor:
+        """A batch of central crops."""
+        _, h, w, _ = self.images.shape
+        top, left = (h - self.size) // 2, (w - self.size) // 2
+        return self._normalise(self.images[indices][:, top : top + self.size, left : left + self.size])
+
+    def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
+        """A batch after this round's choices; draws: what `draw` gave, shape (n, 3)."""
+        top, left, flip = draws[indices].T[:, :, None]
+        side = torch.arange(self.size, device=draws.device)
+        columns = left + torch.where(flip == 1, self.size - 1 - side, side)
+        rows = top + side
+        return self._normalise(self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
+
+
+def permutation(seed: int, t: int, n: int, worker: int = 0) -> np.ndarray:
+    """The order of n training images in round t: of the whole world, or one worker's where each goes through all of them."""
+    return stream(seed, Purpose.SHUFFLE, t, worker=worker).permutation(n)

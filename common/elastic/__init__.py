@@ -1,1 +1,9 @@
-"""Elastic averaging (Zhang, Choromanska, LeCun 2015): its theory."""
+"""Elastic averaging and its comparators: workers that each train their own weights, coupled now and then.
+
+rules           what a worker and a centre do to their weights; pure
+synchronous     the same for ranks that meet (an all-reduce, no server)
+server          where a centre lives that nobody waits for: server ranks, or a window of memory
+tree            EASGD on a tree of ranks (unverified)
+run             a run whose centre is judged in the place of its workers
+theory          what is known of all this on a quadratic
+"""

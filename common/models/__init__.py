@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.models.paper_cnn import PaperCNN
 from common.models.small_cnn import SmallCNN
 from common.models.vit import NETWORKS, build_tiny, build_vit, load_published
 from common.models.wide_resnet import WideResNet
@@ -30,6 +31,7 @@ def _published(name: str) -> Callable[[Shape], nn.Module]:
 MODELS: dict[str, Callable[[Shape], nn.Module]] = {
     "wrn": lambda s: WideResNet(s.channels, s.classes, s.depth, s.width, s.dropout),
     "cnn": lambda s: SmallCNN(s.channels, s.classes, s.width),
+    "easgd-cnn": lambda s: PaperCNN(s.channels, s.classes, s.image_size, s.width, s.dropout),
     "vit-tiny": lambda s: build_tiny(s.channels, s.classes, s.image_size, s.depth, s.width, s.dropout),
     **{name: _published(name) for name in NETWORKS},
 }
@@ -47,9 +49,9 @@ def build_model(
 ) -> nn.Module:
     """A network with initial weights that depend on `seed` alone; torch's global generator is left as it was.
 
-    channels: of the images. depth, width, dropout: where the network has them (`wrn` and `vit-tiny`; `cnn` has a width only).
-    image_size: side of the images in pixels, for Vision Transformers. Raises ValueError for another name or an impossible
-    depth.
+    channels: of the images. depth, width, dropout: where the network has them (`wrn` and `vit-tiny`; `cnn` has a width only,
+    `easgd-cnn` no depth). image_size: side of the images in pixels, where it matters. Raises ValueError for another name or
+    an impossible depth.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
@@ -62,7 +64,12 @@ def model_title(name: str, depth: int, width: int) -> str:
     """The network's name as tables print it, e.g. WRN-16-8."""
     if name in NETWORKS:
         return NETWORKS[name].title
-    titles = {"wrn": f"WRN-{depth}-{width}", "cnn": f"CNN-{width}", "vit-tiny": f"ViT-{depth}-{32 * width}"}
+    titles = {
+        "wrn": f"WRN-{depth}-{width}",
+        "cnn": f"CNN-{width}",
+        "easgd-cnn": f"EASGD-CNN-{width}",
+        "vit-tiny": f"ViT-{depth}-{32 * width}",
+    }
     return titles.get(name, name)
 
 

@@ -1,12 +1,13 @@
 """Weight optimizers: how a worker turns gradients into a step, on the flat buffers of its model.
 
-    sgd  adamw  muon          what takes the step (`bases`)
-    sam  asam                 SGD with SAM's gradient, with adaptive SAM's
-    sam+adamw  asam+muon ...  the same over another one
+    sgd  nesterov  adamw  muon   what takes the step (`bases`)
+    sam  asam                    SGD with SAM's gradient, with adaptive SAM's
+    sam+adamw  asam+muon ...     the same over another one
 
 A step is: backward, average over the gradient scope, update. With SAM two backward passes: the first one's gradient is
 averaged over `--sam-scope` and forms the perturbation, the second's is averaged over the gradient scope, and weight decay,
-momentum and step act once, at the unperturbed weights.
+momentum and step act once, at the unperturbed weights. Where workers keep weights of their own, a synchroniser
+(`common.elastic`) couples them around the step.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,8 @@ from torch import Tensor
 
 from common.comm import Group
 from common.ecosphere import Ecosphere
-from common.optim.bases import BASES, OptimizerSettings
+from common.elastic.rules import Synchroniser
+from common.optim.bases import BASES, LookAhead, OptimizerSettings
 from common.optim.sam import PERTURBATIONS, Sharpness, frozen_batch_norm
 
 SAM_SCOPES = ("local", "population", "world")
@@ -42,12 +44,18 @@ class WeightOptimizer:
     unit: this optimizer's eta0 over the one that rates are quoted for. What populations elect, move and tell each other is the
     rate without it, so that a rate of AdamW and one of SGD can be compared: both are eta0 times the same ratio.
 
+    synchroniser: what couples these weights to those of other workers, before and after every step; None for nothing.
+
     Attributes:
+        clock: steps since the start of the run.
         passes: backward passes per step; images times passes are the gradient evaluations.
     """
 
-    def __init__(self, ecosphere: Ecosphere, settings: OptimizerSettings, unit: float = 1.0) -> None:
-        self.ecosphere, self.settings, self.unit = ecosphere, settings, unit
+    def __init__(
+        self, ecosphere: Ecosphere, settings: OptimizerSettings, unit: float = 1.0, synchroniser: Synchroniser | None = None
+    ) -> None:
+        self.ecosphere, self.settings, self.unit, self.synchroniser = ecosphere, settings, unit, synchroniser
+        self.clock = 0
         self.model = ecosphere.model
         sharp, base = parts(settings.name)
         self.inner = BASES[base].build(self.model, settings)
@@ -60,17 +68,29 @@ class WeightOptimizer:
 
         Collective over the gradient scope, and over the SAM scope. Left out where no rank's gradient is finite.
         """
+        weights, synchroniser = self.model.parameters.data, self.synchroniser
+        if synchroniser:
+            synchroniser.begin(self.clock, weights)
+        for optimizer in self.inner:
+            if isinstance(optimizer, LookAhead):
+                optimizer.look_ahead()
         report = closure()
         if self.sharpness:
             self._second_pass(closure, self.sharpness)
-        if self.ecosphere.average_gradient():
-            if self.settings.clip_norm:
-                self._clip(self.settings.clip_norm)
-            for optimizer in self.inner:
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * self.unit
-                optimizer.step()
+        if self.ecosphere.average_gradient() and (synchroniser is None or synchroniser.steps):
+            self._take_step(rate)
+        if synchroniser:
+            synchroniser.end(self.clock, weights, self.model.gradient)
+        self.clock += 1
         return report
+
+    def _take_step(self, rate: float) -> None:
+        if self.settings.clip_norm:
+            self._clip(self.settings.clip_norm)
+        for optimizer in self.inner:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * self.unit
+            optimizer.step()
 
     def _second_pass(self, closure: Closure, sharpness: Sharpness) -> None:
         """Replace the gradient at w by the one at w + e."""
@@ -88,10 +108,14 @@ class WeightOptimizer:
         gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
 
     def end_round(self, finite: bool) -> None:
-        """After the exchange: momentum stays with its worker, unless the settings or lost weights ask for a fresh one."""
+        """After the exchange of a population's weights: momentum stays with its worker, unless the settings or lost weights ask
+        for a fresh one; what a synchroniser remembers begins anew at the weights that all have been given.
+        """
         if self.settings.reset_momentum or not finite:
             for optimizer in self.inner:
                 optimizer.state.clear()
+        if self.synchroniser:
+            self.synchroniser.restart(self.model.parameters.data)
 
     def momentum(self) -> list[Tensor]:
         """SGD's momentum as flat tensors, to travel with the weights; other optimizers keep their state to themselves.
@@ -99,7 +123,7 @@ class WeightOptimizer:
         Made, as zeros, where no step has been taken yet.
         """
         parameters = self.model.parameters
-        if self.settings.momentum == 0 or not isinstance(self.inner[0], torch.optim.SGD):
+        if self.settings.momentum == 0 or not isinstance(self.inner[0], (torch.optim.SGD, LookAhead)):
             return []
         return [self.inner[0].state[parameters].setdefault("momentum_buffer", torch.zeros_like(parameters))]
 

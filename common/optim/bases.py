@@ -52,6 +52,37 @@ def _sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Opti
     return [torch.optim.SGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]  # one tensor: nothing to group
 
 
+class LookAhead(torch.optim.Optimizer):
+    """SGD with Nesterov momentum as the EASGD paper writes it (M1, M2): the gradient is taken at x + delta v,
+
+    v <- delta v - eta (g + lambda x), x <- x + v, the decay at x + delta v as well. Call `look_ahead` before the gradient.
+    """
+
+    def __init__(self, parameters: list[nn.Parameter], momentum: float, weight_decay: float) -> None:
+        super().__init__(parameters, {"lr": 1.0, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def look_ahead(self) -> None:
+        """v <- delta v, x <- x + v."""
+        for group in self.param_groups:
+            for x in group["params"]:
+                velocity = self.state[x].setdefault("momentum_buffer", torch.zeros_like(x))
+                x.add_(velocity.mul_(group["momentum"]))
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """x <- x - eta g, v <- v - eta g, with the gradient of the place that `look_ahead` went to."""
+        for group in self.param_groups:
+            for x in group["params"]:
+                move = x.grad.add(x, alpha=group["weight_decay"]).mul_(group["lr"])
+                x.sub_(move)
+                self.state[x]["momentum_buffer"].sub_(move)
+
+
+def _nesterov(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    return [LookAhead([model.parameters], settings.momentum, settings.weight_decay)]
+
+
 def _adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
     return [torch.optim.AdamW([model.parameters], lr=1.0, weight_decay=settings.adam_decay, foreach=False)]
 
@@ -73,6 +104,6 @@ def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Opt
     return optimizers
 
 
-BASES = {"sgd": Base(_sgd, "sgd"), "adamw": Base(_adamw, "adam")}
+BASES = {"sgd": Base(_sgd, "sgd"), "nesterov": Base(_nesterov, "sgd"), "adamw": Base(_adamw, "adam")}
 if hasattr(torch.optim, "Muon"):  # from torch 2.9 on
     BASES["muon"] = Base(_muon, "adam")

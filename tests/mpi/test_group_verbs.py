@@ -39,6 +39,21 @@ def test_a_sum_is_numpys_and_has_the_same_bits_on_every_rank(scope, sizes, engin
     assert topology.traffic.across == 0
 
 
+@each_group
+@each_engine
+def test_a_sum_that_is_started_and_waited_for_is_the_other_one(scope, sizes, engine):
+    topology = build(sizes, scope, engine)
+    for length in LENGTHS:
+        buffer, other = numbers(length, RANK), numbers(length, RANK)
+        pending = topology.gradients.start_sum_(buffer, f"started{length}")
+        meanwhile = torch.ones(100).sum()
+        pending.wait()
+        assert meanwhile == 100
+        torch.testing.assert_close(buffer, topology.gradients.sum_(other, f"sum{length}"), rtol=1e-6, atol=1e-6 * SIZE)
+    counted = 2 * 4 * sum(LENGTHS) if topology.gradients.size > 1 else 0
+    assert topology.traffic.inside == counted
+
+
 @each_engine
 def test_both_engines_add_whole_numbers_exactly(engine):
     topology = build(LAYOUTS[0], "population", engine)

@@ -27,6 +27,11 @@ def digits():
     return open_data("digits", "", build(LAYOUTS[0]), seed=3, val_fraction=0.1, fitness_images=50)
 
 
+def shard(topology, t, steps):
+    """This rank's part of the first batches of round t."""
+    return digits().batches(3, t, BATCH, topology.world.rank, topology.world.size, steps)
+
+
 def network() -> nn.Module:
     """Convolution and head, no batch norm, no dropout; the same initial weights on every rank."""
     torch.manual_seed(1)
@@ -40,7 +45,7 @@ def trained(topology, settings=PLAIN, rounds=1, plan=PLAN):
     model = member.adopt(network())
     optimizer = WeightOptimizer(member, settings)
     for t in range(rounds):
-        train_round(member, optimizer, digits(), seed=3, t=t, plan=plan)
+        train_round(member, optimizer, shard(topology, t, plan.steps), seed=3, t=t, plan=plan)
         if t + 1 < rounds:
             member.turn(t, 0.5)
     return model.state.detach()
@@ -57,7 +62,8 @@ def test_a_round_that_is_cut_short_takes_the_rates_of_its_first_steps():
     topology = build(LAYOUTS[0])
     member = Ecosphere(topology, Noted(lambda progress: 1.0, 0.1, 0.1, topology.world.size, 3), Exchange())
     member.adopt(network())
-    trained = train_round(member, WeightOptimizer(member, PLAIN), digits(), seed=3, t=2, plan=replace(PLAN, steps=8), steps=2)
+    optimizer, plan = WeightOptimizer(member, PLAIN), replace(PLAN, steps=8)
+    trained = train_round(member, optimizer, shard(topology, 2, 2), seed=3, t=2, plan=plan)
     assert asked == [2, 2 + 1 / 8]
     assert trained.images == 2 * BATCH // SIZE
 

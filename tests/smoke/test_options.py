@@ -30,6 +30,8 @@ COMBINATIONS = {
         4,
         "--populations cmaes:2:muon,hold:1:sgd,random:1:asam+adamw --clip-norm 1.0 --train-images 600 --accumulate 3",
     ),
+    "elastic averaging inside populations": (4, "--populations gwo:3,woa:1 --inside easgd --period 2 --optimizer nesterov"),
+    "weights averaged inside populations": (4, "--inside average --period 3 --exchange migrate"),
     "foraging": (4, "--base-rate forage --optimizer sgd"),
     "foraging, mixed optimizers": (2, "--populations gwo:1:sgd,woa:1:adamw --base-rate forage"),
     "foraging, four populations, chance": (
@@ -43,7 +45,12 @@ COMBINATIONS = {
 FORAGED = 2  # 12 steps, in rounds of at least 6
 
 
-SLOW = {"foraging, four populations, chance", "four species, three optimizers, log rates", "scaled damping, Wide ResNet"}
+SLOW = {
+    "weights averaged inside populations",
+    "foraging, four populations, chance",
+    "four species, three optimizers, log rates",
+    "scaled damping, Wide ResNet",
+}
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in COMBINATIONS])

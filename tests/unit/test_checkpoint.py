@@ -149,3 +149,14 @@ def test_a_save_that_died_at_any_moment_leaves_the_previous_round(tmp_path, one,
     save(tmp_path, one, 1)  # and the leftovers do not stand in the way
     assert_loads(tmp_path, one, 1)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_rounds_that_single_ranks_save_are_kept_until_two_newer_ones_are_whole(tmp_path, one):
+    for rank, rounds in ((0, range(5)), (1, range(4))):
+        for t in rounds:
+            checkpoint.save_own(tmp_path, t, rank, tensors(t), numbers(t))
+    checkpoint.forget(tmp_path, 2)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["round-00002", "round-00003", "round-00004"]
+    checkpoint.forget_from(tmp_path, 4)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["round-00002", "round-00003"]
+    assert_loads(tmp_path, one, 3)

@@ -14,10 +14,12 @@ import pytest
 RESULTS = Path(__file__).parents[2] / "results"
 sys.path.insert(0, str(RESULTS))  # a folder of scripts, which find each other there
 
+import best  # noqa: E402
 import make_figures  # noqa: E402
 import make_report  # noqa: E402
 import make_tables  # noqa: E402
 import records as recorded  # noqa: E402
+import sweep_tables  # noqa: E402
 import update_readme  # noqa: E402
 
 EOA = [{"species": "gwo", "workers": 2, "optimizer": "asam"}, {"species": "woa", "workers": 2, "optimizer": "asam"}]
@@ -339,8 +341,8 @@ class TestFigures:
         add_run(tmp_path, "eoa-sam/other", 0, 0.7, dataset="mnist", learning_rate=0.1)
         add_run(tmp_path, "eoa-sam/twin", 0, 0.8, learning_rate=0.1, width=3)
         records = recorded.load(tmp_path, "smoke")
-        ((_, _, rows),) = records.sweeps()
-        table = make_tables.start_table(rows).set_index("method")
+        ((_, rows),) = records.sweeps()
+        table = sweep_tables.start_table(rows).set_index("method")
         assert list(table.columns) == ["0.001", "0.1", "10", "worst", "best", "evaluating, %"]
         assert list(table.loc["EOA"]) == ["50.00", "90.00", "40.00", "40.00", "90.00", "6.2"]  # 0.5 of 6 + 0.5 + 1.5 seconds
         assert list(table.loc["EOA (#4)"])[:3] == ["–", "80.00", "–"], "another configuration has a line of its own"
@@ -355,6 +357,34 @@ class TestFigures:
         assert update_readme.updated(text, "start", table) == text.replace("old", table)
         with pytest.raises(ValueError, match="no results table markers"):
             update_readme.updated(text, "results", table)
+
+    def test_periods_have_a_table_with_the_rate_that_validation_chose(self, tmp_path):
+        # The higher rate is better on validation images at every period but the longest, where it diverged.
+        for tau in (1, 4, 16):
+            for rate, test in ((0.1, 0.8), (0.5, 0.6 if tau == 1 else 0.9)):
+                lost = {"diverged_after": 2} if (tau, rate) == (16, 0.5) else {}
+                name = f"easgd/aeasgd-{tau}-{rate}"
+                add_run(tmp_path, name, 0, test, **plain("aeasgd", "sgd"), period=tau, learning_rate=rate, **lost)
+        add_run(tmp_path, "easgd/aeasgd-4-0.5-s1", 1, 0.94, **plain("aeasgd", "sgd"), period=4, learning_rate=0.5)
+        add_run(tmp_path, "eoa-sam/eoa", 0, 0.7)
+        records = recorded.load(tmp_path, "smoke")
+        assert not records.sweeps(), "rates were tuned, not swept"
+        ((name, rows),) = records.periods()
+        assert name == "digits-CNN-2-easgd"
+        table = sweep_tables.period_table(records, rows).set_index("method")
+        cells = list(table.loc["AEASGD"])
+        assert cells[0] == "80.00 (n = 1; η 0.1)"
+        assert cells[1] == "92.00 ± 2.83 (n = 2; η 0.5)"
+        assert cells[2] == "80.00 (n = 1; η 0.1)", "a run that diverged is not chosen"
+        assert cells[3:] == ["0.1, 0.5", "18.1 / 18.2 / 18.2 / 17.7"]
+        assert "Diverged: AEASGD at τ 16, η 0.5." in sweep_tables.period_text(records)
+        assert list(make_tables.accuracy_table(records)["#"]) == [1]
+        pictures = {p.name: p for p in make_figures.draw(records)}
+        assert {n for n in pictures if n.endswith("easgd")} == {"period-digits-cnn-2-easgd"}
+        (line,) = pictures["period-digits-cnn-2-easgd"].figure.axes[0].get_lines()
+        np.testing.assert_allclose(line.get_xydata(), [[1, 80], [4, 92], [16, 80]])
+        runs = [str(tmp_path / "smoke/easgd" / f"aeasgd-16-{rate}") for rate in (0.1, 0.5)]
+        assert max(runs, key=best.score) == runs[0]
 
     def test_axis_is_gradient_evaluations_where_an_image_costs_differently(self, tmp_path):
         add_run(tmp_path, "eoa-sam/a")

@@ -1,0 +1,336 @@
+"""Elastic averaging SGD, its family and its comparators (Zhang, Choromanska and LeCun, NeurIPS 2015).
+
+Every worker trains its own weights on all the images; every tau steps it exchanges with a centre, which is what is judged.
+
+    together        easgd (Jacobi), easgd-gs (Gauss-Seidel): all workers meet, Horovod adds them up
+    with a server   aeasgd, eamsgd, downpour, mdownpour, adownpour, mvadownpour, admm: nobody waits for another worker;
+                    the first rank (--servers S: the first S) keeps the centre and trains nothing
+    on a tree       easgd-tree (unverified: a proposal in the spirit of the author's thesis)
+    alone           sgd, msgd, asgd, mvasgd: rank 0 trains, other ranks wait
+
+For example:
+
+    mpirun --oversubscribe --bind-to none -np 5 python EASGD/EASGD.py --method aeasgd --preset smoke
+    horovodrun -np 4 python EASGD/EASGD.py --method easgd --period 4
+    python EASGD/EASGD.py --method msgd --preset smoke
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from common import launch
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
+from common.ecosphere import Ecosphere
+from common.elastic.rules import (
+    Admm,
+    Alone,
+    Centre,
+    Downpour,
+    Elastic,
+    LocalCentre,
+    Master,
+    MomentumDownpour,
+    MomentumRule,
+    Synchroniser,
+)
+from common.elastic.run import CentredRun, ServedRun, TreeRun
+from common.elastic.server import ServedCentre, WindowCentre, slices_of
+from common.elastic.synchronous import SynchronousElastic
+from common.elastic.tree import SCHEDULES, Node, inner_nodes
+from common.errors import UsageError
+from common.exchange import Exchange
+from common.populations import PopulationSpec
+from common.rates import ScheduledRates
+from common.topology import build_topology, world_size
+
+TOGETHER = ("easgd", "easgd-gs")
+SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")
+TREE = ("easgd-tree",)
+ALONE = ("sgd", "msgd", "asgd", "mvasgd")
+METHODS = (*TOGETHER, *SERVED, *TREE, *ALONE)
+WITH_MOMENTUM = ("eamsgd", "mdownpour", "msgd")
+AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # over all of the centre's past; the others' rate is --average-rate
+MOVING = ("mvadownpour", "mvasgd")
+PULLED = (*TOGETHER, "aeasgd", "eamsgd", "admm")
+WHOSE = {  # options that not every method has
+    **{"period": (*TOGETHER, *SERVED, *TREE), "beta": PULLED, "variant": ("mdownpour",), "average_rate": MOVING},
+    **{"servers": SERVED, "server": SERVED, "tree_degree": TREE, "tree_schedule": TREE},
+    "optimizer": tuple(m for m in METHODS if m not in WITH_MOMENTUM),  # these have the paper's own
+    **dict.fromkeys(("decay", "clip_norm"), tuple(m for m in METHODS if m != "mdownpour")),  # its master steps, at one rate
+}
+# Learning rates where none is given. paper: those of its figures 8 and 9, else the middle one that was tried. cpu: by
+# validation accuracy at periods 4 and 16 for aeasgd, eamsgd, downpour and mvadownpour (periods.md), else by analogy.
+SLOW, SLOWEST = ("downpour", "adownpour", "mvadownpour"), ("mdownpour",)
+RATES = {
+    "smoke": {},
+    "cpu": {
+        **dict.fromkeys((*TOGETHER, "aeasgd", "admm", *TREE, "sgd", "asgd", "mvasgd"), 0.1),
+        **{"eamsgd": 0.0025, "msgd": 0.0025, **dict.fromkeys(SLOW, 0.02), **dict.fromkeys(SLOWEST, 0.0005)},
+    },
+    "paper": {
+        **dict.fromkeys((*TOGETHER, "aeasgd", "eamsgd", "admm", *TREE, "sgd", "asgd", "mvasgd"), 0.01),
+        **{"msgd": 5e-4, **dict.fromkeys(SLOW, 1e-3), **dict.fromkeys(SLOWEST, 1e-5)},
+    },
+}
+
+
+@dataclass(frozen=True)
+class Args(CommonArgs):
+    """Options of elastic averaging, after those that every script has."""
+
+    method: Literal[*METHODS] = "aeasgd"  # type: ignore[valid-type]
+    """what couples the workers"""
+    period: int = 10
+    """tau: local steps between two exchanges of a worker (paper: 1 to 64; mdownpour knows 1 only)"""
+    beta: float = 0.9
+    """moving rate of the centre: an exchange moves a worker by beta / workers of its distance (paper: 0.9)"""
+    worker_batch: int = 128
+    """images per step of one worker, unless --batch-size says how many all workers together have (paper: 128)"""
+    variant: Literal["printed", "nesterov"] = "printed"
+    """how mdownpour's master steps: as printed, or as Nesterov's momentum is usually meant"""
+    average_rate: float = 0.001
+    """rate of the moving average of mvadownpour and mvasgd (paper: 0.001)"""
+    decay: float = 0.0
+    """gamma: the learning rate after t steps of a worker is eta / sqrt(1 + gamma t) (paper: 0, or 1e-4)"""
+    servers: int = 1
+    """ranks that keep a slice of the centre each"""
+    tree_degree: int = 2
+    """children of an inner node of easgd-tree"""
+    tree_schedule: Literal[*SCHEDULES] = "equal"  # type: ignore[valid-type]
+    """when inner nodes of easgd-tree send: equally often up and down, or up at once and down rarely"""
+    server: Literal["messages", "rma"] = "messages"
+    """how workers reach the centre: by messages to its servers, or one-sidedly, in a window of rank 0's memory"""
+
+
+PRESETS = make_presets(
+    Args,
+    smoke={"worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05, "momentum_factor": 0.9, "weight_decay": 1e-4}
+    | {"average_rate": 0.05},  # some hundred updates in all
+    cpu={
+        **{"model": "easgd-cnn", "width": 4, "crop": 28, "train_images": 20000, "rounds": 12, "worker_batch": 32},
+        **{"average_rate": 0.01},
+        **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
+    },
+    paper={
+        **{"model": "easgd-cnn", "width": 8, "crop": 28, "dropout": 0.5, "rounds": 400},
+        **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
+    },
+)
+COST = {
+    "smoke": "10 to 40 seconds",
+    "cpu": "under a minute on 2 quiet cores",
+    "paper": "400 epochs of the paper's network, for GPUs",
+}
+
+
+def main() -> None:
+    """Parse, choose the ranks' parts, train."""
+    args, given = parse_args(PRESETS, __doc__)
+    args = settle(args, given)
+    ranks, method = world_size(), args.method
+    if method in ALONE and ranks > 1:
+        launch.say(f"{method} is sequential: rank 0 trains, {ranks - 1} other rank(s) wait")
+    servers = count_servers(args, ranks)
+    topology = build_topology(populations(args, ranks, servers), "worker", horovod=method in TOGETHER)
+    title = headline(f"EASGD {method}", args.preset, COST)
+    if method in ALONE and ranks > 1:
+        if topology.world.rank == 0:
+            train_together(CentredRun("easgd", method, batched(args, given, 1), given, topology.alone(), [title]))
+        topology.world.rest()
+        return
+    workers = ranks - servers
+    kind = (TreeRun if method in TREE else ServedRun) if servers else CentredRun
+    run = kind("easgd", method, batched(args, given, workers), given, topology, [title], workers)
+    if isinstance(run, TreeRun):
+        train_on_a_tree(run)
+    elif isinstance(run, ServedRun):
+        train_with_servers(run)
+    else:
+        train_together(run)
+
+
+def settle(args: Args, given: set[str]) -> Args:
+    """The arguments as the method needs them. Raises UsageError for those that cannot work."""
+    check_common(args)
+    for name in ("period", "servers", "worker_batch", "tree_degree"):
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
+    if args.beta < 0:
+        raise UsageError(f"--beta {args.beta} has to be 0 or more; 0.9 is usual")
+    if not 0 < args.average_rate <= 1:
+        raise UsageError(f"--average-rate {args.average_rate} has to lie in (0, 1]")
+    if args.decay < 0:
+        raise UsageError(f"--decay {args.decay} has to be 0 or more")
+    for name, methods in WHOSE.items():
+        if name in given and args.method not in methods:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for --method {', '.join(methods)}, not {args.method}: leave it out"
+            )
+    if args.method == "mdownpour" and args.period != 1:
+        if "period" in given:
+            raise UsageError(f"--method mdownpour exchanges every step: leave --period {args.period} out")
+        args = replace(args, period=1)
+    if args.server == "rma" and (args.method in AVERAGED or args.method in (*MOVING, "mdownpour") or args.servers > 1):
+        raise UsageError("--server rma has one window that is only added to: no averages, no momentum, no --servers")
+    if "learning_rate" not in given:
+        args = replace(args, learning_rate=RATES[args.preset].get(args.method, args.learning_rate))
+    if "optimizer" not in given:
+        momentum = args.method in WITH_MOMENTUM and args.method != "mdownpour"
+        args = replace(args, optimizer="nesterov" if momentum else "sgd")
+    if args.method in WITH_MOMENTUM or "momentum_factor" in given:
+        return args
+    return replace(args, momentum_factor=0.0)
+
+
+def count_servers(args: Args, ranks: int) -> int:
+    """How many of the first ranks train nothing: servers, or inner nodes of a tree. Raises UsageError where nobody is left."""
+    if args.method in TREE:
+        if ranks == 1:
+            raise UsageError("--method easgd-tree needs a root and leaves: at least 2 ranks")
+        return inner_nodes(args.tree_degree, ranks)
+    if args.method not in SERVED:
+        return 0
+    if ranks == 1:
+        if args.servers > 1 or args.server != "messages":
+            raise UsageError("on one rank the centre is the worker's own: leave --servers and --server out")
+        return 0
+    if args.servers >= ranks:
+        raise UsageError(f"--servers {args.servers} of {ranks} ranks leave no worker: start more ranks")
+    return args.servers
+
+
+def populations(args: Args, ranks: int, servers: int) -> list[PopulationSpec]:
+    """Servers first, then workers."""
+    if args.method in ALONE:
+        idle = [PopulationSpec("idle", ranks - 1, args.optimizer)] if ranks > 1 else []
+        return [PopulationSpec(args.method, 1, args.optimizer), *idle]
+    first = PopulationSpec("node" if args.method in TREE else "server", servers, args.optimizer)
+    workers = PopulationSpec(args.method, ranks - servers, args.optimizer)
+    return [first, workers] if servers else [workers]
+
+
+def batched(args: Args, given: set[str], workers: int) -> Args:
+    """The arguments with the batch of all workers together."""
+    return args if "batch_size" in given else replace(args, batch_size=args.worker_batch * workers)
+
+
+def make_master(args: Args, centre: Tensor) -> Master:
+    """The centre, or a slice of it, with the rule and the average of the method."""
+    rule = MomentumRule(args.learning_rate, args.momentum_factor, args.variant) if args.method == "mdownpour" else None
+    return Master(centre.clone(), rule, args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
+
+
+def make_synchroniser(args: Args, x: Tensor, centre: Centre, workers: int) -> Synchroniser:
+    """A worker's side of a method with a centre of its own place."""
+    alpha = args.beta / workers
+    rules: dict[str, Callable[[], Synchroniser]] = {
+        "mdownpour": lambda: MomentumDownpour(x, centre, args.weight_decay),
+        "admm": lambda: Admm(x, centre, alpha, workers, args.period),
+        **dict.fromkeys(("aeasgd", "eamsgd"), lambda: Elastic(x, centre, alpha, args.period)),
+        **dict.fromkeys(("downpour", "adownpour", "mvadownpour"), lambda: Downpour(x, centre, args.period)),
+        **dict.fromkeys(ALONE, lambda: Alone(x, centre)),
+    }
+    return rules[args.method]()
+
+
+def prepare(run: CentredRun) -> tuple[Args, Ecosphere]:
+    """The model, at the same x_0 everywhere, and the rate of every step."""
+    args: Args = run.args  # type: ignore[assignment]
+    steps = args.rounds * run.plan.steps
+    shape = lambda progress: (1 + args.decay * progress * steps) ** -0.5  # noqa: E731
+    rates = ScheduledRates(shape, args.learning_rate, args.learning_rate, run.topology.world.size, args.rounds)
+    ecosphere = Ecosphere(run.topology, rates, Exchange("average"))
+    ecosphere.adopt(run.build_model())
+    return args, ecosphere
+
+
+def train_together(run: CentredRun) -> None:
+    """Workers that meet, or one worker with the centre in its own process."""
+    args, ecosphere = prepare(run)
+    x = ecosphere.model.parameters.data
+    if args.method in TOGETHER:
+        group = run.topology.population
+        elastic = SynchronousElastic(x, group, args.beta / group.size, args.period, args.method == "easgd-gs")
+        watch = run.couple(elastic, lambda: elastic.centre)
+    else:
+        master = make_master(args, x)
+        local = make_synchroniser(args, x, LocalCentre(master), 1)
+        watch = run.couple(local, lambda: master.evaluated, master)
+    optimizer = run.build_optimizer(ecosphere)
+    optimizer.synchroniser = watch
+    run.start(ecosphere, optimizer, {})
+    with run:
+        for t in run.rounds():
+            run.end_round(t, run.train(t))
+
+
+def train_with_servers(run: ServedRun) -> None:
+    """Servers serve, workers work; then all meet."""
+    args, ecosphere = prepare(run)
+    world, x = run.topology.world, ecosphere.model.parameters.data
+    window = WindowCentre(world, x) if args.server == "rma" else None
+    optimizer = run.build_optimizer(ecosphere)
+    if world.rank < run.servers:
+        start, stop = slices_of(len(x), run.servers)[world.rank]
+        master = Master(torch.from_numpy(window.memory)) if window else make_master(args, x[start:stop].cpu())
+        optimizer.synchroniser = run.couple(Alone(x), lambda: master.evaluated, master)
+    else:
+        centre, judged = window or ServedCentre(world, len(x), run.servers), x.clone()
+
+        def fetch() -> Tensor:
+            centre.pull(judged, evaluated=True)
+            return judged
+
+        optimizer.synchroniser = run.couple(make_synchroniser(args, x, centre, run.workers), fetch)
+    run.start(ecosphere, optimizer, {})
+    if args.method == "admm" and run.first_round:
+        restore_admm(run)
+    world.barrier()  # nobody looks into a window before it holds what was resumed
+    with run:
+        if world.rank < run.servers:
+            run.serve(reports_only=window is not None)
+        else:
+            run.work(centre)
+        run.bring_centre()
+        if window:
+            window.free()
+        run.check()
+
+
+def restore_admm(run: ServedRun) -> None:
+    """The centre of a resumed run is the mean of the terms that its workers resumed with: all were saved at other moments."""
+    world = run.topology.world
+    synchroniser = run.watch.synchroniser
+    total = torch.zeros(len(run.ecosphere.model.parameters))
+    if isinstance(synchroniser, Admm):
+        total.copy_(synchroniser.term)
+    world.sum_(total, "terms").div_(run.workers)
+    if run.master:
+        start, stop = slices_of(len(total), run.servers)[world.rank]
+        run.master.centre.copy_(total[start:stop])
+
+
+def train_on_a_tree(run: TreeRun) -> None:
+    """Inner nodes pass weights on, leaves train; then all take the root's weights."""
+    args, ecosphere = prepare(run)
+    world, x = run.topology.world, ecosphere.model.parameters.data
+    run.lines_per_round += 1  # the root's
+    run.node = Node(world, x, args.tree_degree, args.period, args.tree_schedule)
+    optimizer = run.build_optimizer(ecosphere)
+    optimizer.synchroniser = run.couple(run.node, lambda: x)
+    run.start(ecosphere, optimizer, {})
+    with run:
+        if world.rank < run.servers:
+            run.serve()
+        else:
+            run.work(run.node)
+        run.bring_centre()
+        run.check()
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,183 @@
+"""What one slow worker costs the others: steps per second of every worker, beside the same worker coupled to nobody.
+
+    mpirun --oversubscribe --bind-to none -np 5 python benchmarks/stragglers.py
+
+Rank 0 is the server of the methods that have one, the others are workers, the last of them `--factor` times slower. A gradient
+is a sleep, so that the machine's cores do not matter, and in the rows of real training a step of a small network, followed by
+a sleep in the slow worker. Each worker's speed is compared with its own in the same job without any coupling; medians over
+`--repeats`, in turn. Beside it what was sent, next to the paper's 2 N / tau floats per step and worker (meeting workers hand
+over N). Writes results/benchmarks/stragglers.md.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import tyro
+from torch import Tensor
+
+from common import launch
+from common.comm import Group, Traffic
+from common.elastic.rules import Admm, Alone, Centre, Downpour, Elastic, Master, MomentumDownpour, MomentumRule, Synchroniser
+from common.elastic.server import Reporting, ServedCentre, Server, WindowCentre
+from common.elastic.synchronous import SynchronousElastic
+from common.errors import UsageError
+from common.flat import FlatModel
+from common.models import build_model
+from common.mpi import MPI
+from common.record import commit
+from common.topology import world_size
+
+RULES: dict[str, Callable[[Tensor, Centre, int, int], Synchroniser]] = {  # of (x, centre, workers, period)
+    "aeasgd": lambda x, centre, p, tau: Elastic(x, centre, 0.9 / p, tau),
+    "aeasgd, window": lambda x, centre, p, tau: Elastic(x, centre, 0.9 / p, tau),
+    "downpour": lambda x, centre, p, tau: Downpour(x, centre, tau),
+    "mdownpour": lambda x, centre, p, tau: MomentumDownpour(x, centre),
+    "admm": lambda x, centre, p, tau: Admm(x, centre, 0.9 / p, p, tau),
+}
+UNCOUPLED, TOGETHER = "no coupling", "easgd"
+ROWS = [(UNCOUPLED, 1), (TOGETHER, 1), (TOGETHER, 10)]
+ROWS += [("aeasgd", 1), ("aeasgd", 10), ("aeasgd, window", 1), ("aeasgd, window", 10), ("downpour", 1), ("downpour", 10)]
+ROWS += [("mdownpour", 1), ("admm", 10)]
+TRAINED = [(UNCOUPLED, 1), (TOGETHER, 10), ("aeasgd", 10)]
+ETA = 1e-4  # nothing is to be learnt here, and nothing may diverge
+
+
+@dataclass(frozen=True)
+class Args:
+    """What is measured."""
+
+    milliseconds: float = 40.0
+    """of a gradient that is a sleep"""
+    factor: int = 4
+    """how much slower the last worker is"""
+    steps: int = 40
+    """steps of the slow worker in one measurement"""
+    repeats: int = 3
+    """measurements of each row"""
+    out: Path = Path("results/benchmarks")
+    """folder of the table"""
+
+
+class World:
+    """All ranks; rank 0 may serve, the others work."""
+
+    def __init__(self, args: Args) -> None:
+        self.args = args
+        self.everybody = Group(MPI.COMM_WORLD, Traffic())
+        rank = self.everybody.rank
+        self.workers = Group(MPI.COMM_WORLD.Split(min(rank, 1), rank), self.everybody.traffic)
+        self.is_slow = rank == self.everybody.size - 1
+        self.model = FlatModel(build_model("easgd-cnn", 3, 10, width=8, image_size=28))
+        self.images = torch.rand(16, 3, 28, 28)
+
+    def sleep(self) -> None:
+        """A gradient that takes its time and nobody's core."""
+        time.sleep(self.args.milliseconds / 1000 * (self.args.factor if self.is_slow else 1))
+
+    def train(self) -> None:
+        """A gradient of the paper's network on 16 images; the slow worker rests afterwards, as long as its factor asks."""
+        began = time.perf_counter()
+        self.model.zero_gradient()
+        F.cross_entropy(self.model.module(self.images), torch.zeros(16, dtype=torch.long)).backward()
+        if self.is_slow:
+            time.sleep((self.args.factor - 1) * (time.perf_counter() - began))
+
+    def measure(self, method: str, period: int, gradient: Callable[[], None]) -> tuple[float, float]:
+        """(this worker's steps per second, floats that all ranks sent per step and worker over N). Collective."""
+        world, x = self.everybody, self.model.parameters.data
+        world.barrier()
+        world.traffic.inside = 0
+        window = WindowCentre(world, x) if method.endswith("window") else None
+        if world.rank == 0:
+            speed, steps = 0.0, 0
+            if method in RULES:
+                rule = MomentumRule(ETA, 0.9) if method == "mdownpour" else None
+                Server(world, None if window else Master(x.clone(), rule), list(range(1, world.size)), print).serve()
+        else:
+            steps = self.args.steps if self.is_slow or method == TOGETHER else self.args.steps * self.args.factor
+            speed = self._work(method, period, gradient, steps, window)
+        world.rest()
+        if window:
+            window.free()
+        table = world.gather_rows(np.array([speed, steps, world.traffic.inside]))
+        return speed, float(table[:, 2].sum() / 4 / len(x) / table[:, 1].sum())
+
+    def _work(self, method: str, period: int, gradient: Callable[[], None], steps: int, window: WindowCentre | None) -> float:
+        x, p = self.model.parameters.data, self.workers.size
+        centre: Reporting | None = None
+        if method == UNCOUPLED:
+            synchroniser: Synchroniser = Alone(x)
+        elif method == TOGETHER:
+            synchroniser = SynchronousElastic(x, self.workers, 0.9 / p, period)
+        else:
+            centre = window or ServedCentre(self.everybody, len(x), 1)
+            synchroniser = RULES[method](x, centre, p, period)
+        began = time.perf_counter()
+        for t in range(steps):
+            synchroniser.begin(t, x)
+            gradient()
+            x.sub_(self.model.gradient, alpha=ETA)
+            synchroniser.end(t, x, self.model.gradient)
+        speed = steps / (time.perf_counter() - began)
+        if centre:
+            centre.close()
+        return speed
+
+
+def main() -> None:
+    """Measure in turn, print and write the table on rank 0."""
+    args = tyro.cli(Args, description=__doc__)
+    if world_size() < 3:
+        raise UsageError(f"a slow worker and others beside a server are at least 3 ranks, not {world_size()}: mpirun -np 5")
+    torch.set_num_threads(1)
+    world = World(args)
+    rows = [(*row, "sleep") for row in ROWS] + [(*row, "real training") for row in TRAINED]
+    measured: dict[tuple[str, int, str], list[tuple[float, float]]] = {row: [] for row in rows}
+    for repeat in range(args.repeats):
+        for method, period, kind in rows:
+            launch.say(f"repeat {repeat + 1} of {args.repeats}: {method}, tau {period}, {kind}")
+            gradient = world.sleep if kind == "sleep" else world.train
+            measured[method, period, kind].append(world.measure(method, period, gradient))
+    lines = []
+    for row in rows:
+        method, period, kind = row
+        own = statistics.median(speed for speed, _ in measured[UNCOUPLED, 1, kind])
+        speed, sent = (statistics.median(values) for values in zip(*measured[row], strict=True))
+        shares = world.everybody.gather_rows(np.array([speed / own if own else 0.0]))[1:, 0]
+        lines.append((kind, method, period, shares[:-1].min(), shares[:-1].mean(), shares[-1], sent))
+    if world.everybody.rank == 0:
+        write(args, world, lines)
+
+
+def write(args: Args, world: World, lines: list[tuple]) -> None:
+    """The table as Markdown."""
+    workers, n = world.everybody.size - 1, len(world.model.parameters)
+    text = [
+        f"{workers} workers, one of them {args.factor} times slower, {n:,} parameters: speed of each worker as a share of its "
+        f"own without any coupling (steps per second, medians of {args.repeats}). Gradients are sleeps of "
+        f"{args.milliseconds:g} ms, or steps of the EASGD paper's network on 16 images. Sent: floats per step, worker and "
+        "parameter.",
+        "",
+        "| gradients | method | tau | slowest of the others | mean of the others | slow worker | sent |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        *(
+            f"| {kind} | {method} | {tau} | {low:.1%} | {mean:.1%} | {slow:.1%} | {sent:.3f} |"
+            for kind, method, tau, low, mean, slow, sent in lines
+        ),
+        "",
+        f"Made by `mpirun --oversubscribe --bind-to none -np {workers + 1} python benchmarks/stragglers.py`, "
+        f"commit {commit()}.",
+    ]
+    print("\n".join(text))
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "stragglers.md").write_text("\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    launch.run(main)

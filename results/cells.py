@@ -1,0 +1,50 @@
+"""How numbers and tables are written: the cells that tables, figures and the report share."""
+
+import numpy as np
+import pandas as pd
+from records import Records
+
+UNKNOWN = "–"
+TEXT = {
+    "data, model",
+    "method",
+    "ranks: populations",
+    "remarks",
+    "commit",
+    "experiment / run",
+    "state",
+    "what happened",
+}  # to the left
+
+TEST_RULE = (
+    "Test images were read once per run, at its end, by the code that writes summary.json; learning rates, leaders and every "
+    "other decision rest on images held out of the training set."
+)
+
+
+def percent(row: pd.Series, name: str) -> str:
+    """A fraction's mean over a row's runs in percent, with its standard deviation if there is one."""
+    mean, sd = 100 * row[f"{name}_mean"], 100 * row[f"{name}_sd"]
+    if not row.n:
+        return UNKNOWN
+    return f"{mean:.2f}" if row.n == 1 else f"{mean:.2f} ± {sd:.2f}"
+
+
+def number(value: float, digits: int) -> str:
+    return f"{value:,.{digits}f}" if np.isfinite(value) else UNKNOWN
+
+
+def count(value: float) -> str:
+    return number(value, 0)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A pipe table; text to the left, numbers to the right."""
+    rule = ["---" if c in TEXT else "---:" for c in table]
+    lines = [list(table), rule, *table.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |" for line in lines)
+
+
+def regenerate(records: Records, script: str) -> str:
+    """The command that makes a script's output again."""
+    return f"python results/{script} {records.profile}"

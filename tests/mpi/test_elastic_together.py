@@ -1,0 +1,273 @@
+"""Elastic averaging among ranks: the synchronous forms against their matrices, the server's protocol, the window."""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+from worlds import ENGINES, RANK, SIZE, build, everyones, needs_two
+
+from common.elastic import theory
+from common.elastic.rules import Downpour, Elastic, LocalCentre, Master
+from common.elastic.server import ServedCentre, Server, WindowCentre, slices_of
+from common.elastic.synchronous import SynchronousElastic, couple
+from common.elastic.tree import SCHEDULES, Node, children_of, inner_nodes, rhythm
+
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+each_server = pytest.mark.parametrize("servers", range(1, max(2, min(4, SIZE))))
+WORLD_ONLY = [SIZE]
+
+
+def world_of(engine="mpi"):
+    return build(WORLD_ONLY, "world", engine)
+
+
+def places(length=1):
+    """Where every rank and the centre begin, shape (SIZE + 1, length), float32."""
+    return torch.from_numpy(np.random.default_rng(7).normal(size=(SIZE + 1, length)).astype(np.float32))
+
+
+def play(synchroniser, x, steps, eta, h=1.0):
+    for t in range(steps):
+        synchroniser.begin(t, x)
+        gradient = h * x
+        x.sub_(gradient, alpha=eta)
+        synchroniser.end(t, x, gradient)
+    return x
+
+
+@each_engine
+@pytest.mark.parametrize("beta", [0.9, 0.3])
+def test_synchronous_easgd_follows_its_matrix(engine, beta):
+    topology, start, eta, alpha = world_of(engine), places(), 0.2, beta / SIZE
+    x = start[RANK].clone()
+    synchroniser = SynchronousElastic(x, topology.gradients, alpha, 1)
+    synchroniser.centre.copy_(start[SIZE])
+    play(synchroniser, x, 9, eta)
+    expected = np.linalg.matrix_power(theory.synchronous_easgd(eta, alpha, SIZE), 9) @ start[:, 0].numpy()
+    assert float(x) == pytest.approx(expected[RANK], abs=1e-5)
+    assert float(synchroniser.centre) == pytest.approx(expected[SIZE], abs=1e-5)
+
+
+@each_engine
+def test_gauss_seidel_follows_its_matrix(engine):
+    topology, start, eta, alpha = world_of(engine), places(), 0.2, 0.7 / SIZE
+    x = start[RANK].clone()
+    synchroniser = SynchronousElastic(x, topology.gradients, alpha, 1, gauss_seidel=True)
+    synchroniser.centre.copy_(start[SIZE])
+    play(synchroniser, x, 9, eta)
+    pair = [float(start[:SIZE].mean()), float(start[SIZE])]
+    expected = np.linalg.matrix_power(theory.gauss_seidel_easgd(eta, alpha, 0.7), 9) @ pair
+    assert np.mean(everyones(float(x))) == pytest.approx(expected[0], abs=1e-5)
+    assert float(synchroniser.centre) == pytest.approx(expected[1], abs=1e-5)
+
+
+@each_engine
+def test_every_rank_holds_the_same_bits_of_the_centre_and_identical_workers_stay_so(engine):
+    topology = world_of(engine)
+    x = places(1000)[RANK].clone()
+    synchroniser = SynchronousElastic(x, topology.gradients, 0.8 / SIZE, 3)
+    synchroniser.centre.copy_(places(1000)[SIZE])
+    play(synchroniser, x, 12, 0.1, h=1 + RANK)
+    assert len(set(everyones(synchroniser.centre.numpy().tobytes()))) == 1
+    same = places(1000)[0].clone()
+    play(SynchronousElastic(same, topology.gradients, 0.8 / SIZE, 2), same, 8, 0.1)  # I4
+    assert len(set(everyones(same.numpy().tobytes()))) == 1
+
+
+def test_with_beta_one_the_centre_becomes_the_mean_of_the_workers():
+    """I5; and periodic model averaging and synchronous DOWNPOUR as special cases of the Gauss-Seidel form (I8)."""
+    topology, start = world_of(), places(5)
+    x = start[RANK].clone()
+    jacobi = SynchronousElastic(x, topology.gradients, 1 / SIZE, 1)
+    play(jacobi, x, 1, 0.1)
+    torch.testing.assert_close(jacobi.centre, start[:SIZE].mean(0))
+    x = start[RANK].clone()
+    play(SynchronousElastic(x, topology.gradients, 1.0, 1, gauss_seidel=True, beta=1.0), x, 1, 0.0)
+    torch.testing.assert_close(x, start[:SIZE].mean(0))
+    x = start[RANK].clone()
+    downpour = SynchronousElastic(x, topology.gradients, 1.0, 1, gauss_seidel=True, beta=float(SIZE))
+    downpour.centre.copy_(start[SIZE])
+    play(downpour, x, 1, 0.0)
+    torch.testing.assert_close(x, start[SIZE] + (start[:SIZE] - start[SIZE]).sum(0), atol=1e-5, rtol=1e-5)
+
+
+@needs_two
+@each_engine
+def test_a_worker_that_is_lost_counts_as_standing_at_the_centre(engine):
+    topology, start, alpha = world_of(engine), places(5), 0.9 / SIZE
+    x = start[RANK].clone()
+    synchroniser = SynchronousElastic(x, topology.gradients, alpha, 1)
+    synchroniser.centre.copy_(start[SIZE])
+    if RANK == SIZE - 1:
+        x[2] = torch.nan
+    play(synchroniser, x, 1, 0.0)
+    others = start[: SIZE - 1]
+    torch.testing.assert_close(synchroniser.centre, start[SIZE] + alpha * (others - start[SIZE]).sum(0), atol=1e-6, rtol=1e-5)
+    if RANK < SIZE - 1:
+        torch.testing.assert_close(x, start[RANK] - alpha * (start[RANK] - start[SIZE]))
+    else:
+        assert not torch.isfinite(x).all()
+
+
+def test_between_two_exchanges_a_worker_is_on_its_own_and_sends_nothing():
+    topology, start = world_of(), places(10)
+    topology.traffic.inside = 0
+    x = start[RANK].clone()
+    synchroniser = SynchronousElastic(x, topology.gradients, 0.5 / SIZE, 4)
+    play(synchroniser, x, 8, 0.1)
+    assert topology.traffic.inside == (2 * 4 * (10 + 1) if SIZE > 1 else 0), (
+        "N floats an exchange, and one that counts the finite"
+    )
+    y = start[RANK].clone()
+    play(SynchronousElastic(y, topology.gradients, 0.0, 4), y, 8, 0.1)
+    torch.testing.assert_close(y, start[RANK] * 0.9**8)
+
+
+@needs_two
+@each_server
+@pytest.mark.parametrize("length", [1, 7, 20_011])
+def test_the_sum_of_everybody_is_conserved_by_a_server_whatever_the_order(servers, length):
+    """I1, with workers that make different numbers of steps, and end at different times; all reports arrive."""
+    topology, start = world_of(), places(length)
+    mine, reports = start[RANK].clone(), []
+    if servers > RANK:
+        a, b = slices_of(length, servers)[RANK]
+        master = Master(start[SIZE][a:b].clone())
+        Server(topology.world, master, list(range(servers, SIZE)), lambda r, line: reports.append((r, line))).serve()
+        part = master.centre
+    else:
+        centre = ServedCentre(topology.world, length, servers)
+        play(Elastic(mine, centre, 0.9 / SIZE, 2), mine, 10 + 3 * RANK, 0.0)
+        for k in range(3):
+            centre.report({"rank": RANK, "k": k})
+        centre.close()
+        part = None
+    ends = everyones((mine if servers <= RANK else None, part))
+    total = sum(x for x, _ in ends[servers:]) + torch.cat([c for _, c in ends[:servers]])
+    torch.testing.assert_close(total, start[servers:].sum(0), atol=1e-4, rtol=1e-4)
+    if RANK == 0:
+        assert sorted((r, line["k"]) for r, line in reports) == [(r, k) for r in range(servers, SIZE) for k in range(3)]
+    elif servers <= RANK:
+        assert not reports
+
+
+@needs_two
+@each_server
+def test_with_one_worker_the_server_gives_the_bits_of_a_centre_in_its_own_process(servers):
+    topology, start = world_of(), places(503)
+    x, averaged = start[SIZE].clone(), torch.empty(503)
+    if servers > RANK:
+        a, b = slices_of(503, servers)[RANK]
+        Server(topology.world, Master(x[a:b].clone(), averaging=0.01), [servers], print).serve()
+    if servers != RANK:
+        return
+    centre = ServedCentre(topology.world, 503, servers)
+    play(Downpour(x, centre, 3), x, 11, 0.1)
+    centre.pull(averaged, evaluated=True)
+    centre.close()
+    y, master = start[SIZE].clone(), Master(start[SIZE].clone(), averaging=0.01)
+    play(Downpour(y, LocalCentre(master), 3), y, 11, 0.1)
+    assert torch.equal(x, y)
+    assert torch.equal(averaged, master.evaluated)
+
+
+@needs_two
+@pytest.mark.parametrize("period", [1, 4])
+def test_payload_is_two_n_over_tau_floats_for_every_step_and_worker(period):
+    topology, length, steps = world_of(), 100, 12
+    topology.traffic.inside = 0
+    x = torch.zeros(length)
+    if RANK == 0:
+        Server(topology.world, Master(x.clone()), list(range(1, SIZE)), print).serve()
+    else:
+        centre = ServedCentre(topology.world, length, 1)
+        play(Elastic(x, centre, 0.1, period), x, steps, 0.1)
+        centre.close()
+    sent = sum(everyones(topology.traffic.inside))
+    assert sent == 4 * 2 * length * steps // period * (SIZE - 1)
+
+
+@needs_two
+def test_a_window_conserves_the_sum_as_a_server_does():
+    topology, start = world_of(), places(5000)
+    centre = WindowCentre(topology.world, start[SIZE])
+    x, reports = start[RANK].clone(), []
+    if RANK == 0:
+        Server(topology.world, None, list(range(1, SIZE)), lambda r, line: reports.append(r)).serve()
+    else:
+        play(Elastic(x, centre, 0.9 / SIZE, 2), x, 10 + RANK, 0.0)
+        centre.report(RANK)
+        centre.close()
+    topology.world.barrier()
+    ends = everyones(x.numpy())
+    if RANK == 0:
+        total = sum(ends[1:]) + centre.memory
+        np.testing.assert_allclose(total, start[1:].sum(0).numpy(), atol=1e-4)
+        assert sorted(reports) == list(range(1, SIZE))
+    centre.free()
+
+
+@needs_two
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_a_tree_agrees_without_training_and_everybody_ends(degree, schedule):
+    """Leaves end at different times; what they all pull towards lies between what they began with."""
+    topology, start, reports = world_of(), places(300), []
+    world, x = topology.world, start[RANK].clone()
+    node = Node(world, x, degree, 1, schedule)
+    if inner_nodes(degree, SIZE) > RANK:
+        node.serve(lambda rank, line: reports.append(line))
+    else:
+        for t in range(300 + 20 * RANK):
+            node.begin(t, x)
+            node.end(t, x, x)
+            time.sleep(2e-4)
+        node.report(RANK)
+        node.close()
+    world.rest()
+    ends = np.array(everyones(x.numpy()))
+    low, high = start[:SIZE].min(0).values.numpy(), start[:SIZE].max(0).values.numpy()
+    assert (ends >= low - 1e-5).all()
+    assert (ends <= high + 1e-5).all()
+    if schedule == "equal":
+        assert np.ptp(ends, axis=0).max() < 0.05 * (high - low).max()
+    if inner_nodes(degree, SIZE) > RANK:
+        assert sorted(reports) == list(range(inner_nodes(degree, SIZE), SIZE)), "every inner node hears every leaf"
+
+
+def test_the_shape_of_a_tree():
+    for nodes in range(1, 30):
+        for degree in (1, 2, 3, 7):
+            below = [list(children_of(node, degree, nodes)) for node in range(nodes)]
+            assert sorted(child for group in below for child in group) == list(range(1, nodes))
+            assert all((child - 1) // degree == node for node, group in enumerate(below) for child in group)
+            assert [bool(group) for group in below] == [node < inner_nodes(degree, nodes) for node in range(nodes)]
+    assert rhythm("equal", 3) == (3, 3)
+    assert rhythm("fast-up", 3) == (1, 30)
+    with pytest.raises(ValueError, match="unknown schedule"):
+        rhythm("slow", 2)
+
+
+@pytest.mark.parametrize("kind", ["average", "easgd", "easgd-gs"])
+def test_what_a_population_shares_by_name(kind):
+    topology, start = world_of(), places(4)
+    x = start[RANK].clone()
+    synchroniser = couple(kind, x, topology.gradients, 2)
+    synchroniser.centre.copy_(start[SIZE])
+    play(synchroniser, x, 1, 0.0)
+    mean = start[:SIZE].mean(0)
+    centre = {"average": mean, "easgd": start[SIZE], "easgd-gs": 0.1 * start[SIZE] + 0.9 * mean}[kind]
+    alpha = 1.0 if kind == "average" else 0.9 / SIZE
+    torch.testing.assert_close(x, start[RANK] - alpha * (start[RANK] - centre), atol=1e-6, rtol=1e-5)
+    synchroniser.restart(x)
+    assert torch.equal(synchroniser.tensors()["centre"], x)
+    with pytest.raises(ValueError, match="unknown coupling"):
+        couple("gossip", x, topology.gradients, 2)
+
+
+def test_slices_cover_the_centre():
+    for length, servers in ((10, 3), (7, 7), (5, 1), (2, 4)):
+        cuts = slices_of(length, servers)
+        assert [b - a for a, b in cuts][:-1] == [length // servers] * (servers - 1)
+        assert [i for a, b in cuts for i in range(a, b)] == list(range(length))

@@ -1,0 +1,156 @@
+"""Elastic averaging as a user starts it: every method, servers and windows, faults, resumption, and what is refused."""
+
+import math
+
+import pytest
+from launching import TINY, run
+from run_records import RunRecord
+
+EASGD = "EASGD/EASGD.py"
+TOGETHER, ALONE = ("easgd", "easgd-gs"), ("sgd", "msgd", "asgd", "mvasgd")
+TREE = ("easgd-tree",)
+SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")
+SHORT = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--worker-batch", 16)
+
+
+def check(out, ranks, workers, rounds=3):
+    """A whole record: a line for every worker and round, one judgement of the centre a round."""
+    record = RunRecord(out)
+    summary, metrics = record.summary, record.metrics
+    assert (summary["experiment"], summary["ranks"], summary["rounds"], summary["diverged"]) == ("easgd", ranks, rounds, False)
+    first = ranks - workers
+    assert [(int(m["round"]), int(m["rank"])) for m in metrics] == [(t, r) for t in range(rounds) for r in range(first, ranks)]
+    for t in range(rounds):
+        assert any(not math.isnan(f) for f in record.column("fitness", round=t))
+    return record
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", [*TOGETHER, *SERVED, *TREE, *ALONE])
+def test_every_method_learns_the_digits(tmp_path, method):
+    run(EASGD, "--method", method, "--preset", "smoke", "--out", tmp_path / "run", ranks=5, limit=120)
+    summary = RunRecord(tmp_path / "run").summary
+    assert summary["test_accuracy"] >= 0.85
+
+
+@pytest.mark.parametrize(
+    ("method", "ranks", "workers", "options"),
+    [
+        ("easgd", 3, 3, ("--period", 2)),
+        ("aeasgd", 4, 2, ("--servers", 2, "--period", 3)),
+        ("aeasgd", 3, 2, ("--server", "rma", "--period", 1)),
+        pytest.param("mdownpour", 3, 2, ("--variant", "nesterov"), marks=pytest.mark.slow),
+        pytest.param("mvadownpour", 3, 2, ("--average-rate", 0.1), marks=pytest.mark.slow),
+        pytest.param("admm", 1, 1, (), marks=pytest.mark.slow),
+        ("easgd-gs", 1, 1, ("--decay", 0.01)),
+    ],
+)
+def test_short_runs_leave_a_whole_record(tmp_path, method, ranks, workers, options):
+    run(EASGD, "--method", method, *SHORT, *options, "--out", tmp_path / "run", ranks=ranks)
+    record = check(tmp_path / "run", ranks, workers)
+    assert record.summary["train_images"] == 3 * 4 * 16 * workers
+    steps, n = 3 * 4, record.summary["parameters"]
+    gamma = 0.01 if "--decay" in options else 0.0
+    rates = [record.config["learning_rate"] / math.sqrt(1 + gamma * 4 * t) for t in range(3)]
+    assert record.column("lr", rank=ranks - 1) == pytest.approx(rates)
+    if method == "aeasgd":
+        period = int(options[options.index("--period") + 1])
+        exchanges = workers * math.ceil(steps / period)
+        sent = record.summary["bytes_sent"]["inside"] / 4 / n
+        assert 2 * exchanges + 3 <= sent + 1e-9 <= 2 * exchanges + 3 + 8, "2 N an exchange; a pull a round to judge; the start"
+
+
+def test_a_tree_is_judged_at_its_root(tmp_path):
+    run(EASGD, "--method", "easgd-tree", *SHORT, "--period", 1, "--out", tmp_path / "run", ranks=4)
+    record = RunRecord(tmp_path / "run")
+    assert [p["workers"] for p in record.summary["populations"]] == [2, 2]
+    assert [(int(m["round"]), int(m["rank"])) for m in record.metrics] == [(t, r) for t in range(3) for r in (0, 2, 3)]
+    assert not any(math.isnan(f) for f in record.column("fitness", rank=0))
+    assert record.summary["train_images"] == 3 * 4 * 16 * 2
+
+
+def test_a_sequential_method_leaves_the_other_ranks_waiting(tmp_path):
+    done = run(EASGD, "--method", "asgd", *SHORT, "--out", tmp_path / "run", ranks=2)
+    assert "rank 0 trains, 1 other rank(s) wait" in done.out
+    check(tmp_path / "run", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "ranks", "victim", "more"),
+    [
+        ("downpour", 3, 0, ()),
+        ("aeasgd", 3, 2, ("--server", "rma")),
+        pytest.param("aeasgd", 4, 1, ("--servers", 2), marks=pytest.mark.slow),
+        pytest.param("admm", 3, 2, (), marks=pytest.mark.slow),
+        pytest.param("easgd", 3, 1, (), marks=pytest.mark.slow),
+        pytest.param("mdownpour", 3, 1, (), marks=pytest.mark.slow),
+        pytest.param("easgd-tree", 5, 1, (), marks=pytest.mark.slow),
+        pytest.param("easgd-tree", 4, 3, (), marks=pytest.mark.slow),
+    ],
+)
+def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_path, method, ranks, victim, more):
+    out = tmp_path / "run"
+    options = ("--method", method, *SHORT, *more, "--out", out)
+    done = run(EASGD, *options, ranks=ranks, code=None, watch=True, ECOSPHERE_FAULT=f"kill:{victim}:record:2")
+    assert done.code != 0
+    assert done.after_trouble < 10
+    assert not (out / "summary.json").exists()
+    resumed = run(EASGD, *options, "--resume", ranks=ranks)
+    assert "resuming after round" in resumed.out
+    record = RunRecord(out)
+    not_training = {"easgd": 0, "easgd-tree": 1}.get(method, 2 if "--servers" in more else 1)  # a tree's root is judged
+    lines = ranks - not_training
+    assert (record.summary["rounds"], record.summary["diverged"], len(record.metrics)) == (3, False, 3 * lines)
+
+
+@pytest.mark.parametrize(
+    ("options", "ranks", "said"),
+    [
+        (("--method", "mdownpour", "--period", 4), 1, "--period 4"),
+        (("--method", "aeasgd", "--servers", 2), 2, "--servers 2 of 2 ranks"),
+        (("--method", "adownpour", "--server", "rma"), 1, "--server rma"),
+        (("--method", "easgd-tree"), 1, "at least 2 ranks"),
+        (("--period", 0), 1, "--period 0"),
+        (("--method", "msgd", "--period", 2), 1, "--period is for"),
+        (("--method", "easgd", "--servers", 1), 1, "--servers is for"),
+        (("--beta", -1), 1, "--beta"),
+        (("--method", "mdownpour", "--decay", 0.1), 1, "--decay is for"),
+        (("--method", "eamsgd", "--optimizer", "sgd"), 1, "--optimizer is for"),
+        (("--method", "aeasgd", "--server", "rma"), 1, "on one rank"),
+    ],
+)
+def test_what_cannot_work_is_refused(tmp_path, options, ranks, said):
+    done = run(EASGD, *SHORT, *options, "--out", tmp_path / "run", ranks=ranks, code=2)
+    (line,) = done.ours
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("method", ["aeasgd", "easgd", pytest.param("easgd-tree", marks=pytest.mark.slow)])
+def test_a_worker_that_is_lost_goes_on_from_the_centre(tmp_path, method):
+    out = tmp_path / "run"
+    run(EASGD, "--method", method, "--period", 1, *SHORT, "--out", out, ranks=3, ECOSPHERE_FAULT="nan:2:train:1")
+    record = RunRecord(out)
+    assert [(m["round"], m["rank"]) for m in record.metrics if m["fitness"] == "-inf"] == [("1", "2")]
+    assert (record.summary["rounds"], record.summary["diverged"]) == (3, False)
+    assert all(math.isfinite(loss) for loss in record.column("train_loss", round=2, rank=2))
+    assert math.isfinite(record.summary["test_loss"])
+
+
+@pytest.mark.parametrize(("method", "ranks", "when"), [("aeasgd", 2, 2), ("easgd", 1, 1), ("asgd", 1, 1)])
+def test_where_every_worker_is_lost_the_last_finite_centre_is_kept(tmp_path, method, ranks, when):
+    """A served worker goes on as long as there is another round; those that meet stop at once."""
+    out = tmp_path / "run"
+    done = run(
+        EASGD, "--method", method, *SHORT, "--out", out, ranks=ranks, code=1, ECOSPHERE_FAULT=f"nan:{ranks - 1}:train:{when}"
+    )
+    assert len(done.ours) == 1
+    record = RunRecord(out)
+    assert [m["round"] for m in record.metrics if m["fitness"] == "-inf"] == [str(when)]
+    assert record.summary["diverged"] is True
+    assert math.isfinite(record.summary["test_loss"])
+
+
+def test_tiny_options_are_those_of_the_other_scripts(tmp_path):
+    run(EASGD, *TINY, "--out", tmp_path / "run", ranks=3)
+    assert check(tmp_path / "run", 3, 2).config["batch_size"] == 48

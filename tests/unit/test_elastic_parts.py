@@ -1,0 +1,109 @@
+"""What elastic averaging brought along: look-ahead momentum, its network, crops, and orders of one's own."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from common.data import SOURCES, permutation
+from common.data.augment import CroppingAugmenter
+from common.ecosphere import Ecosphere
+from common.elastic import theory
+from common.elastic.rules import Elastic, LocalCentre, Master
+from common.errors import UsageError
+from common.exchange import Exchange
+from common.models import MODELS, Shape, model_title
+from common.optim import OptimizerSettings, WeightOptimizer
+from common.optim.bases import LookAhead
+from common.rates import ScheduledRates
+
+
+@given(st.floats(0.01, 1.0), st.floats(0.0, 0.99), st.floats(0.0, 0.1))
+def test_look_ahead_momentum_is_m1_and_m2(eta, delta, decay):
+    x = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
+    optimizer = LookAhead([x], delta, decay)
+    optimizer.param_groups[0]["lr"] = eta
+    slow, v = x.detach().clone(), torch.zeros(2, dtype=torch.float64)
+    for _ in range(5):
+        optimizer.look_ahead()
+        x.grad = x.detach().clone()  # F = x^2 / 2
+        optimizer.step()
+        ahead = slow + delta * v
+        v = delta * v - eta * (ahead + decay * ahead)
+        slow = slow + v
+    torch.testing.assert_close(x.detach(), slow)
+
+
+class Quadratic(nn.Module):
+    """w, whose loss is h w^2 / 2."""
+
+    def __init__(self):
+        super().__init__()
+        self.w = nn.Parameter(torch.tensor([1.0]))
+
+
+@pytest.mark.parametrize("delta", [0.0, 0.9])
+def test_the_weight_optimizer_with_a_synchroniser_is_eamsgd(alone, delta):
+    """One worker, tau = 1: the map of S6 on (x, v, centre), with (7.2)'s order: pull formed before, applied after the step."""
+    ecosphere = Ecosphere(alone, ScheduledRates(lambda p: 1.0, 0.1, 0.1, 1, 1), Exchange())
+    model = ecosphere.adopt(Quadratic())
+    x = model.parameters.data
+    master = Master(torch.tensor([3.0]))
+    settings = OptimizerSettings(name="nesterov", momentum=delta, weight_decay=0.0)
+    optimizer = WeightOptimizer(ecosphere, settings, synchroniser=Elastic(x, LocalCentre(master), 0.2, 1))
+
+    def closure():
+        model.zero_gradient()
+        loss = (model.module.w**2).sum() / 2
+        loss.backward()
+        return loss.detach()
+
+    for _ in range(6):
+        optimizer.step(closure, 0.1)
+    state = np.linalg.matrix_power(theory.synchronous_eamsgd(0.1, 0.2, 0.2, delta), 6) @ [1.0, 0.0, 3.0]
+    assert float(x) == pytest.approx(state[0], rel=1e-5)
+    assert float(master.centre) == pytest.approx(state[2], rel=1e-5)
+    assert optimizer.clock == 6
+
+
+def test_the_papers_network_has_its_size():
+    with torch.device("meta"):
+        module = MODELS["easgd-cnn"](Shape(3, 10, image_size=28, width=8, dropout=0.5))
+        assert module(torch.empty(2, 3, 28, 28)).shape == (2, 10)
+    assert sum(p.numel() for p in module.parameters()) == 351_946
+    assert model_title("easgd-cnn", 16, 8) == "EASGD-CNN-8"
+    small = MODELS["easgd-cnn"](Shape(1, 10, image_size=24, width=1))
+    assert small(torch.zeros(1, 1, 24, 24)).shape == (1, 10)
+    assert all(
+        layer.bias.detach().abs().max().item() == 0 for layer in small.layers if isinstance(layer, (nn.Conv2d, nn.Linear))
+    )
+    for size, width in ((23, 1), (28, 0)):
+        with pytest.raises(UsageError, match="at least"):
+            MODELS["easgd-cnn"](Shape(3, 10, image_size=size, width=width))
+
+
+@given(st.integers(0, 50), st.integers(3, 8))
+def test_crops_are_windows_of_the_image_mirrored_or_not(seed, size):
+    rng = np.random.default_rng(seed)
+    images = torch.from_numpy(rng.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8))
+    augmenter = CroppingAugmenter(images, SOURCES["cifar10"], size)
+    draws, everything = augmenter.draw(seed, 1, worker=2), torch.arange(5)
+    batch = augmenter.augmented(everything, draws)
+    assert batch.shape == (5, 3, size, size)
+    for i, (top, left, flip) in enumerate(draws.tolist()):
+        window = images[i, top : top + size, left : left + size].permute(2, 0, 1).float() / 255
+        assert window.shape == (3, size, size)
+        torch.testing.assert_close(batch[i], window.flip(2) if flip else window)
+    middle = (8 - size) // 2
+    plain = images[:, middle : middle + size, middle : middle + size].permute(0, 3, 1, 2).float() / 255
+    torch.testing.assert_close(augmenter.plain(everything), plain)
+
+
+def test_workers_have_orders_and_crops_of_their_own():
+    orders = {tuple(permutation(0, 3, 50, worker)) for worker in range(4)}
+    assert len(orders) == 4
+    assert tuple(permutation(0, 3, 50)) in orders, "the first worker's is the world's"
+    augmenter = CroppingAugmenter(torch.zeros(50, 8, 8, 1, dtype=torch.uint8), SOURCES["digits"], 6)
+    assert not torch.equal(augmenter.draw(0, 3, 0), augmenter.draw(0, 3, 1))
