@@ -14,8 +14,8 @@ Sets up .venv if needed (scripts/setup.sh), then runs, whatever fails in between
   mpi      tests/mpi under mpirun on 1, 2, 3, 4 and 8 ranks
 
   --slow       also the tests marked slow: the full matrix of faults, the smoke presets to their end, two steps of the
-               paper preset (about 15 minutes more on 2 quiet cores, and 8 GB of memory for the last; twice that where
-               the processor has no bfloat16). Without it everything takes 12 to 17 minutes on 2 cores.
+               paper preset (8 GB of memory for the last; twice that where the processor has no bfloat16). Without
+               it everything takes 12 to 17 minutes on 2 cores.
   --only PART  only this part (may be given several times)
   --no-setup   take .venv as it is
   --           what follows goes to every pytest, e.g. -- -k resume -x

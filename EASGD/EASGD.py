@@ -122,7 +122,7 @@ PRESETS = make_presets(
 )
 COST = {
     "smoke": "10 to 40 seconds",
-    "cpu": "under a minute on 2 quiet cores",
+    "cpu": "about a minute on 2 quiet cores",
     "paper": "400 epochs of the paper's network, for GPUs",
 }
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from common import launch
 from common.comm import Group, Traffic
 from common.elastic.rules import Admm, Alone, Centre, Downpour, Elastic, Master, MomentumDownpour, MomentumRule, Synchroniser
-from common.elastic.server import Reporting, ServedCentre, Server, WindowCentre
+from common.elastic.server import RemoteCentre, ServedCentre, Server, WindowCentre
 from common.elastic.synchronous import SynchronousElastic
 from common.errors import UsageError
 from common.flat import FlatModel
@@ -110,7 +110,7 @@ class World:
 
     def _work(self, method: str, period: int, gradient: Callable[[], None], steps: int, window: WindowCentre | None) -> float:
         x, p = self.model.parameters.data, self.workers.size
-        centre: Reporting | None = None
+        centre: RemoteCentre | None = None
         if method == UNCOUPLED:
             synchroniser: Synchroniser = Alone(x)
         elif method == TOGETHER:

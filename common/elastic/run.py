@@ -23,7 +23,7 @@ from common import checkpoint, faults
 from common.comm import Group
 from common.ecosphere import Ecosphere
 from common.elastic.rules import Master, Synchroniser
-from common.elastic.server import Reporting, Server, slices_of
+from common.elastic.server import RemoteCentre, Reporting, Server, slices_of
 from common.elastic.tree import Node
 from common.errors import Diverged
 from common.loop import Judged, Trained, evaluate
@@ -216,6 +216,7 @@ class ServedRun(CentredRun):
 
     def _recover(self, centre: Reporting) -> None:
         """A worker that lost its weights goes on from the centre."""
+        assert isinstance(centre, RemoteCentre), "a tree has its own way"
         present = torch.empty_like(self.ecosphere.model.parameters)
         centre.pull(present)
         self._begin_anew(present)
@@ -300,7 +301,7 @@ class ServedRun(CentredRun):
 
 
 def progress_hooks(module: nn.Module, progress: Callable[[], None]) -> list[RemovableHandle]:
-    """Have `progress` called again and again during forward and backward passes: once for every parameter of either."""
+    """Have `progress` called again and again during forward and backward passes: after every layer."""
     forward = [layer.register_forward_hook(lambda *_: progress()) for layer in module.modules()]
     return forward + [p.register_hook(lambda _: progress()) for p in module.parameters()]
 

@@ -14,6 +14,7 @@ x~ lies in a window of the first rank's memory, and workers read and add to it o
 """
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, cast
@@ -121,26 +122,19 @@ def hear_reports(world: Group, on_report: Callable[[int, Any], None]) -> bool:
     return True
 
 
-class Reporting:
+class Reporting(ABC):
     """What a worker says besides its exchanges: lines for the record, and that it is done."""
 
-    def pull(self, into: Tensor, evaluated: bool = False) -> None:
-        """The present centre, or what is to be judged."""
-        raise NotImplementedError
-
-    def push(self, update: Tensor) -> bool:
-        """Send an update off without waiting; False, and nothing sent, where it is not finite."""
-        raise NotImplementedError
-
+    @abstractmethod
     def progress(self) -> None:
         """Let MPI go on with what is under way: it does nothing outside its own calls."""
-        raise NotImplementedError
 
     def __init__(self, world: Group, servers: int) -> None:
         self.world, self.servers = world, range(servers)
 
     def settle(self) -> None:
-        """Wait until x~ has taken in everything that was pushed."""
+        """Wait until x~ has taken in everything that was pushed; by default nothing is."""
+        return
 
     def report(self, line: Any) -> None:
         """Send a small picklable line to every server."""
@@ -154,7 +148,19 @@ class Reporting:
             self.world.comm.Send([NOTHING, MPI.FLOAT], dest=k, tag=Tag.STOP)
 
 
-class ServedCentre(Reporting):
+class RemoteCentre(Reporting):
+    """A centre (`rules.Centre`) that lives on other ranks."""
+
+    @abstractmethod
+    def pull(self, into: Tensor, evaluated: bool = False) -> None:
+        """The present centre, or what is to be judged."""
+
+    @abstractmethod
+    def push(self, update: Tensor) -> bool:
+        """Send an update off without waiting; False, and nothing sent, where it is not finite."""
+
+
+class ServedCentre(RemoteCentre):
     """A worker's side of the protocol, towards all servers.
 
     length: of the whole centre, floats. servers: how many; they are the first ranks of the world.
@@ -202,7 +208,7 @@ class ServedCentre(Reporting):
         return array[start:stop]
 
 
-class WindowCentre(Reporting):
+class WindowCentre(RemoteCentre):
     """The centre in a window of the first rank's memory; every rank makes one, collectively, and workers use it.
 
     start: x~_0 (the first rank's counts). Additions are atomic by element, and so are reads; there is no average and no rule

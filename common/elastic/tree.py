@@ -178,11 +178,3 @@ class Node(Reporting, Synchroniser):
             child.sending.Wait()  # it is listening
             child.say_stop()
         return came
-
-    def pull(self, into: Tensor, evaluated: bool = False) -> None:
-        """The weights of this very node."""
-        into.copy_(self.x)
-
-    def push(self, update: Tensor) -> bool:
-        """A tree knows no updates."""
-        raise NotImplementedError
