@@ -4,9 +4,10 @@
 
 Rank 0 is the server of the methods that have one, the others are workers, the last of them `--factor` times slower. A gradient
 is a sleep, so that the machine's cores do not matter, and in the rows of real training a step of a small network, followed by
-a sleep in the slow worker. Each worker's speed is compared with its own in the same job without any coupling; medians over
-`--repeats`, in turn. Beside it what was sent, next to the paper's 2 N / tau floats per step and worker (meeting workers hand
-over N). Writes results/benchmarks/stragglers.md.
+a sleep in the slow worker. As in training, MPI may go on with a pending push after every layer: a sleep has `--layers` parts.
+Each worker's speed is compared with its own in the same job without any coupling; medians over `--repeats`, in turn. Beside it
+the time that an exchange costs a worker, and what was sent, next to the paper's 2 N / tau floats per step and worker (meeting
+workers hand over N). Writes results/benchmarks/stragglers.md.
 """
 
 import statistics
@@ -24,6 +25,7 @@ from torch import Tensor
 from common import launch
 from common.comm import Group, Traffic
 from common.elastic.rules import Admm, Alone, Centre, Downpour, Elastic, Master, MomentumDownpour, MomentumRule, Synchroniser
+from common.elastic.run import progress_hooks
 from common.elastic.server import RemoteCentre, ServedCentre, Server, WindowCentre
 from common.elastic.synchronous import SynchronousElastic
 from common.errors import UsageError
@@ -48,12 +50,18 @@ TRAINED = [(UNCOUPLED, 1), (TOGETHER, 10), ("aeasgd", 10)]
 ETA = 1e-4  # nothing is to be learnt here, and nothing may diverge
 
 
+def nothing() -> None:
+    """What lets MPI go on where nothing is under way."""
+
+
 @dataclass(frozen=True)
 class Args:
     """What is measured."""
 
     milliseconds: float = 40.0
     """of a gradient that is a sleep"""
+    layers: int = 10
+    """parts of such a sleep, after each of which MPI may go on with what is under way"""
     factor: int = 4
     """how much slower the last worker is"""
     steps: int = 40
@@ -75,10 +83,14 @@ class World:
         self.is_slow = rank == self.everybody.size - 1
         self.model = FlatModel(build_model("easgd-cnn", 3, 10, width=8, image_size=28))
         self.images = torch.rand(16, 3, 28, 28)
+        self.progress: Callable[[], None] = nothing
+        progress_hooks(self.model.module, lambda: self.progress())
 
     def sleep(self) -> None:
         """A gradient that takes its time and nobody's core."""
-        time.sleep(self.args.milliseconds / 1000 * (self.args.factor if self.is_slow else 1))
+        for _ in range(self.args.layers):
+            time.sleep(self.args.milliseconds / 1000 / self.args.layers * (self.args.factor if self.is_slow else 1))
+            self.progress()
 
     def train(self) -> None:
         """A gradient of the paper's network on 16 images; the slow worker rests afterwards, as long as its factor asks."""
@@ -118,6 +130,7 @@ class World:
         else:
             centre = window or ServedCentre(self.everybody, len(x), 1)
             synchroniser = RULES[method](x, centre, p, period)
+        self.progress = centre.progress if centre else nothing
         began = time.perf_counter()
         for t in range(steps):
             synchroniser.begin(t, x)
@@ -149,8 +162,9 @@ def main() -> None:
         method, period, kind = row
         own = statistics.median(speed for speed, _ in measured[UNCOUPLED, 1, kind])
         speed, sent = (statistics.median(values) for values in zip(*measured[row], strict=True))
-        shares = world.everybody.gather_rows(np.array([speed / own if own else 0.0]))[1:, 0]
-        lines.append((kind, method, period, shares[:-1].min(), shares[:-1].mean(), shares[-1], sent))
+        lost = 1000 * period * (1 / speed - 1 / own) if own else 0.0
+        shares, costs = world.everybody.gather_rows(np.array([speed / own if own else 0.0, lost]))[1:].T
+        lines.append((kind, method, period, shares[:-1].min(), shares[:-1].mean(), shares[-1], costs[:-1].mean(), sent))
     if world.everybody.rank == 0:
         write(args, world, lines)
 
@@ -161,14 +175,15 @@ def write(args: Args, world: World, lines: list[tuple]) -> None:
     text = [
         f"{workers} workers, one of them {args.factor} times slower, {n:,} parameters: speed of each worker as a share of its "
         f"own without any coupling (steps per second, medians of {args.repeats}). Gradients are sleeps of "
-        f"{args.milliseconds:g} ms, or steps of the EASGD paper's network on 16 images. Sent: floats per step, worker and "
-        "parameter.",
+        f"{args.milliseconds:g} ms in {args.layers} parts, or steps of the EASGD paper's network on 16 images. Exchange: what "
+        "one costs the others on average, ms; sent: floats per step, worker and parameter. downpour waits until its push is "
+        "in, mdownpour until its gradient is.",
         "",
-        "| gradients | method | tau | slowest of the others | mean of the others | slow worker | sent |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: |",
+        "| gradients | method | tau | slowest of the others | mean of the others | slow worker | exchange | sent |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
         *(
-            f"| {kind} | {method} | {tau} | {low:.1%} | {mean:.1%} | {slow:.1%} | {sent:.3f} |"
-            for kind, method, tau, low, mean, slow, sent in lines
+            f"| {kind} | {method} | {tau} | {low:.1%} | {mean:.1%} | {slow:.1%} | {cost:.1f} | {sent:.3f} |"
+            for kind, method, tau, low, mean, slow, cost, sent in lines
         ),
         "",
         f"Made by `mpirun --oversubscribe --bind-to none -np {workers + 1} python benchmarks/stragglers.py`, "

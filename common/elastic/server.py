@@ -9,10 +9,12 @@
     STOP               ------------->   a server ends after everybody's STOP
 
 One server serves one message at a time, so nobody ever sees half an update. It never waits for a particular worker, and where
-there is nothing to do it sleeps, since its core is often a worker's as well. `WindowCentre` does without a server's help:
-x~ lies in a window of the first rank's memory, and workers read and add to it one-sidedly.
+there is nothing to do it sleeps, since its core is often a worker's as well; not while a reply is under way, which a worker
+waits for and which moves on only inside calls of MPI. `WindowCentre` does without a server's help: x~ lies in a window of the
+first rank's memory, and workers read and add to it one-sidedly.
 """
 
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -25,9 +27,12 @@ from torch import Tensor
 
 from common.comm import Group, Tag
 from common.elastic.rules import Master, is_finite
+from common.flat import host_array
 from common.mpi import MPI
 
-SHORTEST_NAP, LONGEST_NAP = 5e-5, 1e-3  # seconds a server sleeps where there is nothing to do; doubled while that lasts
+SHORTEST_NAP, LONGEST_NAP = 2e-5, 1e-3  # seconds a server sleeps where there is nothing to do,
+PART = 0.02  # and which part of the usual time between two messages that is
+LOOKS = 3  # before a nap: MPI moves a message on by a little in each of its calls, and needs several to deliver it
 NOTHING = np.empty(0, dtype=np.float32)
 
 
@@ -38,19 +43,32 @@ def slices_of(length: int, servers: int) -> list[tuple[int, int]]:
 
 
 class Nap:
-    """Sleep a little longer each time, from the shortest nap on after something happened."""
+    """How long a loop sleeps that waits for messages: a small part of the usual time between two of them.
+
+    So a message waits for about a hundredth of that time, and looking for it costs some fifty naps a message, whatever the
+    pace. Where nothing comes for long, naps grow with the time since the last one.
+    """
 
     def __init__(self) -> None:
-        self.seconds = SHORTEST_NAP
+        self.usual = 0.0  # seconds between two events, exponential mean
+        self.last = time.perf_counter()
+        self.looks = 0
 
     def awake(self) -> None:
         """Something happened."""
-        self.seconds = SHORTEST_NAP
+        now = time.perf_counter()
+        self.usual += 0.1 * (now - self.last - self.usual)
+        self.last, self.looks = now, 0
 
     def sleep(self) -> None:
-        """Give the core away."""
-        time.sleep(self.seconds)
-        self.seconds = min(2 * self.seconds, LONGEST_NAP)
+        """Nothing was there: give the core away, after a few looks."""
+        self.looks += 1
+        if self.looks % LOOKS == 0:
+            time.sleep(self.seconds(time.perf_counter() - self.last))
+
+    def seconds(self, waited: float) -> float:
+        """The length of the next nap after so many seconds without an event."""
+        return min(max(PART * max(self.usual, waited), SHORTEST_NAP), LONGEST_NAP)
 
 
 class Server:
@@ -75,7 +93,7 @@ class Server:
         while left:
             done = MPI.Request.Testsome(requests) or []
             if not hear_reports(self.world, self.on_report) and not done:
-                nap.sleep()
+                os.sched_yield() if self._is_replying() else nap.sleep()
                 continue
             nap.awake()
             for index in done:
@@ -93,6 +111,10 @@ class Server:
             MPI.Request.Waitall(sent)
         while hear_reports(self.world, self.on_report):
             pass
+
+    def _is_replying(self) -> bool:
+        """Whether a reply has not left yet; looking lets MPI go on with it."""
+        return not all(MPI.Request.Testall(sent) for sent in self.sent.values())
 
     def _listen(self, worker: int, tag: Tag) -> MPI.Request:
         buffer = self.updates[worker] if tag is Tag.PUSH else NOTHING
@@ -170,23 +192,25 @@ class ServedCentre(RemoteCentre):
         super().__init__(world, servers)
         self.slices = slices_of(length, servers)
         self.fetched = np.empty(length, dtype=np.float32)
-        self.pushed = np.empty(length, dtype=np.float32)
+        self.pushed = NOTHING
         self.pending: list[MPI.Request] = []
 
     def pull(self, into: Tensor, evaluated: bool = False) -> None:
         """The present centre of all servers (or its average); waits for it."""
         comm, tag = self.world.comm, Tag.REQUEST_EVALUATED if evaluated else Tag.REQUEST
-        waiting = [comm.Irecv([self._part(self.fetched, k), MPI.FLOAT], source=k, tag=Tag.CENTRE) for k in self.servers]
+        array = into.detach().numpy() if into.device.type == "cpu" else self.fetched  # without a copy where that is possible
+        waiting = [comm.Irecv([self._part(array, k), MPI.FLOAT], source=k, tag=Tag.CENTRE) for k in self.servers]
         waiting += [comm.Isend([NOTHING, MPI.FLOAT], dest=k, tag=tag) for k in self.servers]
         MPI.Request.Waitall(waiting)
-        into.copy_(torch.from_numpy(self.fetched))
+        if array is self.fetched:
+            into.copy_(torch.from_numpy(array))
 
     def push(self, update: Tensor) -> bool:
         """Send every server its slice of a finite update, and return at once."""
         self.settle()
         if not is_finite(update):
             return False
-        torch.from_numpy(self.pushed).copy_(update)
+        self.pushed = host_array(update)  # of the update itself on the CPU: it stays as it is until `settle`
         comm = self.world.comm
         self.pending = [comm.Irecv([NOTHING, MPI.FLOAT], source=k, tag=Tag.ACKNOWLEDGE) for k in self.servers]
         self.pending += [comm.Isend([self._part(self.pushed, k), MPI.FLOAT], dest=k, tag=Tag.PUSH) for k in self.servers]
