@@ -2,7 +2,7 @@
 
     python results/make_tables.py [smoke|cpu|gpu|paper]
 
-Writes results/<profile>/tables/: accuracy.md and cost.md (the rows of both carry the same numbers), start.md (methods by the
+Writes results/<profile>/tables/: accuracy.md and cost.md (rows carry the same numbers in both), start.md (methods by the
 base rate they were started with) and periods.md (by communication period), where those were varied (such rows are not
 in accuracy.md), accuracy.csv (all numbers, unrounded) and runs.csv (one line per run directory, finished or not). Columns:
 results/README.md.
@@ -42,21 +42,29 @@ def accuracy_table(records: Records) -> pd.DataFrame:
 
 
 def cost_table(records: Records) -> pd.DataFrame:
-    """What each method cost; means over the same runs as in the table of accuracies."""
-    rows = records.rows
-    return pd.DataFrame(
-        {
-            **_keys(rows),
-            "n": rows.n,
-            "total, s": [number(v, 1) for v in rows.seconds_total_mean],
-            "training, s": [number(v, 1) for v in rows.seconds_train_mean],
-            "images/s": [number(v, 0) for v in rows.images_per_second_mean],
-            "evaluate + exchange, %": [number(100 * v, 1) for v in rows.sync_share_mean],
-            "inside, MB": [number(v, 1) for v in rows.mb_inside_mean],
-            "across, MB": [number(v, 2) for v in rows.mb_across_mean],
-            "commit": rows.commit,
-        }
-    )
+    """What each method cost; means over the same runs as in the table of accuracies, sweeps with one line a method."""
+    shown = shown_rows(records)
+    lines = [_cost_line(shown.loc[[number]], method) for number, method in zip(shown.index, _methods(shown), strict=True)]
+    for _, rows in [*records.sweeps(), *records.periods()]:
+        lines += [_cost_line(part, f"{title}, all of its sweep") for title, part in rows.groupby("title", sort=False)]
+    return pd.DataFrame(lines)
+
+
+def _cost_line(rows: pd.DataFrame, label: str) -> dict[str, object]:
+    """The mean over some rows of one method."""
+    first, mean = rows.iloc[0], rows.mean(numeric_only=True)
+    numbers = str(rows.index[0]) if len(rows) == 1 else f"{rows.index.min()} to {rows.index.max()}"
+    return {
+        **dict(zip(KEYS, (numbers, f"{first.data}, {first.model}", label), strict=True)),
+        "n": rows.n.sum(),
+        "total, s": number(mean.seconds_total_mean, 1),
+        "training, s": number(mean.seconds_train_mean, 1),
+        "images/s": number(mean.images_per_second_mean, 0),
+        "evaluate + exchange, %": number(100 * mean.sync_share_mean, 1),
+        "inside, MB": number(mean.mb_inside_mean, 1),
+        "across, MB": number(mean.mb_across_mean, 2),
+        "commit": ", ".join(dict.fromkeys(commit for text in rows.commit for commit in text.split(", "))),
+    }
 
 
 def troubled_table(records: Records) -> pd.DataFrame:
@@ -155,8 +163,12 @@ def _command_entry(entry: dict[str, str]) -> str:
 
 
 def _keys(rows: pd.DataFrame) -> dict[str, object]:
-    method = [f"{t} ({s})" if s else t for t, s in zip(rows.title, rows.setting, strict=True)]
-    return dict(zip(KEYS, (rows.index, rows.data + ", " + rows.model, method), strict=True))
+    return dict(zip(KEYS, (rows.index, rows.data + ", " + rows.model, _methods(rows)), strict=True))
+
+
+def _methods(rows: pd.DataFrame) -> list[str]:
+    """Names of methods, with the options that tell a row from others of its method."""
+    return [f"{t} ({s})" if s else t for t, s in zip(rows.title, rows.setting, strict=True)]
 
 
 def _remarks(row: pd.Series) -> str:

@@ -357,6 +357,9 @@ class TestFigures:
         assert update_readme.updated(text, "start", table) == text.replace("old", table)
         with pytest.raises(ValueError, match="no results table markers"):
             update_readme.updated(text, "results", table)
+        cost = make_tables.cost_table(records).set_index("method")
+        assert cost.loc["EOA, all of its sweep", ["#", "n"]].tolist() == ["2 to 5", 4], "its three rates and its twin"
+        assert len(cost) == 3, "the row outside of the sweep, and a line for each of its two methods"
 
     def test_periods_have_a_table_with_the_rate_that_validation_chose(self, tmp_path):
         # The higher rate is better on validation images at every period but the longest, where it diverged.
