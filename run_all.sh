@@ -142,8 +142,10 @@ experiments() {
             for tau in 1 4 16 64; do # elastic averaging by period, rates tuned; z averages over 1000 steps whatever the period
                 tuned aeasgd-tau$tau 5 "0.4 0.2 0.1" EASGD/EASGD.py --method aeasgd --period $tau
                 tuned eamsgd-tau$tau 5 "0.01 0.005 0.0025" EASGD/EASGD.py --method eamsgd --period $tau
-                tuned downpour-tau$tau 5 "0.1 0.05 0.02 0.01 0.005" EASGD/EASGD.py --method downpour --period $tau
-                tuned mvadownpour-tau$tau 5 "0.1 0.05 0.02 0.01 0.005" EASGD/EASGD.py --method mvadownpour --period $tau \
+                local rates="0.1 0.05 0.02 0.01"
+                [ $tau -lt 16 ] || rates+=" 0.005 0.0025"
+                tuned downpour-tau$tau 5 "$rates" EASGD/EASGD.py --method downpour --period $tau
+                tuned mvadownpour-tau$tau 5 "$rates" EASGD/EASGD.py --method mvadownpour --period $tau \
                     --average-rate "$(printf 0.%03d $tau)"
             done
             for data in cifar10 cifar100; do
