@@ -315,8 +315,9 @@ class TreeRun(ServedRun):
         return False
 
     def _recover(self, centre: Reporting) -> None:
-        """A leaf that lost its weights takes the next ones that come from above."""
-        self.optimizer.end_round(finite=False)
+        """A leaf that lost its weights goes on from its parent's."""
+        self.node.recover()
+        self._begin_anew(self.ecosphere.model.parameters.data)
 
     def _loop(self, master: Master | None) -> None:
         self.node.serve(self._collector())

@@ -9,7 +9,8 @@ not through yet, the next one is left out. Exchanges are not paired, so nothing 
     leaf    sends up every tau of its steps
     inner   up and down after every d messages from below (schedule `equal`), or up after each and down after 10 d (`fast-up`)
 
-A node that has ended tells its parent, and goes on receiving until the parent has said so in turn.
+A leaf that is lost asks for its parent's weights, by sending some that are not finite, and goes on from there. A node that
+has ended tells its parent, and goes on receiving until the parent has said so in turn.
 """
 
 from collections.abc import Callable
@@ -46,10 +47,14 @@ def rhythm(schedule: str, degree: int) -> tuple[int, int]:
 
 
 class Link:
-    """One neighbour: weights to it and from it. A receive is always posted, so that nobody's sending waits for this rank."""
+    """One neighbour: weights to it and from it. A receive is always posted, so that nobody's sending waits for this rank.
+
+    Attributes:
+        open: until the neighbour has ended. asks: whether it has sent weights that are not finite, and wants some.
+    """
 
     def __init__(self, world: Group, neighbour: int, length: int) -> None:
-        self.world, self.neighbour, self.open = world, neighbour, True
+        self.world, self.neighbour, self.open, self.asks = world, neighbour, True, False
         self.out, self.incoming = np.empty(length, dtype=np.float32), np.empty(length, dtype=np.float32)
         self.sending = MPI.REQUEST_NULL
         self.receiving = self._listen()
@@ -60,14 +65,22 @@ class Link:
     def send(self, x: Tensor) -> None:
         """Send x off, unless the message before is still on its way, the neighbour has ended, or x is not finite."""
         if self.open and self.sending.Test() and is_finite(x):
-            torch.from_numpy(self.out).copy_(x)
-            self.sending = self.world.comm.Isend([self.out, MPI.FLOAT], dest=self.neighbour, tag=Tag.WEIGHTS)
-            self.world.traffic.inside += self.out.nbytes
+            self._send(x)
+
+    def ask(self) -> None:
+        """Let the neighbour know that this rank has no weights of its own."""
+        self.sending.Wait()
+        self._send(torch.full((len(self.out),), torch.nan))
+
+    def _send(self, x: Tensor) -> None:
+        torch.from_numpy(self.out).copy_(x)
+        self.sending = self.world.comm.Isend([self.out, MPI.FLOAT], dest=self.neighbour, tag=Tag.WEIGHTS)
+        self.world.traffic.inside += self.out.nbytes
 
     def receive(self, x: Tensor, pull: float) -> int:
-        """Move x towards all that has come, or there where x is lost; returns how many messages that were.
+        """Move x towards all weights that have come, or there where x is lost; returns how many those were.
 
-        Notices a neighbour's end: it says so when all that it has sent is through.
+        Notices that a neighbour asks for weights, and its end: it says so when all that it has sent is through.
         """
         if not self.open:
             return 0
@@ -75,9 +88,12 @@ class Link:
         ended = comm.Iprobe(source=self.neighbour, tag=Tag.STOP)  # asked first: what was sent before it is here
         while self.receiving.Test():
             theirs = torch.from_numpy(self.incoming).to(x.device)
-            x.lerp_(theirs, pull) if is_finite(x) else x.copy_(theirs)
+            if is_finite(theirs):
+                x.lerp_(theirs, pull) if is_finite(x) else x.copy_(theirs)
+                came += 1
+            else:
+                self.asks = True
             self.receiving = self._listen()
-            came += 1
         if ended:
             comm.Recv([NOTHING, MPI.FLOAT], source=self.neighbour, tag=Tag.STOP)
             self.receiving.Cancel()
@@ -120,6 +136,12 @@ class Node(Reporting, Synchroniser):
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
         """Nothing: a move is made when its message arrives."""
+
+    def recover(self) -> None:
+        """A leaf that is lost takes its parent's weights; waits for them."""
+        assert self.parent is not None, "a leaf has a parent"
+        self.parent.ask()
+        self._listen_while(lambda parent: not is_finite(self.x))
 
     def progress(self) -> None:
         """Let MPI go on with what is on its way up."""
@@ -174,6 +196,9 @@ class Node(Reporting, Synchroniser):
     def _from_below(self, child: Link) -> int:
         was_open = child.open
         came = child.receive(self.x, self.pull_rate)
+        if child.asks:
+            child.send(self.x)  # unless some are on their way already
+            child.asks = False
         if was_open and not child.open:
             child.sending.Wait()  # it is listening
             child.say_stop()

@@ -236,6 +236,26 @@ def test_a_tree_agrees_without_training_and_everybody_ends(degree, schedule):
         assert sorted(reports) == list(range(inner_nodes(degree, SIZE), SIZE)), "every inner node hears every leaf"
 
 
+@needs_two
+@pytest.mark.parametrize("degree", [1, 2, 3])
+def test_a_leaf_that_is_lost_goes_on_from_its_parent_although_all_others_have_ended(degree):
+    topology, start = world_of(), places(300)
+    world, x = topology.world, start[RANK].clone()
+    node = Node(world, x, degree, 1)
+    if inner_nodes(degree, SIZE) > RANK:
+        node.serve(lambda rank, line: None)
+    else:
+        if RANK == SIZE - 1:
+            time.sleep(0.05)
+            x.fill_(torch.nan)
+            node.recover()
+        node.close()
+    world.rest()
+    ends = np.array(everyones(x.numpy()))
+    parent = ends[(SIZE - 2) // degree]
+    np.testing.assert_array_equal(ends[-1], parent, "nobody else has moved the parent since")
+
+
 def test_the_shape_of_a_tree():
     for nodes in range(1, 30):
         for degree in (1, 2, 3, 7):
