@@ -40,7 +40,7 @@ class Stopwatch(Synchroniser):
 
     def __init__(self, synchroniser: Synchroniser) -> None:
         self.synchroniser = synchroniser
-        self.steps = synchroniser.steps
+        self.steps, self.shares = synchroniser.steps, synchroniser.shares
         self.seconds = 0.0
 
     def begin(self, t: int, x: Tensor) -> None:
@@ -48,6 +48,10 @@ class Stopwatch(Synchroniser):
         began = time.perf_counter()
         self.synchroniser.begin(t, x)
         self.seconds += time.perf_counter() - began
+
+    def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
+        """The synchroniser's."""
+        return self.synchroniser.take(t, gradient, finite)
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
         """The synchroniser's."""
