@@ -171,8 +171,10 @@ class Run:
 
     def _engine(self) -> str:
         """What is averaged by what."""
-        gradients = self.topology.gradients
-        return "gradients: " + ("Horovod" if gradients.horovod else "MPI" if gradients.size > 1 else "its own")
+        coupled = self.optimizer.synchroniser
+        group = self.topology.population if coupled else self.topology.gradients
+        engine = "Horovod" if group.horovod else "MPI" if group.size > 1 else "its own"
+        return f"{coupled.shares if coupled else 'gradients'}: {engine}"
 
     def rounds(self) -> Iterator[int]:
         """Numbers of the rounds still to run; ends early where --max-steps is reached."""
@@ -332,7 +334,8 @@ class Run:
         self._note_total()
         summary = self._summary(validation, test, diverged)
         self.record.write_json("summary.json", summary)
-        self.record.write_rates({s.optimizer: self._unit(s.optimizer) for s in self.topology.specs})
+        units = {s.optimizer: self._unit(s.optimizer) for s in self.topology.specs}
+        self.record.write_rates(units, self.ecosphere.rates.lineage(self.final_population))
         self.record.close()
         self.reporter.close()
         seconds = summary["seconds"]
@@ -343,8 +346,8 @@ class Run:
         )
 
     def _take_final_weights(self, diverged: bool) -> None:
-        """The run's model onto all ranks; where it diverged all hold the last finite weights already."""
-        if self.ecosphere.exchange.keeps_populations_apart and not diverged:
+        """The run's model onto all ranks: where it diverged, of the last finite weights those of the population then best."""
+        if self.ecosphere.exchange.keeps_populations_apart:
             root = self.topology.offsets[self.final_population]
             self.topology.world.broadcast_(self.ecosphere.model.state.detach(), root)
 
