@@ -1,46 +1,92 @@
-"""What a user would pick instead of an ecosphere, on the same harness: one schedule, ordinary data parallelism.
+"""What a user would pick instead of an ecosphere or a swarm, on the same harness.
 
-    cosine    eta0, annealed to 0 by a cosine
-    linear    the same from k eta0 (k = batch / 128), after one epoch of linear warm-up
-    sqrt      the same from sqrt(k) eta0
-    replay    the rates that an ecosphere found, from its rates.csv; fair at the batch of one of its populations
+    cosine        synchronous SGD at eta0, annealed to 0 by a cosine
+    linear        the same from k eta0 (k = batch / 128), after one epoch of linear warm-up
+    sqrt          the same from sqrt(k) eta0
+    replay        the rates that an ecosphere or pbt found, from its rates.csv; fair at the batch of one of its populations
+    sync          synchronous SGD, by default at a constant rate; --period n: one step with the gradients of n batches
+    average       local SGD: every --period steps all workers take the mean of their weights
+    post-local    synchronous first, local SGD from --switch on
+    diloco        local SGD whose mean moves the model by an outer Nesterov step
+    independent   workers that never meet; the best one is the run's model
+    pbt           population-based training of the rate: the worst workers copy the best ones
 
 For example:
 
     python baselines/Baselines.py --method cosine --preset smoke
-    mpirun --oversubscribe --bind-to none -np 2 python baselines/Baselines.py --method linear --preset cpu
+    mpirun --oversubscribe --bind-to none -np 4 python baselines/Baselines.py --method diloco --preset smoke
     python baselines/Baselines.py --replay runs/eoa-sam/RUN/rates.csv --preset cpu
 """
 
 import csv
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from common import launch
+from common.apart import ApartRun, CalibratedRun
 from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
 from common.ecosphere import Ecosphere
+from common.elastic.local import Gathering, LocalSteps, Rhythm
+from common.elastic.run import CentredRun
 from common.errors import UsageError
 from common.exchange import Exchange
+from common.optim import family, parts
 from common.populations import PopulationSpec
-from common.rates import QUOTED_BATCH, RateRule, ReplayedRates, ScheduledRates, cosine
+from common.rates import QUOTED_BATCH, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates, cosine
 from common.run import Run
 from common.topology import build_topology, world_size
+
+SCHEDULED = ("cosine", "linear", "sqrt", "replay")  # by what their names say; images are dealt out anew every round
+LOCAL = ("average", "post-local", "diloco")
+APART = ("independent", "pbt")
+COUPLED = ("sync", *LOCAL, *APART)  # a worker has a batch, and by default images, of its own
+METHODS = (*SCHEDULED, *COUPLED)
+WHOSE = {  # options that not every method has
+    **{"period": ("sync", *LOCAL), "switch": ("post-local",), "outer_rate": ("diloco",), "outer_momentum": ("diloco",)},
+    **{"schedule": ("sync", *LOCAL, "independent"), "worker_batch": COUPLED, "shards": COUPLED},
+}
+PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # where none is given
+KINDS = {**dict.fromkeys(LOCAL, CentredRun), "independent": ApartRun, **dict.fromkeys(("sync", "pbt"), CalibratedRun)}
+OTHERS = {"sgd": ("adam_rate", "adam_decay"), "adam": ("learning_rate", "momentum_factor", "weight_decay")}
+SHAPES = {"constant": lambda progress: 1.0, "cosine": lambda progress: cosine(1.0, progress)}
 
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
     """Options of the baselines, after those that every script has."""
 
-    method: Literal["cosine", "linear", "sqrt", "replay"] = "cosine"
-    """the schedule; replay is implied by --replay"""
+    method: Literal[*METHODS] = "cosine"  # type: ignore[valid-type]
+    """what couples the workers, and by which schedule; replay is implied by --replay"""
     replay: str = ""
-    """a rates.csv: use its column `mean`, round by round"""
+    """a rates.csv: use its column `lineage` where there is one, else `mean`, round by round"""
+    period: int = 0
+    """n: steps between two exchanges of sync, average, post-local and diloco; 0 for 1 (sync) or 10 (the others)
+    (DiLoCo's paper: 500)"""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """of the learning rate, where the method brings none"""
+    worker_batch: int = 128
+    """images per step of one worker, unless --batch-size says how many all workers together have"""
+    shards: Literal["own", "all"] = "own"
+    """which images a worker trains on: a part that is its own for the whole run, or all of them in an order of its own, as
+    under pbt by default"""
+    switch: float = 0.5
+    """share of the steps after which post-local averages weights only every --period steps (paper: when the rate first
+    falls)"""
+    outer_rate: float = 0.7
+    """nu, rate of diloco's outer step (paper: 0.7)"""
+    outer_momentum: float = 0.9
+    """mu, Nesterov momentum of diloco's outer step (paper: 0.9)"""
 
 
-PRESETS = make_presets(Args, cpu={"batch_size": 128})  # what eta0 is quoted for; EOA has half of 256 in each population
+PRESETS = make_presets(
+    Args,
+    smoke={"worker_batch": 16},
+    cpu={"batch_size": 128, "worker_batch": 32},  # what eta0 is quoted for; EOA has half of 256 in each population
+)
 COST = {
     "smoke": "10 to 30 seconds",
     "cpu": "15 to 20 minutes on 2 quiet cores",
@@ -49,57 +95,147 @@ COST = {
 
 
 def main() -> None:
-    """Parse, build one population over all ranks, train."""
+    """Parse, let the workers stand to each other as the method wants it, train."""
     args, given = parse_args(PRESETS, __doc__)
-    check_common(args)
-    method = "replay" if args.replay else args.method
     ranks = world_size()
-    replayed = read_rates(args, given) if method == "replay" else []
-    topology = build_topology([PopulationSpec(method, ranks, args.optimizer)])
-    run = Run("baselines", method, args, given, topology, [headline(f"Baseline {method}", args.preset, COST)])
+    args = settle(args, given, ranks)
+    method = args.method
+    replayed = read_rates(args) if method == "replay" else ()
+    apart = method in APART
+    specs = [PopulationSpec(method, 1 if apart else ranks, args.optimizer)] * (ranks if apart else 1)
+    topology = build_topology(specs, "population" if method in SCHEDULED else "worker")
+    title = headline(f"Baseline {method}", args.preset, COST)
+    shards = "drawn" if method in SCHEDULED else args.shards
+    run = KINDS.get(method, Run)("baselines", method, args, given, topology, [title], ranks, shards)
+    rates = rate_rule(args, run, *replayed)
+    if isinstance(run, CentredRun):
+        train_locally(run, args, rates)
+    else:
+        train(run, args, rates)
 
-    rates = rate_rule(method, args, run, replayed)
-    ecosphere = Ecosphere(topology, rates, Exchange("average"))
-    ecosphere.adopt(run.build_model())
+
+def settle(args: Args, given: set[str], ranks: int) -> Args:
+    """The arguments as the method needs them. Raises UsageError for those that cannot work."""
+    check_common(args)
+    if args.replay:
+        if "method" in given and args.method != "replay":
+            raise UsageError(f"--replay and --method {args.method} exclude each other: leave one of them out")
+        args = replace(args, method="replay")
+    elif args.method == "replay":
+        raise UsageError("--method replay needs --replay FILE: a rates.csv that an EOA or pbt run wrote")
+    method = args.method
+    for name, methods in WHOSE.items():
+        if name in given and method not in methods:
+            raise UsageError(f"--{name.replace('_', '-')} is for --method {', '.join(methods)}, not {method}: leave it out")
+    check_numbers(args, given)
+    if method in SCHEDULED:
+        return args
+    own: dict[str, Any] = {"batch_size": args.worker_batch * ranks, "period": PERIODS.get(method, 0)}
+    own |= {"optimizer": "adamw" if method == "diloco" else "sgd", "shards": "all" if method == "pbt" else "own"}
+    args = replace(args, **{name: value for name, value in own.items() if name not in given})
+    check_optimizer(args, given)
+    return args
+
+
+def check_numbers(args: Args, given: set[str]) -> None:
+    """Refuse numbers that cannot work. Raises UsageError."""
+    for name in given & {"period", "worker_batch"}:
+        if getattr(args, name) < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
+    if {"batch_size", "worker_batch"} <= given:
+        raise UsageError("--batch-size is of all workers together and --worker-batch of one: leave one of them out")
+    if not 0 <= args.switch <= 1:
+        raise UsageError(f"--switch {args.switch} is a share of the run, in [0, 1]")
+    if not 0 < args.outer_rate < math.inf:
+        raise UsageError(f"--outer-rate {args.outer_rate} has to be positive and finite; 0.7 is usual")
+    if not 0 <= args.outer_momentum < 1:
+        raise UsageError(f"--outer-momentum {args.outer_momentum} has to lie in [0, 1); 0.9 is usual")
+
+
+def check_optimizer(args: Args, given: set[str]) -> None:
+    """Refuse weight optimizers that a method cannot have, and options of the others. Raises UsageError."""
+    name = args.optimizer
+    if args.method == "pbt" and family(name) != "sgd":
+        raise UsageError(f"--method pbt copies weights, rate and momentum, but not the moments of {name}: choose sgd or sam")
+    if args.method == "sync" and args.period > 1 and parts(name)[1] == "nesterov":
+        raise UsageError(f"--optimizer {name} looks ahead at every batch, sync steps every {args.period}: choose sgd")
+    for option in sorted(given.intersection(OTHERS[family(name)])):
+        raise UsageError(f"--{option.replace('_', '-')} is not an option of --optimizer {name}: leave one of them out")
+
+
+def train(run: Run, args: Args, rates: RateRule) -> None:
+    """Workers with the same weights and one gradient, or workers that keep apart; the same loop as an ecosphere's."""
+    exchange = {"independent": "apart", "pbt": "exploit"}.get(args.method, "average")
+    ecosphere = Ecosphere(run.topology, rates, Exchange(exchange))
+    model = ecosphere.adopt(run.build_model())
     optimizer = run.build_optimizer(ecosphere)
-
-    run.start(ecosphere, optimizer, {"replayed_rates": replayed})
+    if args.method == "sync":
+        optimizer.synchroniser = Gathering(model.parameters.data, run.topology.population, rhythm(args, run).due)
+    if args.method == "pbt":
+        ecosphere.companions = optimizer.momentum  # it is copied together with weights and rate
+    run.start(ecosphere, optimizer, {"replayed_rates": rates.rates if isinstance(rates, ReplayedRates) else []})
     with run:
         for t in run.rounds():
             rate = ecosphere.rate
-            trained = run.train(t)  # Horovod: all-reduce over all ranks, every step
-            judged = run.judge(t)  # for the record only: nothing is decided by it
-            turn = ecosphere.turn(t, judged.fitness)  # batch-norm statistics are averaged, the schedule goes on
+            trained = run.train(t)  # Horovod: all-reduce over all ranks, every step; nothing where workers keep apart
+            judged = run.judge(t)  # for the record only, but under independent and pbt
+            turn = ecosphere.turn(t, judged.fitness)  # elect, exchange weights, on with the schedule or the rates
             run.close_round(t, rate, trained, judged, turn)
 
 
-def rate_rule(method: str, args: Args, run: Run, replayed: list[float]) -> RateRule:
-    """The schedule of one method for this world and batch."""
-    ranks = run.topology.world.size
-    epoch = run.epoch_steps / run.plan.steps  # warm-up is one epoch, counted in rounds
-    if method == "replay":
-        return ReplayedRates(replayed, args.learning_rate, ranks, epoch)
+def train_locally(run: CentredRun, args: Args, rates: RateRule) -> None:
+    """Workers that step on their own and meet now and then; what the last meeting gave is judged."""
+    ecosphere = Ecosphere(run.topology, rates, Exchange("average"))
+    x = ecosphere.adopt(run.build_model()).parameters.data
+    optimizer = run.build_optimizer(ecosphere)
+    outer = (args.outer_rate, args.outer_momentum) if args.method == "diloco" else None
+    local = LocalSteps(x, run.topology.population, rhythm(args, run).due, outer, optimizer.forget)
+    optimizer.synchroniser = run.couple(local, lambda: local.centre)
+    run.start(ecosphere, optimizer, {"replayed_rates": []})
+    with run:
+        for t in run.rounds():
+            run.end_round(t, run.train(t))
+
+
+def rhythm(args: Args, run: Run) -> Rhythm:
+    """When workers meet, over all the steps that the run will make."""
+    steps = args.rounds * run.plan.steps
+    steps = min(steps, args.max_steps or steps)
+    return Rhythm(args.period, steps, round(args.switch * steps) if args.method == "post-local" else 0)
+
+
+def rate_rule(args: Args, run: Run, replayed: Sequence[float] = (), warmed: bool = True) -> RateRule:
+    """The learning rates of one method for this world and batch. warmed: whether those replayed had a warm-up."""
+    ranks, eta0, rounds = run.topology.world.size, args.learning_rate, args.rounds
+    epoch = run.epoch_steps / run.plan.steps  # a warm-up is one epoch, counted in rounds
     k = run.plan.batch_size / QUOTED_BATCH
-    scale = {"cosine": 1.0, "linear": k, "sqrt": math.sqrt(k)}[method]
-    warmup = 0.0 if method == "cosine" else epoch
-    return ScheduledRates(lambda p: cosine(1.0, p), scale * args.learning_rate, args.learning_rate, ranks, args.rounds, warmup)
+    match args.method:
+        case "replay":
+            return ReplayedRates(list(replayed), eta0, ranks, epoch if warmed else 0.0)
+        case "pbt":
+            return PopulationBasedRates(run.topology.sizes, eta0, args.seed)
+        case "linear" | "sqrt":
+            scale = k if args.method == "linear" else math.sqrt(k)
+            return ScheduledRates(SHAPES["cosine"], scale * eta0, eta0, ranks, rounds, epoch)
+    shape = SHAPES["cosine" if args.method == "cosine" else args.schedule]
+    return ScheduledRates(shape, eta0, eta0, ranks, rounds)
 
 
-def read_rates(args: Args, given: set[str]) -> list[float]:
-    """The column `mean` of a rates.csv; needs as many rounds as are to be run. Raises UsageError."""
-    if "method" in given and args.method != "replay":
-        raise UsageError(f"--replay and --method {args.method} exclude each other: leave one of them out")
-    if not args.replay:
-        raise UsageError("--method replay needs --replay FILE: a rates.csv that an EOA run wrote")
+def read_rates(args: Args) -> tuple[list[float], bool]:
+    """The rates of a rates.csv, of as many rounds as are to be run, and whether they had a warm-up. Raises UsageError."""
     _refuse_foraging(Path(args.replay))
     try:
         with open(Path(args.replay), newline="") as file:
-            rates = [float(line["mean"]) for line in csv.DictReader(file)]
-    except (OSError, KeyError, ValueError) as error:
-        raise UsageError(f"cannot read rates from '{args.replay}' ({error}): name a rates.csv that an EOA run wrote") from None
+            lines = list(csv.DictReader(file))
+        column = "lineage" if lines and "lineage" in lines[0] else "mean"
+        rates = [float(line[column]) for line in lines]
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise UsageError(
+            f"cannot read rates from '{args.replay}' ({error}): name a rates.csv that an EOA or pbt run wrote"
+        ) from None
     if len(rates) < args.rounds:
         raise UsageError(f"{args.replay} holds the rates of {len(rates)} rounds, not {args.rounds}: add --rounds {len(rates)}")
-    return rates
+    return rates, column == "mean"
 
 
 def _refuse_foraging(path: Path) -> None:

@@ -20,7 +20,7 @@ from common.errors import UsageError
 from common.flat import host_array
 from common.topology import Topology
 
-POLICIES = ("average", "kin", "best", "migrate", "ring")
+POLICIES = ("average", "kin", "best", "migrate", "ring", "exploit", "apart")
 KIN = 0.05  # populations whose fitness differs from the leader's by at most this share of it are its kin
 
 
@@ -75,8 +75,10 @@ def schedule(policy: str, standings: Standings) -> Schedule:
     average, kin: `sum_everywhere` (the populations put m_k theta_k in, with `kin` only those that are nearly as good as the
     leader, and divide by the total at the end).
     best: `copy_everywhere` from the leader's population. migrate: best population to worst, one round.
-    ring: everybody to its right neighbour, one round.
-    Populations without any finite worker take the leader's theta, one a round: with `ring` before it, with `migrate` instead.
+    ring: everybody to its right neighbour, one round. exploit: the best to the worst (`Standings.copies`), one round.
+    apart: nothing.
+    Populations without any finite worker take the leader's theta, one a round: with `ring` before it, with `migrate` and
+    `exploit` instead, with `apart` as well.
     Raises ValueError for another policy.
     """
     n, best = len(standings.sizes), standings.best_population
@@ -92,6 +94,10 @@ def schedule(policy: str, standings: Standings) -> Schedule:
             return rescue or [[Transfer(best, standings.worst_population, Effect.REPLACE)]]
         case "ring":
             return [*rescue, [Transfer(k, (k + 1) % n, Effect.BLEND) for k in range(n)]]
+        case "exploit":
+            return rescue or [[Transfer(source, k, Effect.REPLACE) for k, source in standings.copies.items()]]
+        case "apart":
+            return rescue
     raise ValueError(f"unknown exchange policy '{policy}': choose from {', '.join(POLICIES)}")
 
 
@@ -134,7 +140,7 @@ class Exchange:
     @property
     def keeps_populations_apart(self) -> bool:
         """Whether populations hold different weights afterwards, so that the run's model is the best population's."""
-        return self.policy in ("migrate", "ring")
+        return self.policy in ("migrate", "ring", "exploit", "apart")
 
     def run(self, topology: Topology, state: Tensor, standings: Standings, finite: bool) -> None:
         """Merge inside every population, then across; all members of a population end with its theta_k in `state`.

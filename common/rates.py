@@ -1,7 +1,8 @@
 """Which learning rate a worker uses when. Pure; no MPI.
 
-`EcosphereRates` is EOA (docs/algorithms.md), `ScheduledRates` an ordinary schedule on the same harness. Both answer three
-questions: where everybody starts, what the rates of a population are after a round, and what the rate is at a step.
+`EcosphereRates` is EOA (docs/algorithms.md), `ScheduledRates` an ordinary schedule on the same harness, `PopulationBasedRates`
+population-based training. All answer three questions: where everybody starts, what the rates of a population are after a round,
+and what the rate is at a step.
 """
 
 import math
@@ -19,6 +20,8 @@ from common.species import SPECIES, Memory, Moment, Rules, View, coordinates, ra
 BASE_RULES = ("best", "blend", "anneal")
 QUOTED_BATCH = 128  # eta0 is quoted for this many images behind one gradient
 LIMITS = (1e-3, 10.0)  # a rate stays within these multiples of its worker's starting rate
+SPREAD = 3.0  # population-based training starts between eta0 over this and eta0 times this
+EXPLORING = (0.8, 1.2)  # factors of a rate that was copied
 
 
 class RateRule(Protocol):
@@ -42,6 +45,13 @@ class RateRule(Protocol):
         """Rates for round t + 1 after a round that was taken back, as a trial or because nobody kept finite weights.
 
         None (the default): the run is over.
+        """
+        return None
+
+    def lineage(self, population: int) -> list[int] | None:
+        """For every round that is over, the population that the weights now in this one came from.
+
+        None (the default) where they come from many.
         """
         return None
 
@@ -225,3 +235,50 @@ class ReplayedRates(RateRule):
     def at(self, rate: float, rounds_done: float) -> float:
         """The rate of the round, warmed up during the first epoch."""
         return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
+
+
+class PopulationBasedRates(RateRule):
+    """Population-based training (Jaderberg et al. 2017) of the learning rate, with truncation selection.
+
+    Rates start log-uniform in [eta0 / 3, 3 eta0], one draw from each of n equal parts of it. A population keeps its rate until
+    it copies another's weights (`Standings.copies`, carried by `Exchange("exploit")`): then it takes that one's rate as well,
+    times 0.8 or 1.2, and kept within LIMITS of eta0. All workers of a population have the same rate; a single population has
+    nobody to copy, and keeps eta0.
+    """
+
+    def __init__(self, sizes: list[int], eta0: float, seed: int) -> None:
+        self.sizes, self.eta0, self.seed, n = sizes, eta0, seed, len(sizes)
+        draws = [stream(seed, Purpose.START, 0, p).random() for p in range(n)]
+        rates = [eta0 * SPREAD ** (2 * (p + u) / n - 1) if n > 1 else eta0 for p, u in enumerate(draws)]
+        self.start = np.repeat(rates, sizes)
+        self.parents: list[list[int]] = []  # after every round, whose weights each population holds
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """The rate of one's own, or of the population that is copied, perturbed by a draw from (seed, t, population)."""
+        copies = standings.copies
+        self.parents.append([copies.get(p, p) for p in range(len(self.sizes))])
+        rate = float(standings.rates[standings.champions[self.parents[-1][population]]])
+        if population in copies:
+            factor = stream(self.seed, Purpose.MOVE, t, population).choice(EXPLORING)
+            rate = float(np.clip(rate * factor, LIMITS[0] * self.eta0, LIMITS[1] * self.eta0))
+        return np.full(self.sizes[population], rate)
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The rate of the round."""
+        return rate
+
+    def lineage(self, population: int) -> list[int]:
+        """Followed back from the last round to round 0."""
+        line: list[int] = []
+        for parents in reversed(self.parents):
+            population = parents[population]
+            line.append(population)
+        return line[::-1]
+
+    def state(self) -> dict[str, Any]:
+        """Who copied whom."""
+        return {"parents": self.parents}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.parents = state["parents"]

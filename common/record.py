@@ -163,10 +163,11 @@ class Record:
             temporary.write_text(json.dumps(_plain(content), indent=2) + "\n")
             os.replace(temporary, self.directory / name)
 
-    def write_rates(self, units: Mapping[str, float]) -> None:
+    def write_rates(self, units: Mapping[str, float], lineage: list[int] | None = None) -> None:
         """rates.csv: the rates of every round as `Baselines.py --replay` reads them; from metrics.csv.
 
         units: per weight optimizer its eta0 over the one that rates are quoted for; rates are written without it.
+        lineage: for every round the population that the run's model came from, whose rates get a column of their own.
         """
         if not self.active or not (self.directory / "metrics.csv").exists():
             return
@@ -175,12 +176,15 @@ class Record:
         temporary = self.directory / "rates.tmp"
         with open(temporary, "w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["round", "leader", "mean", "lowest", "highest"])
+            writer.writerow(["round", "leader", "mean", "lowest", "highest", *(["lineage"] if lineage else [])])
             for t in sorted({int(line["round"]) for line in lines}):
                 of_round = [line for line in lines if int(line["round"]) == t]
                 rates = np.array([float(line["lr"]) / units[line["optimizer"]] for line in of_round])
                 leader = best_first(np.array([float(line["fitness"]) for line in of_round]), rates)[0]
-                writer.writerow([t, *(f"{v:.9g}" for v in (rates[leader], rates.mean(), rates.min(), rates.max()))])
+                row = [rates[leader], rates.mean(), rates.min(), rates.max()]
+                if lineage and t < len(lineage):  # a round that lost everybody has no descendants
+                    row.append(rates[[int(line["population"]) for line in of_round].index(lineage[t])])
+                writer.writerow([t, *(f"{v:.9g}" for v in row)])
         os.replace(temporary, self.directory / "rates.csv")
 
     def write_weights(self, module: nn.Module) -> None:

@@ -3,7 +3,9 @@
 A worker couples its weights x to a centre x~ through a synchroniser, around every step of its own:
 
     synchroniser.begin(t, x)                   # every tau steps: fetch x~, form the difference, send it
-    ...gradient at x, x <- x - eta g           # the worker's own step
+    ...gradient at x
+    if synchroniser.take(t, gradient, finite): # whether there is a step to take
+        x <- x - eta g                         # the worker's own
     synchroniser.end(t, x, gradient)           # the elastic move, x <- x - e
 
 so the gradient is taken at the weights *before* the move and both sides use the same difference. Equations (E), (M), (A) and
@@ -44,13 +46,22 @@ class Synchroniser(Protocol):
 
     Attributes:
         steps: whether the worker takes steps of its own between `begin` and `end`.
+        shares: what it tells others, `weights` or `gradients`.
     """
 
     steps: bool
+    shares: str = "weights"
 
     def begin(self, t: int, x: Tensor) -> None:
         """Before the gradient of step t."""
         ...
+
+    def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
+        """After the gradient of step t, which may be changed in place: whether the worker takes a step with it.
+
+        finite: whether the gradient is. By default such a step is taken by workers that take steps at all.
+        """
+        return finite and self.steps
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
         """After the worker's own step t; `gradient` is the one of this step."""

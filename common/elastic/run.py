@@ -10,7 +10,7 @@ A worker whose weights are not finite pushes nothing; at the end of its round it
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,7 +40,7 @@ class Stopwatch(Synchroniser):
 
     def __init__(self, synchroniser: Synchroniser) -> None:
         self.synchroniser = synchroniser
-        self.steps = synchroniser.steps
+        self.steps, self.shares = synchroniser.steps, synchroniser.shares
         self.seconds = 0.0
 
     def begin(self, t: int, x: Tensor) -> None:
@@ -48,6 +48,10 @@ class Stopwatch(Synchroniser):
         began = time.perf_counter()
         self.synchroniser.begin(t, x)
         self.seconds += time.perf_counter() - began
+
+    def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
+        """The synchroniser's."""
+        return self.synchroniser.take(t, gradient, finite)
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
         """The synchroniser's."""
@@ -91,11 +95,6 @@ class CentredRun(Run):
     def _holds_centre(self) -> bool:
         """Whether this rank has what is judged, or its slice of it, and need not ask for it."""
         return True
-
-    def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This worker's own batches: every worker goes through all images, in an order of its own."""
-        worker = self.topology.world.rank - (self.topology.world.size - self.workers)
-        return self.data.batches(self.args.seed, t, self.plan.batch_size // self.workers, 0, 1, steps, worker)
 
     def end_round(self, t: int, trained: Trained) -> None:
         """Judge, record and save. Raises Diverged where the centre, or every worker, is no longer finite."""

@@ -40,6 +40,10 @@ def slow_exchange(policy, c, sizes, states, fitness, rates):
             theta = [(1 - c) * before[k] + c * before[k - 1] for k in range(len(sizes))]
         elif policy == "migrate" and len(alive) == len(sizes):
             theta[home[min(champions, key=place.__getitem__)]] = before[home[leader]]
+        elif policy == "exploit" and len(alive) == len(sizes) > 1:
+            order = [home[i] for i in sorted(champions, key=place.__getitem__, reverse=True)]
+            for i in range(max(1, round(len(sizes) / 5))):
+                theta[order[-1 - i]] = before[order[i]]
     return np.array([theta[k] for k in home])
 
 

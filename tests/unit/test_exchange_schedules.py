@@ -118,6 +118,16 @@ def test_migrate_gives_the_worst_population_the_best_ones_theta_and_changes_nobo
     np.testing.assert_array_equal(carry(schedule("migrate", standings), theta), expected)
 
 
+@given(ecospheres(least=2))
+def test_exploit_copies_as_elected_and_apart_changes_nobody(world):
+    standings, theta = world
+    expected = theta.copy()
+    for target, source in standings.copies.items():
+        expected[target] = theta[source]
+    np.testing.assert_array_equal(carry(schedule("exploit", standings), theta.copy()), expected)
+    assert schedule("apart", standings) == []
+
+
 @given(ecospheres(least=2), st.floats(0, 1))
 def test_ring_blends_with_the_left_neighbour_and_keeps_the_mean_over_populations(world, c):
     standings, theta = world
@@ -155,7 +165,7 @@ def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world,
     before = theta.copy()
     after = carry(schedule(policy, standings), theta)
     assert np.isfinite(after).all()
-    if policy == "migrate":
+    if policy in ("migrate", "exploit", "apart"):
         np.testing.assert_array_equal(after[~alive], np.tile(best, (sum(~alive), 1)))
         np.testing.assert_array_equal(after[alive], before[alive])
 
@@ -163,7 +173,14 @@ def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world,
 # Transfers of one theta, for n = 2, 3, 4, 5: n log2 n; with e populations beyond a power of two p, p log2 p + 2 e.
 @pytest.mark.parametrize(
     ("policy", "thetas"),
-    [("average", [2, 4, 8, 10]), ("best", [1, 2, 3, 4]), ("migrate", [1, 1, 1, 1]), ("ring", [2, 3, 4, 5])],
+    [
+        ("average", [2, 4, 8, 10]),
+        ("best", [1, 2, 3, 4]),
+        ("migrate", [1, 1, 1, 1]),
+        ("ring", [2, 3, 4, 5]),
+        ("exploit", [1, 1, 1, 1]),
+        ("apart", [0, 0, 0, 0]),
+    ],
 )
 @pytest.mark.parametrize("length", [1, 77])
 def test_the_payload_is_the_number_of_transfers_times_four_bytes_a_number(policy, thetas, length):
@@ -197,7 +214,7 @@ def test_one_population_has_nothing_to_exchange(policy):
 
 
 def test_unknown_policies_and_impossible_ring_weights_are_refused():
-    with pytest.raises(UsageError, match=r"gossip.*average, kin, best, migrate, ring"):
+    with pytest.raises(UsageError, match=r"gossip.*average, kin, best, migrate, ring, exploit, apart"):
         Exchange("gossip")
     for c in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match=str(c)):

@@ -1,0 +1,210 @@
+"""Local SGD, gathered gradients, workers apart and workers that copy: on ranks, against one process or each other."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from worlds import ENGINES, RANK, SIZE, build, each_split, everyones, needs_two, numbers, population_of
+
+from common.ecosphere import Ecosphere
+from common.elastic.local import Gathering, LocalSteps, Rhythm
+from common.exchange import Exchange
+from common.optim import OptimizerSettings, WeightOptimizer
+from common.rates import PopulationBasedRates, ScheduledRates
+
+STEPS, RATE, SEED = 12, 0.1, 5
+each_engine = pytest.mark.parametrize("engine", ENGINES)
+each_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
+
+
+def data(t, rank):
+    """Eight examples of worker `rank` at step t, and their labels."""
+    return numbers(8 * 5, 1, t, rank).view(8, 5), torch.arange(8) % 3
+
+
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def worker(scope="worker", engine="mpi", topology=None, momentum=0.0, settings=None):
+    """(topology, model, optimizer) of this rank; `synchroniser` is still to be set."""
+    topology = topology or build([SIZE], scope, engine)
+    member = Ecosphere(topology, ScheduledRates(lambda p: 1.0, RATE, RATE, topology.world.size, 1), Exchange())
+    model = member.adopt(network())
+    settings = settings or OptimizerSettings("sgd", momentum=momentum, weight_decay=0.01)
+    topology.traffic.inside = topology.traffic.across = 0
+    return topology, model, WeightOptimizer(member, settings)
+
+
+def step(model, optimizer, images, labels):
+    def closure():
+        model.zero_gradient()
+        loss = nn.functional.cross_entropy(model.module(images), labels)
+        loss.backward()
+        return loss.detach()
+
+    optimizer.step(closure, RATE)
+
+
+def local(period, engine="mpi", momentum=0.0, outer=None, steps=STEPS, switch=0):
+    """This rank's weights after so many steps of local SGD, what it was coupled by, and its topology."""
+    topology, model, optimizer = worker(engine=engine, momentum=momentum)
+    due = Rhythm(period, steps, switch).due
+    coupled = LocalSteps(model.parameters.data, topology.population, due, outer, optimizer.forget)
+    optimizer.synchroniser = coupled
+    for t in range(steps):
+        step(model, optimizer, *data(t, RANK))
+    return model.parameters.detach(), coupled, topology
+
+
+def synchronous(momentum=0.0, steps=STEPS):
+    """The weights after so many steps whose gradients are averaged over the world."""
+    _, model, optimizer = worker("world", momentum=momentum)
+    for t in range(steps):
+        step(model, optimizer, *data(t, RANK))
+    return model.parameters.detach()
+
+
+@each_engine
+@each_momentum
+def test_averaging_weights_every_step_is_synchronous_sgd(engine, momentum):
+    """Also with momentum of one's own: the mean of the workers' velocities is the velocity of the mean gradient."""
+    weights, coupled, _ = local(1, engine, momentum)
+    torch.testing.assert_close(weights, synchronous(momentum), rtol=1e-5, atol=1e-6)  # sums in another order
+    assert len(set(everyones(weights.numpy().tobytes()))) == 1
+    assert torch.equal(coupled.centre, weights)
+
+
+@pytest.mark.parametrize("period", [3, 5])
+def test_local_sgd_is_what_one_process_computes_for_all_workers(period):
+    weights, _, topology = local(period, momentum=0.9)
+    models, optimizers = [network() for _ in range(SIZE)], []
+    for model in models:
+        optimizers.append(torch.optim.SGD(model.parameters(), RATE, 0.9, weight_decay=0.01))
+    for t in range(STEPS):
+        for rank, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
+            images, labels = data(t, rank)
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(model(images), labels).backward()
+            optimizer.step()
+        if (t + 1) % period == 0 or t + 1 == STEPS:
+            with torch.no_grad():
+                for together in zip(*(m.parameters() for m in models), strict=True):
+                    mean = torch.stack(together).mean(0)
+                    for p in together:
+                        p.copy_(mean)
+    expected = torch.cat([p.detach().flatten() for p in models[RANK].parameters()])
+    torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-6)
+    meetings = -(-STEPS // period)
+    assert topology.traffic.inside == (4 * (len(weights) + 1) * meetings if SIZE > 1 else 0), "weights, and who is finite"
+
+
+@each_momentum
+def test_post_local_sgd_is_synchronous_before_the_switch_and_local_after_it(momentum):
+    until, _, _ = local(5, momentum=momentum, steps=6, switch=6)
+    torch.testing.assert_close(until, synchronous(momentum, 6), rtol=1e-5, atol=1e-6)
+    _, coupled, topology = local(4, momentum=momentum, switch=6)
+    sent = 6 + 2 if SIZE > 1 else 0  # after steps 9 and 11, of which the last is the run's last
+    assert topology.traffic.inside == 4 * (len(coupled.centre) + 1) * sent
+
+
+@each_engine
+def test_diloco_at_rate_one_without_momentum_is_averaging(engine):
+    plain, outer = local(4, engine)[0], local(4, engine, outer=(1.0, 0.0))[0]
+    torch.testing.assert_close(outer, plain, rtol=1e-6, atol=1e-7)
+    with_momentum, coupled, _ = local(4, engine, outer=(0.7, 0.9))
+    assert float((with_momentum - plain).norm()) > 1e-3
+    assert len(set(everyones(coupled.velocity.numpy().tobytes()))) == 1
+
+
+@each_engine
+@pytest.mark.parametrize("period", [1, 3, 5])
+def test_gathered_gradients_are_those_of_one_process_with_all_the_batches(engine, period):
+    topology, model, optimizer = worker(engine=engine, momentum=0.9)
+    optimizer.synchroniser = Gathering(model.parameters.data, topology.population, Rhythm(period, STEPS).due)
+    for t in range(STEPS):
+        step(model, optimizer, *data(t, RANK))
+    weights = model.parameters.detach()
+    plain = network()
+    reference = torch.optim.SGD(plain.parameters(), RATE, 0.9, weight_decay=0.01)
+    for first in range(0, STEPS, period):
+        parts = [data(t, rank) for t in range(first, min(first + period, STEPS)) for rank in range(SIZE)]
+        images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
+        reference.zero_grad()
+        nn.functional.cross_entropy(plain(images), labels).backward()
+        reference.step()
+    expected = torch.cat([p.detach().flatten() for p in plain.parameters()])
+    torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-6)
+    assert topology.traffic.inside == (4 * (len(weights) + 1) * -(-STEPS // period) if SIZE > 1 else 0)
+
+
+@needs_two
+def test_a_worker_that_is_lost_comes_back_with_the_mean_of_the_others():
+    topology, model, optimizer = worker(momentum=0.9)
+    x = model.parameters.data
+    optimizer.synchroniser = LocalSteps(x, topology.population, Rhythm(2, STEPS).due, None, optimizer.forget)
+    step(model, optimizer, *data(0, RANK))
+    if RANK == SIZE - 1:
+        x.fill_(torch.nan)
+        optimizer.momentum()[0].fill_(torch.inf)
+    others = everyones(x)
+    optimizer.synchroniser.end(1, x, x)
+    np.testing.assert_allclose(x, np.mean(others[:-1], axis=0), rtol=1e-5, atol=1e-6)
+    for t in range(2, STEPS):
+        step(model, optimizer, *data(t, RANK))
+    assert all(everyones(bool(torch.isfinite(x).all())))
+
+
+def fitness_of(t):
+    return np.random.default_rng([9, t]).random(SIZE)
+
+
+def drift(model, t):
+    model.state.detach().add_(numbers(len(model.state), 3, t, RANK), alpha=0.1)
+
+
+def test_workers_apart_send_nothing_but_their_standings():
+    topology = build([1] * SIZE, "worker")
+    member = Ecosphere(topology, ScheduledRates(lambda p: 1.0, RATE, RATE, SIZE, 9), Exchange("apart"))
+    model = member.adopt(network())
+    topology.traffic.inside = topology.traffic.across = 0
+    for t in range(3):
+        drift(model, t)
+        before = model.state.detach().clone()
+        turn = member.turn(t, fitness_of(t)[RANK])
+        assert torch.equal(model.state, before)
+        assert member.final_population(turn.standings) == int(fitness_of(t).argmax())
+    assert (topology.traffic.inside, topology.traffic.across) == (0, 0)
+
+
+@needs_two
+@each_split
+def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
+    """Everything a copier holds after a round is its source's, up to a factor of the rate; the others keep what they have."""
+    topology = build(sizes)
+    member = Ecosphere(topology, PopulationBasedRates(sizes, RATE, SEED), Exchange("exploit"))
+    model = member.adopt(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
+    optimizer = WeightOptimizer(member, OptimizerSettings("sgd"))
+    member.companions = optimizer.momentum
+    home = population_of(sizes)
+    starts, copied = np.cumsum([0, *sizes[:-1]]), 0
+    for t in range(4):
+        state, (momentum,) = model.state.detach(), optimizer.momentum()
+        state.copy_(numbers(len(state), 4, t, home[RANK]))  # the workers of a population hold the same
+        momentum.copy_(numbers(len(momentum), 5, t, home[RANK]))
+        states, momenta, rates = everyones(state), everyones(momentum), everyones(member.rate)
+        turn = member.turn(t, fitness_of(t)[RANK])
+        optimizer.end_round(turn.finite)
+        copies = turn.standings.copies
+        assert len(copies) >= 1
+        copied += len(copies)
+        source = int(starts[copies.get(home[RANK], home[RANK])])
+        np.testing.assert_allclose(state, states[source], rtol=1e-6)  # a merge of equal weights may round
+        np.testing.assert_allclose(optimizer.momentum()[0], momenta[source], rtol=1e-6)
+        if home[RANK] in copies:
+            assert member.rate / rates[source] == pytest.approx(0.8) or member.rate / rates[source] == pytest.approx(1.2)
+        else:
+            assert member.rate == rates[RANK]
+        assert everyones(member.rates.lineage(0)) == [member.rates.lineage(0)] * SIZE
+    assert sum(everyones(topology.traffic.across)) == copied * 4 * (len(state) + len(momentum))

@@ -1,0 +1,134 @@
+"""What a user would pick instead, as a user starts it: every method, lineage and replay, faults, resumption."""
+
+import csv
+import math
+from functools import partial
+
+import pytest
+from launching import run, run_each
+from run_records import RunRecord, check_complete
+
+BASELINES = "baselines/Baselines.py"
+SHORT = ("--preset", "smoke", "--rounds", 2, "--round-steps", 4, "--worker-batch", 16)
+STEPS = 2 * 4
+# ranks and options of a short run of each method, and how often one of its workers hands over a buffer as long as the weights
+METHODS = {
+    "sync": (3, ("--period", 3), 3),
+    "average": (2, ("--period", 3, "--schedule", "cosine"), 3),
+    "post-local": (2, ("--period", 3, "--switch", 0.25), 2 + 2),
+    "diloco": (3, ("--period", 3), 3),
+    "independent": (2, (), 0),
+    "pbt": (3, (), 0),
+}
+
+
+@pytest.fixture(scope="module")
+def short_runs(tmp_path_factory):
+    """The record of a short run of every method."""
+    outs = {method: tmp_path_factory.mktemp("short") / method for method in METHODS}
+    run_each(
+        [
+            partial(run, BASELINES, "--method", method, *SHORT, *options, "--out", outs[method], ranks=ranks)
+            for method, (ranks, options, _) in METHODS.items()
+        ]
+    )
+    return {method: RunRecord(out) for method, out in outs.items()}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_short_run_leaves_a_whole_record_and_sends_what_its_equations_say(short_runs, method):
+    ranks, _, exchanges = METHODS[method]
+    record = short_runs[method]
+    summary, parameters = record.summary, record.summary["parameters"]
+    apart = method in ("independent", "pbt")
+    if method != "pbt":  # bytes across: of copies, not of every population
+        check_complete(record.directory, 2, ranks)
+    assert (summary["method"], summary["train_images"]) == (method, STEPS * 16 * ranks)
+    assert [p["workers"] for p in summary["populations"]] == ([1] * ranks if apart else [ranks])
+    assert summary["populations"][0]["optimizer"] == ("adamw" if method == "diloco" else "sgd")
+    state = parameters + summary["buffers"]
+    broadcast, merges = 4 * state, 2 * 4 * (state + 1) * ranks if method == "sync" else 0  # sync's rounds end with a merge
+    sent = summary["bytes_sent"]["inside"] - broadcast - merges
+    assert sent == exchanges * ranks * 4 * (parameters + 1)
+    rates = {"average": [0.1, 0.05]}.get(method, [0.001, 0.001] if method == "diloco" else [0.1, 0.1])
+    if method != "pbt":
+        assert record.column("lr", rank=0) == pytest.approx(rates)
+
+
+def test_of_independent_workers_the_best_one_counts_and_their_mean_is_told(short_runs):
+    record = short_runs["independent"]
+    assert record.column("fitness", round=1, rank=0) != record.column("fitness", round=1, rank=1)
+    assert set(record.summary["averaged"]) == {"validation_accuracy", "validation_loss", "test_accuracy", "test_loss"}
+    assert record.summary["averaged"]["test_loss"] != record.summary["test_loss"]
+    assert record.summary["bytes_sent"]["across"] == 0
+
+
+def test_pbt_copies_weights_and_rates_and_its_lineage_can_be_replayed(short_runs, tmp_path):
+    record = short_runs["pbt"]
+    first, second = record.column("lr", round=0), record.column("lr", round=1)
+    moved = [k for k in range(3) if first[k] != second[k]]
+    assert len(moved) == 1
+    assert min(abs(second[moved[0]] / (factor * rate) - 1) for factor in (0.8, 1.2) for rate in first) < 1e-6
+    summary = record.summary
+    assert summary["bytes_sent"]["across"] == 2 * 4 * (2 * summary["parameters"] + summary["buffers"])  # a copy a round
+    table = record.directory / "rates.csv"
+    with open(table, newline="") as file:
+        lineage = [float(line["lineage"]) for line in csv.DictReader(file)]
+    assert all(rate in record.column("lr", round=t) for t, rate in enumerate(lineage))
+    run(BASELINES, "--replay", table, *SHORT[:-2], "--batch-size", 16, "--out", tmp_path / "run")
+    replayed = check_complete(tmp_path / "run", 2, 1)
+    assert replayed.column("lr") == lineage
+    assert replayed.config["replayed_rates"] == lineage
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_learns_the_digits(tmp_path, method):
+    run(BASELINES, "--method", method, "--preset", "smoke", "--out", tmp_path / "run", ranks=4)
+    assert RunRecord(tmp_path / "run").summary["test_accuracy"] >= 0.9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_one_rank_will_do(tmp_path, method):
+    run(BASELINES, "--method", method, *SHORT, "--out", tmp_path / "run")
+    record = check_complete(tmp_path / "run", 2, 1)
+    assert record.summary["bytes_sent"] == {"inside": 0, "across": 0}
+
+
+@pytest.mark.parametrize("method", ["diloco", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "diloco")])
+def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(short_runs, tmp_path, method):
+    """Round 1 begins after four steps: between two exchanges."""
+    ranks, options, _ = METHODS[method]
+    broken, whole = tmp_path / "broken", short_runs[method]
+    words = (BASELINES, "--method", method, *SHORT, *options, "--out", broken)
+    killed = run(*words, ranks=ranks, code=None, ECOSPHERE_FAULT="kill:1:train:1")
+    assert killed.code != 0
+    run(*words, "--resume", ranks=ranks)
+    resumed = RunRecord(broken)
+    assert resumed.hash == whole.hash
+    assert resumed.untimed_metrics == whole.untimed_metrics
+    assert (broken / "rates.csv").read_bytes() == (whole.directory / "rates.csv").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["average", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "average")])
+def test_a_worker_that_is_lost_goes_on_with_the_others(tmp_path, method):
+    ranks, options, _ = METHODS[method]
+    out = tmp_path / "run"
+    run(BASELINES, "--method", method, *SHORT, *options, "--out", out, ranks=ranks, ECOSPHERE_FAULT="nan:1:train:0")
+    record = RunRecord(out)
+    assert [(m["round"], m["rank"]) for m in record.metrics if m["fitness"] == "-inf"] == [("0", "1")]
+    assert (record.summary["rounds"], record.summary["diverged"]) == (2, False)
+    assert math.isfinite(record.column("train_loss", round=1, rank=1)[0])
+    assert math.isfinite(record.summary["test_loss"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_where_everybody_is_lost_the_last_finite_weights_are_kept(tmp_path, method):
+    out = tmp_path / "run"
+    done = run(BASELINES, "--method", method, *SHORT, "--out", out, code=1, ECOSPHERE_FAULT="nan:0:train:1")
+    assert len(done.ours) == 1
+    record = RunRecord(out)
+    assert record.summary["diverged"] is True
+    assert math.isfinite(record.summary["test_loss"])

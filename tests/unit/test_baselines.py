@@ -1,0 +1,97 @@
+"""The options of the baselines: what each method takes by itself, what it refuses, and whose rates are replayed."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+from test_cli import undocumented
+
+from common.cli import parse_args
+from common.errors import UsageError
+
+SCRIPT = Path(__file__).parents[2] / "baselines" / "Baselines.py"
+
+
+@pytest.fixture(scope="module")
+def script():
+    spec = importlib.util.spec_from_file_location("Baselines", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["Baselines"] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["Baselines"]
+
+
+def settled(script, options, ranks=4):
+    args, given = parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()])
+    return script.settle(args, given, ranks)
+
+
+def test_every_option_has_a_help_text(script):
+    assert undocumented(script.Args) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ("", {"method": "cosine", "batch_size": 64, "optimizer": "asam", "period": 0}),
+        ("--method linear --batch-size 96", {"batch_size": 96, "optimizer": "asam"}),
+        ("--method sync", {"batch_size": 64, "optimizer": "sgd", "period": 1, "shards": "own"}),
+        ("--method sync --period 5", {"period": 5}),
+        ("--method average --worker-batch 8", {"batch_size": 32, "optimizer": "sgd", "period": 10}),
+        ("--method average --batch-size 40 --optimizer asam", {"batch_size": 40, "optimizer": "asam"}),
+        ("--method diloco", {"optimizer": "adamw", "outer_rate": 0.7, "outer_momentum": 0.9}),
+        ("--method diloco --optimizer sgd --learning-rate 0.2", {"optimizer": "sgd", "learning_rate": 0.2}),
+        ("--method independent", {"period": 0, "shards": "own", "schedule": "constant"}),
+        ("--method pbt", {"period": 0, "shards": "all"}),
+        ("--method pbt --shards own", {"shards": "own"}),
+        ("--replay somewhere", {"method": "replay", "batch_size": 64}),
+    ],
+)
+def test_what_a_method_takes_where_nothing_else_is_asked_for(script, options, expected):
+    args = settled(script, options)
+    assert {name: getattr(args, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--method cosine --period 4", "--period is for --method sync"),
+        ("--method independent --period 4", "--period is for --method sync"),
+        ("--method average --switch 0.5", "--switch is for --method post-local, not average"),
+        ("--method sync --outer-rate 1", "--outer-rate is for --method diloco"),
+        ("--method pbt --schedule cosine", "--schedule is for"),
+        ("--method linear --worker-batch 16", "--worker-batch is for"),
+        ("--method sqrt --shards own", "--shards is for"),
+        ("--method average --period 0", "--period 0 has to be at least 1"),
+        ("--method average --worker-batch 0", "--worker-batch 0 has to be at least 1"),
+        ("--method average --worker-batch 16 --batch-size 64", "--batch-size is of all workers"),
+        ("--method post-local --switch 1.5", "--switch 1.5"),
+        ("--method diloco --outer-rate 0", "--outer-rate 0.0"),
+        ("--method diloco --outer-momentum 1", "--outer-momentum 1.0"),
+        ("--method diloco --learning-rate 0.1", "--learning-rate is not an option of --optimizer adamw"),
+        ("--method average --adam-rate 0.1", "--adam-rate is not an option of --optimizer sgd"),
+        ("--method pbt --optimizer adamw", "--method pbt copies"),
+        ("--method sync --period 2 --optimizer nesterov", "--optimizer nesterov looks ahead"),
+        ("--method replay", "--method replay needs --replay"),
+        ("--method linear --replay somewhere", "--replay and --method linear exclude each other"),
+    ],
+)
+def test_what_cannot_work_is_refused_by_name(script, options, said):
+    with pytest.raises(UsageError) as refusal:
+        settled(script, options)
+    assert said in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_the_lineage_is_replayed_where_there_is_one_without_a_warm_up(script, tmp_path):
+    table = tmp_path / "rates.csv"
+    table.write_text("round,mean\n0,0.1\n1,0.2\n")
+    args = settled(script, f"--replay {table} --rounds 2")
+    assert script.read_rates(args) == ([0.1, 0.2], True)
+    table.write_text("round,mean,lineage\n0,0.1,0.3\n1,0.2,0.4\n")
+    assert script.read_rates(args) == ([0.3, 0.4], False)
+    table.write_text("round,mean,lineage\n0,0.1,0.3\n1,0.2\n")  # the round that lost everybody has no descendants
+    with pytest.raises(UsageError, match="cannot read rates"):
+        script.read_rates(args)
