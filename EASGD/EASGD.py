@@ -1,6 +1,7 @@
 """Elastic averaging SGD, its family and its comparators (Zhang, Choromanska and LeCun, NeurIPS 2015).
 
-Every worker trains its own weights on all the images; every tau steps it exchanges with a centre, which is what is judged.
+Every worker trains its own weights on all the images (--shards own: on a part of them); every tau steps it exchanges with a
+centre, which is what is judged.
 
     together        easgd (Jacobi), easgd-gs (Gauss-Seidel): all workers meet, Horovod adds them up
     with a server   aeasgd, eamsgd, downpour, mdownpour, adownpour, mvadownpour, admm: nobody waits for another worker;
@@ -59,6 +60,7 @@ PULLED = (*TOGETHER, "aeasgd", "eamsgd", "admm")
 WHOSE = {  # options that not every method has
     **{"period": (*TOGETHER, *SERVED, *TREE), "beta": PULLED, "variant": ("mdownpour",), "average_rate": MOVING},
     **{"servers": SERVED, "server": SERVED, "tree_degree": TREE, "tree_schedule": TREE},
+    "shards": (*TOGETHER, *SERVED, *TREE),
     "optimizer": tuple(m for m in METHODS if m not in WITH_MOMENTUM),  # these have the paper's own
     **dict.fromkeys(("decay", "clip_norm"), tuple(m for m in METHODS if m != "mdownpour")),  # its master steps, at one rate
 }
@@ -92,6 +94,9 @@ class Args(CommonArgs):
     """images per step of one worker, unless --batch-size says how many all workers together have (paper: 128)"""
     variant: Literal["printed", "nesterov"] = "printed"
     """how mdownpour's master steps: as printed, or as Nesterov's momentum is usually meant"""
+    shards: Literal["all", "own"] = "all"
+    """which images a worker trains on: all of them, in an order of its own, or a part that is its own for the whole run
+    (paper: all)"""
     average_rate: float = 0.001
     """rate of the moving average of mvadownpour and mvasgd (paper: 0.001)"""
     decay: float = 0.0
@@ -139,12 +144,14 @@ def main() -> None:
     title = headline(f"EASGD {method}", args.preset, COST)
     if method in ALONE and ranks > 1:
         if topology.world.rank == 0:
-            train_together(CentredRun("easgd", method, batched(args, given, 1), given, topology.alone(), [title]))
+            train_together(
+                CentredRun("easgd", method, batched(args, given, 1), given, topology.alone(), [title], 1, args.shards)
+            )
         topology.world.rest()
         return
     workers = ranks - servers
     kind = (TreeRun if method in TREE else ServedRun) if servers else CentredRun
-    run = kind("easgd", method, batched(args, given, workers), given, topology, [title], workers)
+    run = kind("easgd", method, batched(args, given, workers), given, topology, [title], workers, args.shards)
     if isinstance(run, TreeRun):
         train_on_a_tree(run)
     elif isinstance(run, ServedRun):

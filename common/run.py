@@ -43,6 +43,7 @@ class Run:
 
     Attributes:
         workers: ranks that train; others, if there are any, come first. lines_per_round: of metrics.csv.
+        shards: which training images a worker sees, see `batches`.
         plan: batch size and steps of a round. data: all splits. epoch_steps: steps of one pass over the training images.
     """
 
@@ -55,8 +56,9 @@ class Run:
         topology: Topology,
         headlines: list[str],
         workers: int = 0,
+        shards: str = "drawn",
     ) -> None:
-        self.workers = workers or topology.world.size
+        self.workers, self.shards = workers or topology.world.size, shards
         self.lines_per_round = self.workers
         self.experiment, self.method, self.args, self.topology = experiment, method, args, topology
         self.headlines = headlines  # printed once everything is known to be in order: an error is then the only line
@@ -185,9 +187,19 @@ class Run:
         return min(length, self.args.max_steps - sum(self.lengths[:t])) if self.args.max_steps else length
 
     def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This rank's part of the round's first `steps` batches."""
-        world = self.topology.world
-        return self.data.batches(self.args.seed, t, self.plan.batch_size, world.rank, world.size, steps)
+        """This worker's part of the round's first `steps` batches, as `shards` deals the images out.
+
+        drawn: every round anew, each image to one worker. own: once, each worker keeps to its own. all: every worker goes
+        through all images, in an order of its own.
+        """
+        seed, batch, workers = self.args.seed, self.plan.batch_size, self.workers
+        worker = self.topology.world.rank - (self.topology.world.size - workers)
+        match self.shards:
+            case "own":
+                return self.data.own_batches(seed, t, batch // workers, worker, workers, steps)
+            case "all":
+                return self.data.batches(seed, t, batch // workers, 0, 1, steps, worker)
+        return self.data.batches(seed, t, batch, worker, workers, steps)
 
     def train(self, t: int) -> Trained:
         """Round t of training; the last one is cut short by --max-steps."""

@@ -21,6 +21,7 @@ class Purpose(IntEnum):
     INITIAL = 6  # initial weights
     DROPOUT = 7  # torch's own generator, one stream per round and worker
     SUBSET = 8  # which training images are used where not all are
+    SHARD = 9  # which training images are one worker's own for a whole run
 
 
 def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker: int = 0) -> np.random.Generator:

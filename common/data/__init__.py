@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, permutation
+from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, permutation, shard
 from common.data.sources import SOURCES, Source, Split, load
 from common.errors import UsageError
 from common.seeding import Purpose, stream
@@ -52,9 +52,23 @@ class DataSet:
         augmentation, where workers do not share the images out but each goes through all of them.
         """
         order = permutation(seed, t, len(self.train), worker)
-        draws = self.train.augmenter.draw(seed, t, worker)
         mine = order[: steps * batch_size].reshape(steps, ranks, batch_size // ranks)[:, rank]
-        for indices in torch.from_numpy(np.ascontiguousarray(mine)).to(self.train.labels.device):
+        yield from self._augmented(mine, self.train.augmenter.draw(seed, t, worker))
+
+    def own_batches(
+        self, seed: int, t: int, size: int, worker: int, workers: int, steps: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Round t of a worker that keeps to a shard of its own (`shard`): `steps` augmented batches of `size` images.
+
+        Reshuffled every round, within the shard; what is left over is dropped. All workers make equally many steps.
+        """
+        own = shard(seed, len(self.train), worker, workers)
+        mine = own[permutation(seed, t, len(own), worker)][: steps * size].reshape(steps, size)
+        yield from self._augmented(mine, self.train.augmenter.draw(seed, t))
+
+    def _augmented(self, batches: np.ndarray, draws: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the images with these indices, shape (steps, size)."""
+        for indices in torch.from_numpy(np.ascontiguousarray(batches)).to(self.train.labels.device):
             yield self.train.augmenter.augmented(indices, draws), self.train.labels[indices]
 
 
@@ -156,4 +170,4 @@ def fewer(labels: np.ndarray, kept: np.ndarray, wanted: int, seed: int) -> np.nd
     return train_test_split(kept, train_size=wanted, stratify=labels[kept], random_state=state)[0]
 
 
-__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "fewer", "open_data", "permutation", "split"]
+__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "fewer", "open_data", "permutation", "shard", "split"]

@@ -153,3 +153,12 @@ class CroppingAugmenter(Augmenter):
 def permutation(seed: int, t: int, n: int, worker: int = 0) -> np.ndarray:
     """The order of n training images in round t: of the whole world, or one worker's where each goes through all of them."""
     return stream(seed, Purpose.SHUFFLE, t, worker=worker).permutation(n)
+
+
+def shard(seed: int, n: int, worker: int, workers: int) -> np.ndarray:
+    """Indices of the training images that are one worker's own for a whole run, shape (n // workers,).
+
+    Drawn by the seed; those of different workers are disjoint, and what is left over is nobody's.
+    """
+    size = n // workers
+    return stream(seed, Purpose.SHARD).permutation(n)[worker * size : (worker + 1) * size]

@@ -10,7 +10,7 @@ A worker whose weights are not finite pushes nothing; at the end of its round it
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -91,11 +91,6 @@ class CentredRun(Run):
     def _holds_centre(self) -> bool:
         """Whether this rank has what is judged, or its slice of it, and need not ask for it."""
         return True
-
-    def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This worker's own batches: every worker goes through all images, in an order of its own."""
-        worker = self.topology.world.rank - (self.topology.world.size - self.workers)
-        return self.data.batches(self.args.seed, t, self.plan.batch_size // self.workers, 0, 1, steps, worker)
 
     def end_round(self, t: int, trained: Trained) -> None:
         """Judge, record and save. Raises Diverged where the centre, or every worker, is no longer finite."""

@@ -38,7 +38,7 @@ def test_every_method_learns_the_digits(tmp_path, method):
     [
         ("easgd", 3, 3, ("--period", 2)),
         ("aeasgd", 4, 2, ("--servers", 2, "--period", 3)),
-        ("aeasgd", 3, 2, ("--server", "rma", "--period", 1)),
+        ("aeasgd", 3, 2, ("--server", "rma", "--period", 1, "--shards", "own")),
         pytest.param("mdownpour", 3, 2, ("--variant", "nesterov"), marks=pytest.mark.slow),
         pytest.param("mvadownpour", 3, 2, ("--average-rate", 0.1), marks=pytest.mark.slow),
         pytest.param("admm", 1, 1, (), marks=pytest.mark.slow),
@@ -113,6 +113,7 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
         (("--period", 0), 1, "--period 0"),
         (("--method", "msgd", "--period", 2), 1, "--period is for"),
         (("--method", "easgd", "--servers", 1), 1, "--servers is for"),
+        (("--method", "sgd", "--shards", "own"), 1, "--shards is for"),
         (("--beta", -1), 1, "--beta"),
         (("--method", "mdownpour", "--decay", 0.1), 1, "--decay is for"),
         (("--method", "eamsgd", "--optimizer", "sgd"), 1, "--optimizer is for"),

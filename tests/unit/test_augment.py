@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data import DataSet, Pictures, permutation
+from common.data import DataSet, Pictures, permutation, shard
 from common.data.augment import Augmenter, ResizingAugmenter
 from common.data.sources import Source
 
@@ -133,6 +133,35 @@ def test_the_ranks_together_see_a_run_of_the_permutation_whatever_their_number(r
         seen += labels.tolist()
     assert all(len(part) == steps for part in parts)
     assert len(set(seen)) == len(seen) == steps * batch_size
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 6), st.integers(1, 4), st.integers(0, 30), st.integers(0, 9), st.integers(0, 9), st.data())
+def test_a_worker_with_images_of_its_own_sees_no_others_and_in_a_new_order_every_round(workers, size, more, seed, t, data):
+    n = min(workers * size + more, 255)
+    steps = data.draw(st.integers(1, n // workers // size))
+    everything, shards = numbered(n), [shard(seed, n, w, workers) for w in range(workers)]
+    assert all(len(s) == n // workers for s in shards)
+    assert len(set(np.concatenate(shards))) == n // workers * workers
+    seen = []
+    for worker in range(workers):
+        batches = list(everything.own_batches(seed, t, size, worker, workers, steps))
+        labels = torch.cat([y for _, y in batches]).tolist()
+        assert [len(y) for _, y in batches] == [size] * steps
+        assert set(labels) <= set(shards[worker].tolist())
+        pictures = everything.train.augmenter.augmented(torch.tensor(labels), everything.train.augmenter.draw(seed, t))
+        assert torch.equal(torch.cat([x for x, _ in batches]), pictures)  # what happens to an image is the world's draw
+        seen += labels
+    assert len(set(seen)) == len(seen) == workers * steps * size
+
+
+def test_a_shard_lasts_and_its_order_does_not():
+    everything = numbered(60)
+    rounds = [[y for _, y in everything.own_batches(1, t, 5, 2, 3, 4)] for t in range(4)]
+    orders = [tuple(torch.cat(labels).tolist()) for labels in rounds]
+    assert len(set(orders)) == 4
+    assert {frozenset(order) for order in orders} == {frozenset(shard(1, 60, 2, 3).tolist())}
+    assert set(shard(1, 60, 2, 3)) != set(shard(2, 60, 2, 3))
 
 
 def test_rounds_and_seeds_have_orders_of_their_own():
