@@ -27,6 +27,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, indices: Tensor) -> "Pictures":
+        """The images at these indices, in this order."""
+        return Pictures(self.augmenter.of(indices), self.labels[indices])
+
 
 @dataclass(frozen=True)
 class DataSet:

@@ -52,6 +52,10 @@ class Synchroniser(Protocol):
         """Before the gradient of step t."""
         ...
 
+    def observe(self, report: Tensor) -> None:
+        """What the closure of a step has reported of its batch (summed loss, correct answers); by default nobody listens."""
+        return
+
     def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
         """After the worker's own step t; `gradient` is the one of this step."""
         ...

@@ -75,6 +75,8 @@ class WeightOptimizer:
             if isinstance(optimizer, LookAhead):
                 optimizer.look_ahead()
         report = closure()
+        if synchroniser:
+            synchroniser.observe(report)
         if self.sharpness:
             self._second_pass(closure, self.sharpness)
         if self.ecosphere.average_gradient() and (synchroniser is None or synchroniser.steps):
@@ -112,10 +114,14 @@ class WeightOptimizer:
         for a fresh one; what a synchroniser remembers begins anew at the weights that all have been given.
         """
         if self.settings.reset_momentum or not finite:
-            for optimizer in self.inner:
-                optimizer.state.clear()
+            self.forget()
         if self.synchroniser:
             self.synchroniser.restart(self.model.parameters.data)
+
+    def forget(self) -> None:
+        """Momentum and moments begin anew."""
+        for optimizer in self.inner:
+            optimizer.state.clear()
 
     def momentum(self) -> list[Tensor]:
         """SGD's momentum as flat tensors, to travel with the weights; other optimizers keep their state to themselves.
