@@ -169,6 +169,15 @@ class Group:
         """Rank 0's small picklable value, on every rank."""
         return self.comm.bcast(value, root=0)
 
+    def share_array(self, array: np.ndarray | None) -> np.ndarray:
+        """Rank 0's array, on every rank, contiguous; what the others pass is not looked at."""
+        mine = np.ascontiguousarray(array) if self.rank == 0 else None
+        shape, kind = self.share((mine.shape, mine.dtype.str) if mine is not None else None)
+        buffer = np.empty(shape, kind) if mine is None else mine
+        if self.size > 1:
+            self.comm.Bcast(buffer, root=0)
+        return buffer
+
     def barrier(self) -> None:
         """Wait for everybody."""
         self.comm.Barrier()
