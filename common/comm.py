@@ -38,12 +38,15 @@ class Tag(IntEnum):
 class Traffic:
     """Payload this rank has handed over for sending, in bytes.
 
-    inside: buffers given to all-reduces, broadcasts and the gathering of slices within one communicator, each counted once per
+    inside: buffers given to all-reduces, broadcasts and the gathering of buffers within one communicator, each counted once per
     call and rank, whatever the algorithm below sends. across: what this rank sent to other populations by `Sendrecv`.
     """
 
     inside: int = 0
     across: int = 0
+
+
+VALUE_AND_RANK = np.dtype([("value", "f8"), ("rank", "i4")], align=True)  # MPI's DOUBLE_INT
 
 
 class PendingSum:
@@ -121,6 +124,28 @@ class Group:
         self.comm.Bcast(array, root=root)
         return _put_back(buffer, array)
 
+    def best_of(self, value: float) -> tuple[float, int]:
+        """The lowest value of the group and the lowest rank that has it (one MINLOC, 16 bytes); the same on every rank.
+
+        NaN counts as +inf: it would win or lose as the order of the comparisons has it.
+        """
+        mine = np.array((np.inf if np.isnan(value) else value, self.rank), dtype=VALUE_AND_RANK)
+        if self.size > 1:
+            best = np.empty_like(mine)
+            self.comm.Allreduce([mine, 1, MPI.DOUBLE_INT], [best, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
+            mine = best
+        return float(mine["value"]), int(mine["rank"])
+
+    def gather_flat(self, buffer: Tensor) -> Tensor:
+        """Everybody's contiguous float32 buffer of n elements, shape (size, n), in rank order, on every rank."""
+        everybody = buffer.new_empty((self.size, buffer.numel()))
+        if self.size == 1:
+            return everybody.copy_(buffer)
+        self.traffic.inside += buffer.numel() * buffer.element_size()
+        table = host_array(everybody)
+        self.comm.Allgather(host_array(buffer), table)
+        return _put_back(everybody, table)
+
     def gather_rows(self, row: np.ndarray) -> np.ndarray:
         """Everybody's row of float64, shape (size, len(row)), in rank order, on every rank."""
         table = np.empty((self.size, len(row)))
@@ -143,6 +168,15 @@ class Group:
     def share(self, value: Any) -> Any:
         """Rank 0's small picklable value, on every rank."""
         return self.comm.bcast(value, root=0)
+
+    def share_array(self, array: np.ndarray | None) -> np.ndarray:
+        """Rank 0's array, on every rank, contiguous; what the others pass is not looked at."""
+        mine = np.ascontiguousarray(array) if self.rank == 0 else None
+        shape, kind = self.share((mine.shape, mine.dtype.str) if mine is not None else None)
+        buffer = np.empty(shape, kind) if mine is None else mine
+        if self.size > 1:
+            self.comm.Bcast(buffer, root=0)
+        return buffer
 
     def barrier(self) -> None:
         """Wait for everybody."""

@@ -22,6 +22,8 @@ class Purpose(IntEnum):
     DROPOUT = 7  # torch's own generator, one stream per round and worker
     SUBSET = 8  # which training images are used where not all are
     SHARD = 9  # which training images are one worker's own for a whole run
+    PROBE = 10  # which training images a swarm's places are compared on
+    SWARM = 11  # the random factors of a particle's move, one stream per move and worker
 
 
 def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker: int = 0) -> np.random.Generator:

@@ -27,6 +27,10 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, indices: Tensor) -> "Pictures":
+        """The images at these indices, in this order."""
+        return Pictures(self.augmenter.of(indices), self.labels[indices])
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -98,29 +102,31 @@ def open_data(
     if crop and image_size:
         raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
-    side = min(train.images.shape[1:3])
-    if crop > side:
-        raise UsageError(f"--crop {crop} is more than the {side} pixels of {source.title}'s images")
     with topology.agreed():
         mine = None
-        if topology.world.rank == 0:
+        if topology.world.rank == 0 and train:
+            side = min(train.images.shape[1:3])
+            if crop > side:
+                raise UsageError(f"--crop {crop} is more than the {side} pixels of {source.title}'s images")
             kept, held_out, judged = split(train.labels, val_fraction, fitness_images, seed, source.title)
             mine = fewer(train.labels, kept, train_images, seed), held_out, judged
     kept, held_out, judged = topology.world.share(mine)
 
-    def pictures(split: Split) -> Pictures:
-        images = torch.from_numpy(np.ascontiguousarray(split.images)).to(topology.device)
+    def pictures(part: Split | None) -> Pictures:
+        """What the first rank of a node has, on all its ranks."""
+        shared = (topology.node.share_array(a) for a in ((part.images, part.labels) if part else (None, None)))
+        images, labels = (torch.from_numpy(a).to(topology.device) for a in shared)
         if crop:
             augmenter: Augmenter = CroppingAugmenter(images, source, crop)
         else:
             augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, source)
-        return Pictures(augmenter, torch.from_numpy(split.labels).to(topology.device))
+        return Pictures(augmenter, labels)
 
     return DataSet(
         source=source,
-        train=pictures(train.take(kept)),
-        validation=pictures(train.take(held_out)),
-        fitness=pictures(train.take(judged)),
+        train=pictures(train and train.take(kept)),
+        validation=pictures(train and train.take(held_out)),
+        fitness=pictures(train and train.take(judged)),
         test=pictures(test),
     )
 

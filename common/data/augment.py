@@ -9,7 +9,9 @@ the number of ranks.
 """
 
 import math
+from copy import copy
 from dataclasses import replace
+from typing import Self
 
 import numpy as np
 import torch
@@ -33,6 +35,12 @@ class Augmenter:
         self.images, self.source = images, source
         self.scale = 1 / (255 * torch.tensor(source.std, device=images.device))
         self.shift = -torch.tensor(source.mean, device=images.device) / torch.tensor(source.std, device=images.device)
+
+    def of(self, indices: Tensor) -> Self:
+        """The same for some of the images only."""
+        fewer = copy(self)
+        fewer.images = self.images[indices]
+        return fewer
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
         """The choices of round t for every image, shape (n, 6), int64: crop y and x, flip, cut-out or not, its y and x.

@@ -65,25 +65,23 @@ SOURCES = {
 }
 
 
-def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[Source, Split, Split]:
-    """What is known of a data set, its training and its test split, on every rank. Collective over the world.
+def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[Source, Split | None, Split | None]:
+    """What is known of a data set; on the first rank of every node its training and its test split too, None elsewhere.
 
-    One rank per node downloads what is missing, the others wait. size: side of the squares that a folder's images are kept
-    in; the other data sets have a size of their own. Raises UsageError, on all ranks, where the data cannot be had or a file
-    is damaged.
+    That rank downloads what is missing, reads it and checks it, while the others wait: it takes seconds that many ranks on few
+    cores would feel. Collective over the world. size: side of the squares that a folder's images are kept in; the other data
+    sets have a size of their own. Raises UsageError, on all ranks, where the data cannot be had or a file is damaged.
     """
+    with topology.agreed():
+        read = _read(name, Path(directory).absolute(), size) if topology.node.rank == 0 else (None, None, None)
+    return topology.world.share(read[0]), read[1], read[2]
+
+
+def _read(name: str, directory: Path, size: int) -> tuple[Source, Split, Split]:
     if name == "imagefolder":
-        with topology.agreed():
-            return _folder(Path(directory).absolute(), size)
-    if name == "digits":
-        # scikit-learn takes a second to import, which sixteen ranks on two cores would feel; one reads for all.
-        return SOURCES[name], *topology.world.share(_digits() if topology.world.rank == 0 else None)
-    with topology.agreed():
-        if topology.node.rank == 0:
-            _open(name, directory, train=True, download=True)
-            _open(name, directory, train=False, download=True)
-    with topology.agreed():
-        return SOURCES[name], _open(name, directory, train=True), _open(name, directory, train=False)
+        return _folder(directory, size)
+    train, test = _digits() if name == "digits" else (_open(name, directory, train=part) for part in (True, False))
+    return SOURCES[name], train, test
 
 
 def _digits() -> tuple[Split, Split]:
@@ -98,14 +96,13 @@ def _digits() -> tuple[Split, Split]:
     return everything.take(train), everything.take(test)
 
 
-def _open(name: str, directory: str, train: bool, download: bool = False) -> Split:
-    """One split through torchvision, which checks the files."""
+def _open(name: str, where: Path, train: bool) -> Split:
+    """One split through torchvision, which downloads and checks the files of both at the first."""
     kind = getattr(import_torchvision().datasets, SOURCES[name].torchvision)
-    where = Path(directory).absolute()
     there_before = where.exists()
     try:
         with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            data = kind(root=where, train=train, download=download)
+            data = kind(root=where, train=train, download=train)
             images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
     except (OSError, RuntimeError, EOFError, ValueError) as error:
         if not there_before:

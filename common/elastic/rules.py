@@ -56,6 +56,10 @@ class Synchroniser(Protocol):
         """Before the gradient of step t."""
         ...
 
+    def observe(self, report: Tensor) -> None:
+        """What the closure of a step has reported of its batch (summed loss, correct answers); by default nobody listens."""
+        return
+
     def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
         """After the gradient of step t, which may be changed in place: whether the worker takes a step with it.
 

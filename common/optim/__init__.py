@@ -75,6 +75,8 @@ class WeightOptimizer:
             if isinstance(optimizer, LookAhead):
                 optimizer.look_ahead()
         report = closure()
+        if synchroniser:
+            synchroniser.observe(report)
         if self.sharpness:
             self._second_pass(closure, self.sharpness)
         finite = self.ecosphere.average_gradient()

@@ -1,0 +1,184 @@
+"""PSO-PS (our reconstruction): weights synchronised as particles of a swarm (after Ye, Han, Sun and Lv, IJCNN 2020).
+
+Every worker trains its own weights on its own images; every n steps all meet, not to average but to move once as a swarm
+does: each towards the best place it has been at and the best place of all, which is the run's model. Of the paper only the
+abstract was at hand: equations, coefficients and settings are ours, and no number made with this reproduces its results.
+
+For example:
+
+    mpirun --oversubscribe --bind-to none -np 4 python PSO-PS/PSOPS.py --preset smoke
+    mpirun --oversubscribe --bind-to none -np 4 python PSO-PS/PSOPS.py --dataset mnist --preset cpu --period 20
+    mpirun --oversubscribe --bind-to none -np 4 python PSO-PS/PSOPS.py --preset smoke --swarm clerc --rand scalar
+"""
+
+import math
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Literal
+
+from common import launch
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
+from common.ecosphere import Ecosphere
+from common.elastic import theory
+from common.elastic.swarm import MEMORIES, MOTIONS, RANDS, UNITS, Motion
+from common.elastic.swarm_run import SwarmRun
+from common.elastic.swarming import EXCHANGES, FITNESSES, Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
+from common.errors import UsageError
+from common.exchange import Exchange
+from common.optim import WeightOptimizer, family
+from common.populations import PopulationSpec
+from common.rates import ScheduledRates
+from common.topology import build_topology, world_size
+
+METHOD = "PSO-PS (our reconstruction)"
+
+
+@dataclass(frozen=True)
+class Args(CommonArgs):
+    """Options of the swarm, after those that every script has. What the paper's values are is not known."""
+
+    period: int = 10
+    """n: local steps between two moves of the swarm"""
+    swarm: Literal[*MOTIONS] = "hull"  # type: ignore[valid-type]
+    """coefficients of the move: hull (ours; within the hull of x, P and G), clerc (constriction), shi (falling inertia), oz
+    (those of another method, as a thesis used them); the next eight options override single ones"""
+    inertia: float | None = None
+    """w, at the start"""
+    inertia_end: float | None = None
+    """w after the last move, linear in between (where only --inertia is given: the same)"""
+    cognitive: float | None = None
+    """c1: pull to the best place of this worker"""
+    social: float | None = None
+    """c2: pull to the best place of all"""
+    decay: bool | None = None
+    """shrink c1 and c2 by (1 - 1/K)^k at move k of K"""
+    rand: Literal[*RANDS] | None = None  # type: ignore[valid-type]
+    """r1 and r2 are drawn for every coordinate, for every parameter tensor, or once a move"""
+    v_max: float | None = None
+    """largest velocity of a coordinate, in units of --v-max-unit; 0 for any"""
+    v_max_unit: Literal[*UNITS] | None = None  # type: ignore[valid-type]
+    """absolute, or multiples of the root mean square of the parameter tensor"""
+    fitness: Literal[*FITNESSES] = "probe"  # type: ignore[valid-type]
+    """what places are compared by: the loss on a few training images, the same for all workers; the mean loss of the local
+    steps since the last move; or that of the last one (paper: training loss, not known which)"""
+    probe_images: int = 256
+    """images of the probe"""
+    memory: Literal[*MEMORIES] = "standard"  # type: ignore[valid-type]
+    """best places are kept until better ones are found (standard); likewise, but measured again on a new probe at every move
+    (reeval); or are always the present ones (fresh)"""
+    consensus: bool = False
+    """after a move all workers take over the weights of the round's best one"""
+    opt_state: Literal["keep", "reset"] = "keep"
+    """what becomes of local momentum at a move"""
+    exchange: Literal[*EXCHANGES] = "broadcast"  # type: ignore[valid-type]
+    """how the best place travels: from its worker to all, or by gathering everybody's, which costs more and changes nothing"""
+    worker_batch: int = 64
+    """images per step of one worker, unless --batch-size says how many all workers together have"""
+    shards: Literal["own", "all"] = "own"
+    """which images a worker trains on: a part that is its own for the whole run, or all of them, in an order of its own"""
+
+
+LOCAL = {"optimizer": "sgd", "momentum_factor": 0.0, "label_smoothing": 0.0}
+PRESETS = make_presets(
+    Args,
+    smoke={**LOCAL, "worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.1, "weight_decay": 1e-4},
+    cpu={
+        **{**LOCAL, "model": "cnn", "width": 2, "train_images": 10000, "rounds": 8, "worker_batch": 32, "fitness_images": 500},
+        **{"learning_rate": 0.1, "weight_decay": 1e-4},
+    },
+    paper={
+        **{**LOCAL, "model": "easgd-cnn", "width": 8, "crop": 28, "rounds": 100, "worker_batch": 128},
+        **{"learning_rate": 0.05, "weight_decay": 1e-4},
+    },
+)
+COST = {
+    "smoke": "10 to 30 seconds",
+    "cpu": "20 seconds with 4 workers on 2 quiet cores",
+    "paper": "100 epochs at a size of our own choice (the paper's is unknown), for GPUs",
+}
+
+
+def main() -> None:
+    """Parse, form the swarm, train."""
+    args, given = parse_args(PRESETS, __doc__)
+    ranks = world_size()
+    args, motion = settle(args, given, ranks)
+    topology = build_topology([PopulationSpec(METHOD, ranks, args.optimizer)], "worker", horovod=False)
+    titles = [headline(METHOD, args.preset, COST), *cautions(motion)]
+    run = SwarmRun("pso-ps", METHOD, args, given, topology, titles, shards=args.shards)
+
+    rates = ScheduledRates(lambda progress: 1.0, args.learning_rate, args.learning_rate, ranks, args.rounds)
+    ecosphere = Ecosphere(topology, rates, Exchange("average"))
+    ecosphere.adopt(run.build_model())  # (0): one x_0 for all
+    optimizer = run.build_optimizer(ecosphere)
+    optimizer.synchroniser = run.follow(make_swarm(args, motion, run, ecosphere, optimizer))
+
+    run.start(ecosphere, optimizer, {})
+    with run:
+        for t in run.rounds():
+            trained = run.train(t)  # MPI: every n steps one MINLOC, and a broadcast if there is a new G
+            run.end_round(t, trained)  # for the record only: nothing is decided by it
+
+
+def settle(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
+    """The arguments with the swarm's coefficients filled in, and these alone. Raises UsageError for what cannot work."""
+    check_common(args)
+    for name in ("period", "probe_images", "worker_batch"):
+        require(getattr(args, name) >= 1, args, name, "has to be at least 1")
+    own = {f.name: getattr(args, f.name) for f in fields(Motion) if getattr(args, f.name) is not None}
+    if "inertia" in own:
+        own = {"inertia_end": own["inertia"], **own}
+    motion = replace(MOTIONS[args.swarm], **own)
+    args = replace(args, **asdict(motion))
+    for name in ("inertia", "inertia_end"):
+        require(0 <= getattr(args, name) <= 1, args, name, "has to lie in [0, 1]")
+    for name in ("cognitive", "social", "v_max"):
+        require(0 <= getattr(args, name) < math.inf, args, name, "has to be 0 or more, and finite")
+    if "v_max_unit" in given and not motion.v_max:
+        raise UsageError("--v-max-unit is for a --v-max above 0: add one, or leave it out")
+    if args.fitness != "probe" and "probe_images" in given:
+        raise UsageError(f"--probe-images is for --fitness probe, not {args.fitness}: leave it out")
+    if args.fitness != "probe" and args.memory == "reeval":
+        raise UsageError(f"--memory reeval measures places again, which --fitness {args.fitness} cannot: use --fitness probe")
+    if args.opt_state == "reset" and family(args.optimizer) == "sgd" and not args.momentum_factor:
+        raise UsageError("--opt-state reset is for local momentum: add --momentum-factor 0.9, or leave it out")
+    return args if "batch_size" in given else replace(args, batch_size=args.worker_batch * ranks), motion
+
+
+def require(condition: bool, args: Args, name: str, what: str) -> None:
+    """Raises UsageError naming an option, its value and what would do."""
+    if not condition:
+        raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} {what}")
+
+
+def cautions(motion: Motion) -> list[str]:
+    """What to say of coefficients with which a swarm at rest would fly apart."""
+    w, c1, c2 = motion.inertia, motion.cognitive, motion.social
+    if motion.v_max or theory.spectral_radius(theory.swarm_second_moments(w, c1, c2)) <= 1:
+        return []
+    return [f"note: with w = {w:g}, c1 = {c1:g} and c2 = {c2:g} positions spread without bound unless --v-max holds them"]
+
+
+def make_swarm(args: Args, motion: Motion, run: SwarmRun, ecosphere: Ecosphere, optimizer: WeightOptimizer) -> Swarm:
+    """This worker's particle, at rest at x_0."""
+    settings = SwarmSettings(
+        motion,
+        args.period,
+        rounds=max(1, args.rounds * run.plan.steps // args.period),
+        memory=args.memory,
+        consensus=args.consensus,
+        reset=args.opt_state == "reset",
+        exchange=args.exchange,
+        seed=args.seed,
+    )
+    model, data = ecosphere.model, run.data
+    if args.fitness == "probe":
+        anew = args.memory == "reeval"
+        fitness: Fitness = Probe(model.module, data.train, args.probe_images, run.plan.precision, args.seed, anew)
+    else:
+        fitness = PhaseLoss(run.plan.batch_size // run.workers, last=args.fitness == "last-batch")
+    sizes = [weights.numel() for weights, _ in model.views()]
+    return Swarm(model.state, sizes, run.topology.world, settings, fitness, optimizer.forget)
+
+
+if __name__ == "__main__":
+    launch.run(main)

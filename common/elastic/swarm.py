@@ -1,0 +1,173 @@
+"""How a particle of a swarm moves on flat weights: PSO-PS (our reconstruction). Pure; no MPI.
+
+A worker is a particle: its weights x are the position, a loss is its fitness (lower is better). With P the best place it has
+been at, G the best place of all, and r1, r2 uniform in [0, 1):
+
+    v <- w v + c1 r1 (P - x) + c2 r2 (G - x)      (5)
+    v <- clip(v, -v_max, v_max)                   (6), where there is a v_max
+    x <- x + v                                    (7)
+
+(5) has the form of Kennedy and Eberhart 1995 with the inertia w of Shi and Eberhart 1998. Of PSO-PS (Ye, Han, Sun and Lv, IJCNN
+2020) only the abstract was at hand: coefficients, memory and fitness are ours, see docs/algorithms.md.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MEMORIES = ("standard", "reeval", "fresh")
+RANDS = ("element", "tensor", "scalar")
+UNITS = ("absolute", "rms")
+
+
+@dataclass(frozen=True)
+class Coefficients:
+    """w, c1 and c2 of one move."""
+
+    inertia: float
+    cognitive: float
+    social: float
+
+
+@dataclass(frozen=True)
+class Motion:
+    """The coefficients of all moves.
+
+    inertia, inertia_end: w at the start and after the last round, linear in between. cognitive, social: c1 and c2.
+    decay: whether these shrink by (1 - 1/K)^k. rand: whether r1 and r2 are drawn for every coordinate (`element`), for every
+    parameter tensor (`tensor`) or once (`scalar`). v_max: largest velocity of a coordinate, 0 for any;
+    v_max_unit: whether it is `absolute` or in multiples of the root mean square of the coordinate's tensor (`rms`).
+    """
+
+    inertia: float
+    inertia_end: float
+    cognitive: float
+    social: float
+    decay: bool = False
+    rand: str = "element"
+    v_max: float = 0.0
+    v_max_unit: str = "absolute"
+
+    def at(self, k: int, rounds: int) -> Coefficients:
+        """Those of round k = 1 ... K, K = rounds."""
+        inertia = self.inertia - (self.inertia - self.inertia_end) * k / rounds
+        shrink = (1 - 1 / rounds) ** k if self.decay else 1.0
+        return Coefficients(inertia, shrink * self.cognitive, shrink * self.social)
+
+
+def constriction(phi: float) -> float:
+    """chi = 2 / |2 - phi - sqrt(phi^2 - 4 phi)|, phi = phi1 + phi2 > 4. Clerc and Kennedy 2002. Raises ValueError."""
+    if phi <= 4:
+        raise ValueError(f"the constriction factor is for phi1 + phi2 > 4, not {phi:g}")
+    return 2 / abs(2 - phi - math.sqrt(phi * phi - 4 * phi))
+
+
+def constricted(phi1: float, phi2: float) -> Motion:
+    """v <- chi [v + phi1 r1 (P - x) + phi2 r2 (G - x)], which is (5) with w = chi and c_m = chi phi_m. Raises ValueError."""
+    chi = constriction(phi1 + phi2)
+    return Motion(chi, chi, chi * phi1, chi * phi2)
+
+
+MOTIONS = {
+    "hull": Motion(0.0, 0.0, 0.25, 0.75),  # ours: x moves within the hull of x, P and G and cannot blow up
+    "clerc": constricted(2.05, 2.05),  # the textbook
+    "shi": Motion(0.9, 0.4, 2.0, 2.0, v_max=0.05),  # needs a v_max: unstable while w > 0.5; how large it is, is our choice
+    "oz": Motion(0.9, 0.9, 0.08, 0.5, decay=True, rand="tensor"),  # another method's, in Oz's thesis on swarms (2023)
+}
+
+
+def draw(rand: str, sizes: Sequence[int], rng: np.random.Generator) -> Tensor:
+    """Uniform factors in [0, 1), float32: shape (N,) with N = sum(sizes), or (1,) for `scalar`.
+
+    sizes: lengths of the parameter tensors, in their order. Raises ValueError for another name.
+    """
+    match rand:
+        case "element":
+            return torch.from_numpy(rng.random(sum(sizes), dtype=np.float32))
+        case "tensor":
+            return spread(torch.from_numpy(rng.random(len(sizes), dtype=np.float32)), sizes)
+        case "scalar":
+            return torch.from_numpy(rng.random(1, dtype=np.float32))
+    raise ValueError(f"unknown randomness '{rand}': choose from {', '.join(RANDS)}")
+
+
+def spread(values: Tensor, sizes: Sequence[int]) -> Tensor:
+    """One value per parameter tensor, shape (len(sizes),), to one per coordinate, shape (sum(sizes),)."""
+    return values.repeat_interleave(torch.tensor(sizes, device=values.device))
+
+
+def limits(x: Tensor, v_max: float, unit: str, sizes: Sequence[int]) -> Tensor | None:
+    """v_max of every coordinate, shape (1,) or (N,); None where there is none. Raises ValueError for another unit."""
+    if unit not in UNITS:
+        raise ValueError(f"unknown unit of v_max '{unit}': choose from {', '.join(UNITS)}")
+    if not v_max:
+        return None
+    if unit == "absolute":
+        return x.new_full((1,), v_max)
+    squares = torch.stack([part.square().mean() for part in x.split(list(sizes))])
+    return spread(v_max * squares.sqrt(), sizes)
+
+
+def move(
+    x: Tensor,
+    v: Tensor,
+    personal: Tensor,
+    best: Tensor,
+    c: Coefficients,
+    r1: Tensor,
+    r2: Tensor,
+    limit: Tensor | None = None,
+) -> None:
+    """(5) to (7), in place on x and v.
+
+    x, v, personal (P), best (G): shape (N,), of one type. r1, r2, limit: shape (N,) or (1,); limit as `limits` gives it.
+    """
+    v.mul_(c.inertia)
+    v.addcmul_(r1, personal - x, value=c.cognitive)
+    v.addcmul_(r2, best - x, value=c.social)
+    if limit is not None:
+        v.clamp_(-limit, limit)
+    x.add_(v)
+
+
+class Best:
+    """A best place so far and its fitness; +inf, at the start, before anything has been measured.
+
+    Attributes:
+        place: flat weights and floating buffers. value: shape (1,), float64; a tensor, so that a checkpoint can keep it.
+    """
+
+    def __init__(self, start: Tensor) -> None:
+        self.place = start.detach().clone()
+        self.value = torch.full((1,), math.inf, dtype=torch.float64)
+
+    @property
+    def fitness(self) -> float:
+        """Lower is better."""
+        return self.value.item()
+
+    @fitness.setter
+    def fitness(self, fitness: float) -> None:
+        self.value.fill_(fitness)
+
+    def take(self, place: Tensor, fitness: float) -> None:
+        """This is the best one from now on."""
+        self.place.copy_(place)
+        self.fitness = fitness
+
+
+def is_personal_best(memory: str, fitness: float, before: float) -> bool:
+    """(3) Whether a worker's present place takes the place of P.
+
+    standard: if it is better. reeval: likewise, `before` having been measured again. fresh: always.
+    """
+    return memory == "fresh" or fitness < before
+
+
+def is_global_best(memory: str, fitness: float, before: float) -> bool:
+    """(4) Whether the best P of a round becomes G. standard: if it is better. reeval, fresh: always, if anybody is finite."""
+    return fitness < math.inf and (memory != "standard" or fitness < before)

@@ -1,0 +1,111 @@
+"""A run whose workers are particles (`common.elastic.swarming`): its model is G, and the workers' own weights are reported too.
+
+Every line of metrics.csv has, besides what every run records, where the swarm stands (COLUMNS).
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.comm import finite_mean_
+from common.data import Pictures
+from common.elastic.run import NOT_JUDGED, CentredRun, Stopwatch
+from common.elastic.swarming import Swarm
+from common.loop import Judged, Trained, evaluate
+
+COLUMNS = (
+    *("swarm_rounds", "new_bests", "best_worker", "restarts", "personal_best", "global_best", "distance"),
+    *("global_val_accuracy", "average_val_accuracy"),
+)
+
+
+class SwarmRun(CentredRun):
+    """Workers that meet as a swarm; `follow` in the place of `couple`.
+
+    Each judges its own weights after every round (`val_loss`, `val_accuracy`); together they judge G and the mean of them all.
+    """
+
+    def follow(self, swarm: Swarm) -> Stopwatch:
+        """Tell the run which swarm its workers are in; returns what the weight optimizer is to be given."""
+        self.swarm = swarm
+        return self.couple(swarm, lambda: swarm.best.place)
+
+    def _line(self, t: int, trained: Trained, judged: Judged, lost: bool) -> dict[str, Any]:
+        """This worker's own line; judged: G."""
+        swarm, measuring = self.swarm, self._take_measuring()
+        own = evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
+        (average,) = self._judge_average([self.data.fitness])
+        self._note_time("evaluate", own.seconds + average.seconds)
+        seconds = judged.seconds + own.seconds + average.seconds + measuring
+        meetings, new, holder, restarts = swarm.counts.tolist()
+        fitness = -swarm.fitness if meetings else math.nan
+        trained = replace(trained, seconds=trained.seconds - measuring)
+        row = super()._line(t, trained, Judged(own.loss, own.accuracy, seconds, fitness), lost)
+        values = (meetings, new, holder, restarts, swarm.personal.fitness, swarm.best.fitness, swarm.distance())
+        return row | dict(zip(COLUMNS, (*values, judged.accuracy, average.accuracy), strict=True))
+
+    def _take_measuring(self) -> float:
+        """Seconds of this round in which fitness was measured: they are of evaluation, not of training or exchange."""
+        measuring, self.swarm.seconds = self.swarm.seconds, 0.0
+        self.watch.seconds -= measuring
+        self._note_time("train", -measuring)
+        self._note_time("evaluate", measuring)
+        return measuring
+
+    def _judge_average(self, splits: Sequence[Pictures]) -> list[Judged]:
+        """The mean of all finite workers' weights; collective. It is only reported, so what is sent for it does not count."""
+        model, world, traffic = self.ecosphere.model, self.topology.world, self.topology.traffic
+        began, sent, before = time.perf_counter(), traffic.inside, model.state.detach().clone()
+        mean = torch.cat([model.parameters.detach(), before.new_zeros(1)])
+        judged = [NOT_JUDGED] * len(splits)
+        if finite_mean_(world, mean, "average"):
+            self._adopt(mean[:-1], world)
+            judged = [evaluate(model.module, split, self.plan.precision, world) for split in splits]
+        model.state.detach().copy_(before)
+        traffic.inside = sent
+        seconds = time.perf_counter() - began
+        return [replace(j, seconds=seconds / len(splits)) for j in judged]
+
+    def _take_final_weights(self, diverged: bool) -> None:
+        """The rest of a phase is measured; then G, after a last look at where the workers are."""
+        if not diverged:
+            self.swarm.close(self.optimizer.clock)
+        began = time.perf_counter()
+        self.ends = self._judge_workers()
+        self._note_time("evaluate", time.perf_counter() - began)
+        super()._take_final_weights(diverged)
+
+    def _judge_workers(self) -> dict[str, Any]:
+        """Every worker on the fitness images; the best one of them, and the average of all, on the test images as well."""
+        model, world, data, precision = self.ecosphere.model, self.topology.world, self.data, self.plan.precision
+        own = evaluate(model.module, data.fitness, precision)
+        mine = [own.accuracy if model.is_finite() else -math.inf, self.swarm.distance(), float(self.swarm.counts[3])]
+        accuracies, distances, restarts = world.gather_rows(np.array(mine)).T
+        average, average_test = self._judge_average([data.validation, data.test])
+        best = int(np.argmax(accuracies))
+        world.broadcast_(model.state.detach(), root=best)
+        return {
+            "distance": float(distances.mean()),
+            "restarts": int(restarts.sum()),
+            "average_validation_accuracy": average.accuracy,
+            "average_test_accuracy": average_test.accuracy,
+            "worker_val_accuracies": accuracies.tolist(),
+            "best_worker": best,
+            "best_worker_test_accuracy": evaluate(model.module, data.test, precision, world).accuracy,
+        }
+
+    def _summary(self, validation: Judged, test: Judged, diverged: bool) -> dict[str, Any]:
+        meetings, new, holder, _ = self.swarm.counts.tolist()
+        swarm = {
+            "rounds": meetings,
+            "new_best_share": new / meetings if meetings else 0.0,
+            "global_best": self.swarm.best.fitness,
+            "global_best_worker": holder,
+            **self.ends,
+        }
+        return {**super()._summary(validation, test, diverged), "exchange": self.swarm.settings.exchange, "swarm": swarm}
