@@ -31,7 +31,7 @@ class EoaArgs(CommonArgs):
     populations: str = "auto"
     """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% or pso:4:sgd,de:4:sam+adamw; species are gwo, woa, pso,
     de, cmaes, hold, random (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
-    exchange: Literal["average", "kin", "best", "migrate", "ring"] = "average"
+    exchange: Literal["average", "kin", "best", "migrate", "ring", "exploit", "apart"] = "average"
     """what happens to weights across populations after a round; forage implies kin (paper: average)"""
     scope: Literal["population", "world"] = "population"
     """over whom gradients are averaged every step (paper: world)"""

@@ -66,6 +66,11 @@ class Reporter:
             self.bar.stop()
 
 
+def span(lengths: list[int]) -> str:
+    """`175`, or `6 to 40` where rounds differ in length."""
+    return str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
+
+
 def _population(number: int, rows: list[dict[str, Any]]) -> str:
     """`gwo lr 0.08-0.11 fitness 71.2 %`: rates from lowest to highest, fitness of the best worker."""
     mine = [r for r in rows if r["population"] == number]

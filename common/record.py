@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -263,6 +264,11 @@ def commit() -> str:
         )
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, GiB (on a GPU, what lies there is not in it)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
 
 
 def _version(name: str) -> str:

@@ -11,7 +11,6 @@ with run:
         run.close_round(t, rate, trained, judged, turn)
 """
 
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -31,8 +30,8 @@ from common.errors import Diverged, UsageError
 from common.loop import Judged, Plan, Trained, evaluate, train_round
 from common.models import build_model, load_published, model_title
 from common.optim import OptimizerSettings, WeightOptimizer, family
-from common.progress import Reporter
-from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit
+from common.progress import Reporter, span
+from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit, peak_memory_gib
 from common.seeding import Purpose, torch_seed
 from common.smoother import Smoother
 from common.topology import Topology
@@ -164,7 +163,7 @@ class Run:
         self.reporter.line(
             f"{ranks}: {sizes}; {topology.threads} thread(s) each on {topology.device.type}, "
             f"{self.plan.precision}; {self._engine()}; {len(self.data.train)} training images, "
-            f"{_span(self.lengths)} steps of {self.plan.batch_size} per round; record: {self.directory}"
+            f"{span(self.lengths)} steps of {self.plan.batch_size} per round; record: {self.directory}"
         )
         if first:
             self.reporter.line(f"resuming after round {first} of {len(self.lengths)}")
@@ -401,13 +400,3 @@ class Run:
     def _note_total(self) -> None:
         """Wall time of this process so far, added to that of the sessions before it."""
         self.totals.seconds["total"] = self._total_before + time.time() - self._session
-
-
-def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, GiB (on a GPU, what lies there is not in it)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
-
-
-def _span(lengths: list[int]) -> str:
-    """`175`, or `6 to 40` where rounds differ in length."""
-    return str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"

@@ -31,6 +31,7 @@ from records import ECOSPHERE, ELASTIC, PHASES, SPECIES, Records, count_ranks, f
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 OWN = ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7")
 METHOD_COLOURS = {**dict(zip(ECOSPHERE, OWN, strict=True)), **dict(zip(ELASTIC, cycle(COLOURS), strict=False))}
+STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))  # of those that come after each colour has been used once
 PHASE_COLOURS = dict(zip(PHASES, ("#C9CDD2", "#0072B2", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
 GREY = "#5F6670"
 WIDTH = 7.5  # inches; at 150 dots per inch a little more than the 900 pixels of a README
@@ -163,11 +164,10 @@ def period(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     for i, (_, part) in enumerate(chosen.groupby("method", sort=False)):
         part = part.sort_values("period")
         accuracies = [100 * records.counted(number).test_accuracy.astype(float) for number in part.index]
-        axes.plot(
-            part.period, [a.mean() for a in accuracies], marker="o", ms=4, color=COLOURS[i], lw=1.8, label=part.title.iloc[0]
-        )
+        line = {"marker": "o", "ms": 4, "color": COLOURS[i % len(COLOURS)], "lw": 1.8, "ls": STYLES[i // len(COLOURS)]}
+        axes.plot(part.period, [a.mean() for a in accuracies], label=part.title.iloc[0], **line)
         low, high = [a.min() for a in accuracies], [a.max() for a in accuracies]
-        axes.fill_between(part.period, low, high, color=COLOURS[i], alpha=0.12, lw=0)
+        axes.fill_between(part.period, low, high, color=line["color"], alpha=0.12, lw=0)
     axes.set_xscale("log", base=2)
     axes.set_xticks(periods := sorted(chosen.period.unique()), [f"{p:g}" for p in periods])
     axes.set_xlabel("communication period τ: steps of a worker between two exchanges")
@@ -303,7 +303,9 @@ def _colour(rows: pd.DataFrame, i: int) -> str:
 
 
 def _dashes(method: str) -> str | tuple[int, tuple[int, ...]]:
-    return {"eoa": "-", "eoa-reference": (0, (6, 2))}.get(method, (0, (4, 1.5)) if method == "replay" else "-")
+    styles = {"eoa-reference": (0, (6, 2)), "replay": (0, (4, 1.5))}
+    styles |= {name: STYLES[i // len(COLOURS)] for i, name in enumerate(ELASTIC)}
+    return styles.get(method, "-")
 
 
 def _focus(axes: Axes, lows: list[float]) -> None:

@@ -30,7 +30,7 @@ ECOSPHERE = {  # methods as tables and figures name them, in their order; others
     "sqrt": "square-root scaling",
     "replay": "replay of EOA's rates",
 }
-ELASTIC = {  # a group of their own in figures
+ELASTIC = {  # a group of their own in figures, with what they are compared to
     "easgd": "EASGD",
     "easgd-gs": "EASGD, Gauss-Seidel",
     "aeasgd": "AEASGD",
@@ -45,6 +45,12 @@ ELASTIC = {  # a group of their own in figures
     "msgd": "MSGD alone",
     "asgd": "ASGD alone",
     "mvasgd": "MVASGD alone",
+    "sync": "synchronous SGD",
+    "average": "periodic averaging",
+    "post-local": "post-local SGD",
+    "diloco": "DiLoCo",
+    "independent": "independent SGD",
+    "pbt": "population-based training",
 }
 METHODS = {**ECOSPHERE, **ELASTIC}
 DATASETS = {  # as they call themselves; others under their own name
@@ -126,12 +132,13 @@ class Records:
         return [(name, rows) for name, rows in self._with_results("asked") if rows.period.nunique() < LEAST_IN_A_SWEEP]
 
     def periods(self) -> list[tuple[str, pd.DataFrame]]:
-        """(name, rows with results) of the groups with three communication periods or more; the column `period` is tau,
+        """(name, rows with results and a period) of the groups with three periods or more; the column `period` is tau,
         `asked` the learning rate, and `chosen` whether that rate had the best validation accuracy of its method and period,
         on the lowest seed.
         """
         found = []
         for name, rows in self._with_results("period"):
+            rows = rows.dropna(subset="period")
             firsts = [self.counted(number).iloc[0] for number in rows.index]  # of the lowest seed
             rows = rows.assign(first=[-1.0 if run.diverged else float(run.validation_accuracy) for run in firsts])
             best = rows.groupby(["method", "period"])["first"].idxmax()
@@ -145,7 +152,7 @@ class Records:
             rows = part[part.n > 0]
             rows = rows.assign(
                 asked=[settings.get("learning_rate", np.nan) for settings in rows.settings],
-                period=[settings.get("period", np.nan) for settings in rows.settings],
+                period=[settings.get("period") or np.nan for settings in rows.settings],  # 0: nothing that recurs
             )
             if rows[many].nunique() >= LEAST_IN_A_SWEEP:
                 found.append((name, rows))
@@ -298,7 +305,7 @@ def _workers(populations: list[dict[str, Any]], method: str | None) -> str:
     if not populations:
         return "unknown"
     total = sum(p["workers"] for p in populations)
-    if [p["species"] for p in populations] == [method]:
+    if {p["species"] for p in populations} == {method}:
         return str(total)
     mixed = len({p["optimizer"] for p in populations}) > 1
     parts = [f"{p['workers']} {p['species']}{' with ' + p['optimizer'] if mixed else ''}" for p in populations]

@@ -1,7 +1,8 @@
-"""Elastic averaging and its comparators: workers that each train their own weights, coupled now and then.
+"""Elastic averaging, local SGD and their comparators: workers that each train their own weights, coupled now and then.
 
 rules           what a worker and a centre do to their weights; pure
 synchronous     the same for ranks that meet (an all-reduce, no server)
+local           local SGD, DiLoCo, and gradients that are gathered: workers that meet after every n-th step
 server          where a centre lives that nobody waits for: server ranks, or a window of memory
 tree            EASGD on a tree of ranks (unverified)
 run             a run whose centre is judged in the place of its workers

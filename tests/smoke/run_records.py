@@ -5,6 +5,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.election import TRUNCATED
 from common.exchange import copy_everywhere, sum_everywhere
 from common.forage import IMPROVED
 
@@ -71,12 +72,16 @@ class RunRecord:
             assert silent == list(range(len(silent))), "scouts come first, and send nothing"
             assert len(silent) <= IMPROVED.scouting
             rounds -= len(silent)
+        if summary["method"] == "pbt":
+            theta += 4 * summary["parameters"]  # momentum as well
         transfers = {
             "average": sum(map(len, sum_everywhere(n))),
             "kin": sum(map(len, sum_everywhere(n))),
             "best": sum(map(len, copy_everywhere(n, 0))),
             "migrate": 1,
             "ring": n,
+            "exploit": max(1, round(TRUNCATED * n)),
+            "apart": 0,
         }
         return rounds * theta * (transfers[summary["exchange"]] if n > 1 else 0)
 

@@ -2,10 +2,9 @@
 
 import csv
 import math
-from functools import partial
 
 import pytest
-from launching import run, run_each
+from launching import run
 from run_records import RunRecord, check_complete
 
 BASELINES = "baselines/Baselines.py"
@@ -20,57 +19,57 @@ METHODS = {
     "independent": (2, (), 0),
     "pbt": (3, (), 0),
 }
+SLOW = {"sync", "average", "post-local"}  # tests/mpi has the same steps
+each_method = pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in METHODS])
 
 
 @pytest.fixture(scope="module")
-def short_runs(tmp_path_factory):
-    """The record of a short run of every method."""
-    outs = {method: tmp_path_factory.mktemp("short") / method for method in METHODS}
-    run_each(
-        [
-            partial(run, BASELINES, "--method", method, *SHORT, *options, "--out", outs[method], ranks=ranks)
-            for method, (ranks, options, _) in METHODS.items()
-        ]
-    )
-    return {method: RunRecord(out) for method, out in outs.items()}
+def short_run(tmp_path_factory):
+    """`short_run(method)`: the record of a short run, made at the first call."""
+    made = {}
+
+    def record(method):
+        if method not in made:
+            (ranks, options, _), out = METHODS[method], tmp_path_factory.mktemp("short") / method
+            run(BASELINES, "--method", method, *SHORT, *options, "--out", out, ranks=ranks)
+            made[method] = check_complete(out, 2, ranks)
+        return made[method]
+
+    return record
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_short_run_leaves_a_whole_record_and_sends_what_its_equations_say(short_runs, method):
+@each_method
+def test_a_short_run_leaves_a_whole_record_and_sends_what_its_equations_say(short_run, method):
     ranks, _, exchanges = METHODS[method]
-    record = short_runs[method]
+    record = short_run(method)
     summary, parameters = record.summary, record.summary["parameters"]
     apart = method in ("independent", "pbt")
-    if method != "pbt":  # bytes across: of copies, not of every population
-        check_complete(record.directory, 2, ranks)
     assert (summary["method"], summary["train_images"]) == (method, STEPS * 16 * ranks)
     assert [p["workers"] for p in summary["populations"]] == ([1] * ranks if apart else [ranks])
     assert summary["populations"][0]["optimizer"] == ("adamw" if method == "diloco" else "sgd")
     state = parameters + summary["buffers"]
-    broadcast, merges = 4 * state, 2 * 4 * (state + 1) * ranks if method == "sync" else 0  # sync's rounds end with a merge
-    sent = summary["bytes_sent"]["inside"] - broadcast - merges
-    assert sent == exchanges * ranks * 4 * (parameters + 1)
+    every_round = {"sync": state + 1, "independent": 0, "pbt": 0}.get(method, summary["buffers"])  # a merge; statistics
+    sent = state + ranks * (2 * every_round + exchanges * (parameters + 1))  # the start's broadcast comes from one rank
+    assert summary["bytes_sent"]["inside"] == 4 * sent
     rates = {"average": [0.1, 0.05]}.get(method, [0.001, 0.001] if method == "diloco" else [0.1, 0.1])
     if method != "pbt":
         assert record.column("lr", rank=0) == pytest.approx(rates)
 
 
-def test_of_independent_workers_the_best_one_counts_and_their_mean_is_told(short_runs):
-    record = short_runs["independent"]
+def test_of_independent_workers_the_best_one_counts_and_their_mean_is_told(short_run):
+    record = short_run("independent")
     assert record.column("fitness", round=1, rank=0) != record.column("fitness", round=1, rank=1)
     assert set(record.summary["averaged"]) == {"validation_accuracy", "validation_loss", "test_accuracy", "test_loss"}
     assert record.summary["averaged"]["test_loss"] != record.summary["test_loss"]
     assert record.summary["bytes_sent"]["across"] == 0
 
 
-def test_pbt_copies_weights_and_rates_and_its_lineage_can_be_replayed(short_runs, tmp_path):
-    record = short_runs["pbt"]
+def test_pbt_copies_weights_and_rates_and_its_lineage_can_be_replayed(short_run, tmp_path):
+    record = short_run("pbt")
     first, second = record.column("lr", round=0), record.column("lr", round=1)
     moved = [k for k in range(3) if first[k] != second[k]]
     assert len(moved) == 1
     assert min(abs(second[moved[0]] / (factor * rate) - 1) for factor in (0.8, 1.2) for rate in first) < 1e-6
-    summary = record.summary
-    assert summary["bytes_sent"]["across"] == 2 * 4 * (2 * summary["parameters"] + summary["buffers"])  # a copy a round
     table = record.directory / "rates.csv"
     with open(table, newline="") as file:
         lineage = [float(line["lineage"]) for line in csv.DictReader(file)]
@@ -97,10 +96,10 @@ def test_one_rank_will_do(tmp_path, method):
 
 
 @pytest.mark.parametrize("method", ["diloco", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "diloco")])
-def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(short_runs, tmp_path, method):
+def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(short_run, tmp_path, method):
     """Round 1 begins after four steps: between two exchanges."""
     ranks, options, _ = METHODS[method]
-    broken, whole = tmp_path / "broken", short_runs[method]
+    broken, whole = tmp_path / "broken", short_run(method)
     words = (BASELINES, "--method", method, *SHORT, *options, "--out", broken)
     killed = run(*words, ranks=ranks, code=None, ECOSPHERE_FAULT="kill:1:train:1")
     assert killed.code != 0
@@ -111,7 +110,8 @@ def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(short_runs, tm
     assert (broken / "rates.csv").read_bytes() == (whole.directory / "rates.csv").read_bytes()
 
 
-@pytest.mark.parametrize("method", ["average", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "average")])
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
 def test_a_worker_that_is_lost_goes_on_with_the_others(tmp_path, method):
     ranks, options, _ = METHODS[method]
     out = tmp_path / "run"

@@ -32,6 +32,8 @@ COMBINATIONS = {
     ),
     "elastic averaging inside populations": (4, "--populations gwo:3,woa:1 --inside easgd --period 2 --optimizer nesterov"),
     "weights averaged inside populations": (4, "--inside average --period 3 --exchange migrate"),
+    "the worst copy the best": (4, "--populations gwo,woa,hold,random --exchange exploit"),
+    "nothing crosses": (2, "--populations gwo,woa --exchange apart --optimizer sgd"),
     "foraging": (4, "--base-rate forage --optimizer sgd"),
     "foraging, mixed optimizers": (2, "--populations gwo:1:sgd,woa:1:adamw --base-rate forage"),
     "foraging, four populations, chance": (
@@ -46,6 +48,8 @@ FORAGED = 2  # 12 steps, in rounds of at least 6
 
 
 SLOW = {
+    "the worst copy the best",
+    "nothing crosses",
     "weights averaged inside populations",
     "foraging, four populations, chance",
     "four species, three optimizers, log rates",

@@ -137,6 +137,18 @@ def test_rates_are_those_of_the_leader_and_the_spread_of_the_round(tmp_path, sta
     assert read == [[0, 0.1, 0.35, 0.6], [1, 0.6, 0.35, 0.6], [2, 0.4, 0.3, 0.4]]
 
 
+def test_the_lineage_is_the_rate_of_the_population_that_the_model_came_from(tmp_path, start):
+    record = start()
+    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["round", "rank", "population", "lr", "fitness", "optimizer"])
+        writer.writerows((t, rank, rank // 2, (1 + rank // 2) / 10**t, 0.5, "sgd") for t in range(3) for rank in range(4))
+    record.write_rates({"sgd": 2.0}, [1, 0])  # round 2 lost everybody
+    assert [line["lineage"] for line in lines(tmp_path, "rates.csv")] == ["1", "0.05", None]
+    record.write_rates({"sgd": 2.0})
+    assert "lineage" not in lines(tmp_path, "rates.csv")[0]
+
+
 def test_rates_survive_a_round_with_lost_workers_and_a_run_without_rounds(tmp_path, start):
     record = start()
     record.write_rates({"sgd": 1.0})

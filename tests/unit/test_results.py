@@ -361,6 +361,23 @@ class TestFigures:
         assert cost.loc["EOA, all of its sweep", ["#", "n"]].tolist() == ["2 to 5", 4], "its three rates and its twin"
         assert len(cost) == 3, "the row outside of the sweep, and a line for each of its two methods"
 
+    def test_methods_without_a_period_stay_out_of_the_table_and_any_number_of_methods_can_be_drawn(self, tmp_path):
+        methods = [*recorded.ELASTIC][:9]
+        for method in methods:
+            for tau in (1, 4, 16):
+                add_run(tmp_path, f"easgd/{method}-{tau}", **plain(method, "sgd"), period=tau, learning_rate=0.1)
+        apart = [{"species": "pbt", "workers": 1, "optimizer": "sgd"}] * 4
+        add_run(tmp_path, "baselines/pbt", method="pbt", populations=apart, period=0, learning_rate=0.1)
+        records = recorded.load(tmp_path, "smoke")
+        assert line(records, "pbt").workers == "4"
+        ((_, rows),) = records.periods()
+        table = sweep_tables.period_table(records, rows)
+        assert [c for c in table if c.startswith("τ")] == ["τ = 1", "τ = 4", "τ = 16"]
+        assert list(table.method) == [recorded.METHODS[m] for m in methods]
+        (picture,) = (p for p in make_figures.draw(records) if p.name.startswith("period"))
+        looks = {(drawn.get_color(), drawn.get_linestyle()) for drawn in picture.figure.axes[0].get_lines()}
+        assert len(looks) == len(methods)
+
     def test_periods_have_a_table_with_the_rate_that_validation_chose(self, tmp_path):
         # The higher rate is better on validation images at every period but the longest, where it diverged.
         for tau in (1, 4, 16):
