@@ -149,6 +149,19 @@ experiments() {
                 tuned mvadownpour-tau$tau 5 "$rates" EASGD/EASGD.py --method mvadownpour --period $tau \
                     --average-rate "$(printf 0.%03d $tau)"
             done
+            for data in mnist cifar10; do # a swarm of weights, and what one would pick instead, by period; rates tuned
+                local own=(--dataset $data --model easgd-cnn --width 4 --crop 28 --train-images 10000 --rounds 8 --worker-batch 32
+                    --fitness-images 500 --optimizer sgd --momentum-factor 0 --weight-decay 1e-4 --label-smoothing 0 --shards own)
+                local rates="0.4 0.2 0.1" swarm=(4 "$rates" PSO-PS/PSOPS.py "${own[@]}")
+                tuned sync-$data 4 "$rates" baselines/Baselines.py --method sync "${own[@]}"
+                tuned independent-$data 4 "$rates" baselines/Baselines.py --method independent "${own[@]}"
+                for tau in 1 5 20 100; do
+                    tuned average-$data-tau$tau 4 "$rates" baselines/Baselines.py --method average --period $tau "${own[@]}"
+                    tuned easgd-$data-tau$tau 4 "$rates" EASGD/EASGD.py --method easgd --period $tau "${own[@]}"
+                    tuned hull-$data-tau$tau "${swarm[@]}" --period $tau
+                done
+                for name in clerc shi oz; do tuned $name-$data-tau20 "${swarm[@]}" --period 20 --swarm $name; done
+            done
             for data in cifar10 cifar100; do
                 experiment linear-$data 2 baselines/Baselines.py --method linear --dataset $data --batch-size 256
                 experiment sqrt-$data 2 baselines/Baselines.py --method sqrt --dataset $data --batch-size 256

@@ -4,7 +4,8 @@
 
 Writes results/<profile>/figures/*.png: accuracy-* (validation accuracy of all methods), workers-* (learning rate and fitness of
 every worker of one run), seconds-* (where the time went). Where methods were run with three base rates or periods or more:
-start-* and period-* (test accuracy over them); of base rates the others then show the middle one. Each file carries its title
+start-* and period-* (test accuracy over them); of base rates the others then show the middle one. distance-*: how far
+swarms are spread. Each file carries its title
 and caption as PNG text, which make_report.py shows beside it.
 """
 
@@ -26,6 +27,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
 from records import ECOSPHERE, ELASTIC, PHASES, SPECIES, Records, count_ranks, from_command_line
+from sweep_tables import has_own_images
 
 # Okabe & Ito's palette, told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -77,6 +79,8 @@ def draw(records: Records) -> Iterator[Picture]:
         done = rows[rows.n > 0]
         if subject in periods:
             yield period(records, subject, periods[subject])
+            if picture := distance(records, subject, periods[subject]):
+                yield picture
             continue
         if subject in sweeps:
             done = sweeps[subject]
@@ -158,29 +162,70 @@ def start(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
 
 def period(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     """Test accuracy of every method over its communication period, at the rate chosen for each."""
-    figure = Figure((WIDTH, 4.4), layout="constrained")
+    figure = Figure((WIDTH, 4.6), layout="constrained")
     axes = figure.subplots()
     chosen = rows[rows.chosen]
-    for i, (_, part) in enumerate(chosen.groupby("method", sort=False)):
+    periods = sorted(p for p in chosen.period.unique() if np.isfinite(p))
+    for i, (title, part) in enumerate(chosen.groupby("title", sort=False)):
+        colour, style = COLOURS[i % len(COLOURS)], STYLES[i // len(COLOURS)]
         part = part.sort_values("period")
         accuracies = [100 * records.counted(number).test_accuracy.astype(float) for number in part.index]
-        line = {"marker": "o", "ms": 4, "color": COLOURS[i % len(COLOURS)], "lw": 1.8, "ls": STYLES[i // len(COLOURS)]}
-        axes.plot(part.period, [a.mean() for a in accuracies], label=part.title.iloc[0], **line)
-        low, high = [a.min() for a in accuracies], [a.max() for a in accuracies]
-        axes.fill_between(part.period, low, high, color=line["color"], alpha=0.12, lw=0)
+        x, y, low, high = list(part.period), *([f(a) for a in accuracies] for f in (np.mean, np.min, np.max))
+        line = {"color": colour, "lw": 1.8, "ls": style, "label": title}
+        if x == [np.inf] or x == periods[:1]:  # nothing that a period changes: a level for all of them
+            x, y, low, high = periods, y * len(periods), low * len(periods), high * len(periods)
+            line |= {"ls": STYLES[2], "label": f"{title}: {'every step' if part.period.iloc[0] == 1 else 'never'}"}
+        else:
+            line |= {"marker": "o", "ms": 4}
+        axes.plot(x, y, **line)
+        axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(periods := sorted(chosen.period.unique()), [f"{p:g}" for p in periods])
+    axes.set_xticks(periods, [f"{p:g}" for p in periods])
     axes.set_xlabel("communication period τ: steps of a worker between two exchanges")
-    axes.set_ylabel("test accuracy of the centre, %")
-    title = f"Communicating rarely, {subject_title(rows)}"
+    axes.set_ylabel("test accuracy, %")
+    own = has_own_images(rows)
+    title = f"Communicating rarely, {subject_title(rows)}{', workers with images of their own' if own else ''}"
     _headline(figure, axes, title, 2)
     band = "band: lowest to highest seed" if chosen.n.max() > 1 else "one seed"
     _footnote(figure, [f"profile {records.profile}", _ranks(rows), _seeds(chosen), f"commit {_commits(chosen)}", band])
     caption = (
-        "Test accuracy of the centre over the communication period, mean over seeds, at the learning rate with the best "
-        "validation accuracy of those tried for each method and period."
+        f"Test accuracy of {'the final model' if own else 'the centre'} over the communication period, mean over seeds, at the "
+        "learning rate with the best validation accuracy of those tried for each method and period."
     )
     return Picture(f"period-{_slug(subject)}", title, caption, figure)
+
+
+def distance(records: Records, subject: str, rows: pd.DataFrame) -> Picture | None:
+    """How far a swarm's workers are from its best place over the rounds, by its coefficients; None without several of them."""
+    swarms = rows[rows.chosen & rows.distance_mean.notna()]
+    if swarms.title.nunique() < 2:
+        return None
+    several = swarms.groupby("period").title.nunique()
+    swarms = swarms[swarms.period == several.idxmax()]
+    figure = Figure((WIDTH, 4.1), layout="constrained")
+    axes = figure.subplots()
+    for i, (number, row) in enumerate(swarms.iterrows()):
+        metrics = records.metrics[records.metrics.run.isin(records.counted(number).index)]
+        by_run = metrics.groupby(["round", "run"]).distance.mean()
+        spread = by_run.groupby(level="round")
+        axes.plot(spread.mean().index + 1, spread.mean(), color=COLOURS[i], lw=1.8, marker="o", ms=3, label=_swarm_label(row))
+        axes.fill_between(spread.min().index + 1, spread.min(), spread.max(), color=COLOURS[i], alpha=0.12, lw=0)
+    axes.set_yscale("log")
+    axes.set(xlabel="round", ylabel="mean distance of a worker to G")
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
+    title = f"How far a swarm is spread, {subject_title(rows)}: PSO-PS (our reconstruction)"
+    _headline(figure, axes, title, 2)
+    parts = [f"profile {records.profile}", _ranks(swarms), _seeds(swarms), f"commit {_commits(swarms)}"]
+    _footnote(figure, [*parts, f"τ = {swarms.period.iloc[0]:g}; band: lowest to highest seed"])
+    caption = (
+        "Euclidean distance of a worker's weights to the best place of all, G, after every round: mean over workers and seeds, "
+        "for each set of coefficients at the rate with the best validation accuracy. In the legend: test accuracy of G."
+    )
+    return Picture(f"distance-{_slug(subject)}", title, caption, figure)
+
+
+def _swarm_label(row: pd.Series) -> str:
+    return f"{row.settings.get('swarm', '?')}: test {_test(row)}"
 
 
 def workers(records: Records, subject: str, number: int) -> Picture | None:

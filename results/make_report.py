@@ -26,7 +26,14 @@ PROFILES = {
     "gpu": "The published setting, WRN-16-8 for 200 epochs, on the GPUs of one node.",
     "paper": "The published setting, WRN-16-8 for 200 epochs, for several seeds; beside it the rules of the published scripts.",
 }
-KINDS = ("accuracy", "start", "period", "workers", "seconds")  # of figures, in the order they are shown; others follow
+KINDS = (
+    "accuracy",
+    "start",
+    "period",
+    "distance",
+    "workers",
+    "seconds",
+)  # of figures, in the order they are shown; others follow
 
 
 @dataclass(frozen=True)
@@ -86,9 +93,14 @@ def render(records: Records, folder: Path) -> str:
         ],
         periods=[
             (
-                f"{rows.data.iloc[0]}, {rows.model.iloc[0]}",
-                _cells(sweep_tables.period_table(records, rows)),
+                sweep_tables.period_title(rows),
+                [
+                    _cells(table)
+                    for table in (sweep_tables.period_table(records, rows), sweep_tables.swarm_table(rows))
+                    if len(table)
+                ],
                 sweep_tables.period_notes(records, rows),
+                sweep_tables.SWARM_NOTE,
             )
             for _, rows in records.periods()
         ],

@@ -51,6 +51,7 @@ ELASTIC = {  # a group of their own in figures, with what they are compared to
     "diloco": "DiLoCo",
     "independent": "independent SGD",
     "pbt": "population-based training",
+    "PSO-PS (our reconstruction)": "PSO-PS (our reconstruction)",
 }
 METHODS = {**ECOSPHERE, **ELASTIC}
 DATASETS = {  # as they call themselves; others under their own name
@@ -75,6 +76,7 @@ IN_OTHER_COLUMNS = {"population_list", "ranks", "rounds", "batch_size", "optimiz
 
 CONFIG_KEYS = ("method", "dataset", "model", "seed", "ranks", "rounds", "population_list", "batch_size", "round_steps")
 ENVIRONMENT_KEYS = ("commit", "command", "device", "processor", "cores", "memory_gib")
+SWARM = ("average_test_accuracy", "best_worker_test_accuracy", "new_best_share", "distance")  # of a swarm's summary.json
 NUMBERS = (
     "test_accuracy",
     "validation_accuracy",
@@ -85,6 +87,7 @@ NUMBERS = (
     "sync_share",
     "mb_inside",
     "mb_across",
+    *SWARM,
 )
 LEAST_IN_A_SWEEP = 3  # base rates, or periods
 METRICS_COLUMNS = ("round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy")
@@ -121,7 +124,9 @@ class Records:
         return self.metrics[self.metrics.run == run]
 
     def groups(self) -> list[tuple[str, pd.DataFrame]]:
-        """(name, rows) of each data set and model, in the order of the tables; elastic averaging in groups of its own."""
+        """(name, rows) of each data set and model, in the order of the tables; methods that couple weights in groups of their
+        own, by whether workers keep to images of their own.
+        """
         parts = self.rows.groupby(["dataset", "model", "family"], sort=False)
         return [("-".join(word for word in key if word), part) for key, part in parts]
 
@@ -132,16 +137,16 @@ class Records:
         return [(name, rows) for name, rows in self._with_results("asked") if rows.period.nunique() < LEAST_IN_A_SWEEP]
 
     def periods(self) -> list[tuple[str, pd.DataFrame]]:
-        """(name, rows with results and a period) of the groups with three periods or more; the column `period` is tau,
-        `asked` the learning rate, and `chosen` whether that rate had the best validation accuracy of its method and period,
-        on the lowest seed.
+        """(name, rows with results and a period) of the groups with three periods or more; the column `period` is tau (inf
+        where workers never meet), `asked` the learning rate, and `chosen` whether that rate had the best validation accuracy
+        of its method (as `title` names it) and period, on the lowest seed.
         """
         found = []
         for name, rows in self._with_results("period"):
             rows = rows.dropna(subset="period")
             firsts = [self.counted(number).iloc[0] for number in rows.index]  # of the lowest seed
             rows = rows.assign(first=[-1.0 if run.diverged else float(run.validation_accuracy) for run in firsts])
-            best = rows.groupby(["method", "period"])["first"].idxmax()
+            best = rows.groupby(["title", "period"])["first"].idxmax()
             found.append((name, rows.assign(chosen=rows.index.isin(best)).drop(columns="first")))
         return found
 
@@ -152,7 +157,7 @@ class Records:
             rows = part[part.n > 0]
             rows = rows.assign(
                 asked=[settings.get("learning_rate", np.nan) for settings in rows.settings],
-                period=[settings.get("period") or np.nan for settings in rows.settings],  # 0: nothing that recurs
+                period=[np.nan if (tau := settings.get("period")) is None else tau or np.inf for settings in rows.settings],
             )
             if rows[many].nunique() >= LEAST_IN_A_SWEEP:
                 found.append((name, rows))
@@ -283,6 +288,7 @@ def _summary_line(path: Path, problems: list[str]) -> dict[str, Any]:
         "lines_per_round": summary.get("lines_per_round", summary["ranks"]),
         **{f"seconds_{k}": seconds[k] for k in ("total", *PHASES)},
         "sync_share": sync / (seconds["train"] + sync) if seconds["train"] + sync else np.nan,
+        **{name: summary.get("swarm", {}).get(name, np.nan) for name in SWARM},
         "mb_inside": sent["inside"] / 1e6,
         "mb_across": sent["across"] / 1e6,
     }
@@ -329,7 +335,7 @@ def _name_rows(runs: pd.DataFrame) -> pd.DataFrame:
     place = {name: i for i, name in enumerate(METHODS)}
     runs["order"] = [place.get(m, len(place)) for m in runs.method]
     rates = pd.Series([s.get("learning_rate") for s in runs.settings], index=runs.index)
-    runs["family"] = np.where(runs.method.isin(ELASTIC), "easgd", "")
+    runs["family"] = _families(runs)
     runs["swept"] = (
         rates.groupby([runs.dataset, runs.model, runs.family]).transform("nunique") >= LEAST_IN_A_SWEEP
     )  # those come last
@@ -370,8 +376,8 @@ def _make_rows(runs: pd.DataFrame) -> pd.DataFrame:
 def _label(rows: pd.DataFrame) -> pd.DataFrame:
     """Add `title` and `data`, the names of method and data set; `setting`, the options that tell a row from others of its
     method; and `label`, title and setting."""
-    rows["family"] = np.where(rows.method.isin(ELASTIC), "easgd", "")
-    rows["title"] = [METHODS.get(m, m) for m in rows.method]
+    rows["family"] = _families(rows)
+    rows["title"] = [_title(m, settings) for m, settings in zip(rows.method, rows.settings, strict=True)]
     rows["data"] = [DATASETS.get(d, d) for d in rows.dataset]
     rows["setting"], rows["label"] = "", rows.title
     for _, part in rows.groupby(["dataset", "model", "family"]):
@@ -388,6 +394,20 @@ def _label(rows: pd.DataFrame) -> pd.DataFrame:
             bits += [text for key, text in columns.items() if key in varying]
             rows.loc[row, "label"] = f"{line.title} ({', '.join(bits)})" if bits else line.title
     return rows
+
+
+def _families(runs: pd.DataFrame) -> np.ndarray:
+    """What is compared with each other: `easgd`, of methods that couple weights; `own-images`, where each worker of such a
+    method keeps to images of its own; else empty.
+    """
+    own = [settings.get("shards") == "own" for settings in runs.settings]
+    return np.where(runs.method.isin(ELASTIC), np.where(own, "own-images", "easgd"), "")
+
+
+def _title(method: str, settings: dict[str, Any]) -> str:
+    """A method as tables name it; coefficients of a swarm other than the default ones make another method."""
+    swarm = settings.get("swarm", "hull")
+    return METHODS.get(method, method) + (f", {swarm}" if swarm != "hull" else "")
 
 
 def count_ranks(n: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pandas as pd
 from cells import TEST_RULE, UNKNOWN, count, markdown, number, percent, regenerate
 from records import Records
@@ -66,6 +67,11 @@ def start_text(records: Records) -> str:
     return "\n\n".join([title, *texts, made]) + "\n" if texts else ""
 
 
+def period_name(period: float) -> str:
+    """A period as tables and figures name it."""
+    return f"τ = {period:g}" if np.isfinite(period) else "never"
+
+
 def period_table(records: Records, rows: pd.DataFrame) -> pd.DataFrame:
     """Test accuracy of each method by its communication period, at the rate that was best on validation images."""
     chosen = rows[rows.chosen]
@@ -73,16 +79,22 @@ def period_table(records: Records, rows: pd.DataFrame) -> pd.DataFrame:
     for title, part in chosen.groupby("title", sort=False):
         cells = {row.period: f"{percent(row, 'test_accuracy')} (n = {row.n}; η {row.asked:g})" for _, row in part.iterrows()}
         tried = ", ".join(f"{rate:g}" for rate in sorted(rows[rows.title == title].asked.unique()))
-        published = PUBLISHED_ERRORS.get(part.method.iloc[0], {})
+        published = {} if has_own_images(rows) else PUBLISHED_ERRORS.get(part.method.iloc[0], {})
         lines.append(
             {
                 "method": title,
-                **{f"τ = {period:g}": cells.get(period, UNKNOWN) for period in sorted(rows.period.unique())},
+                **{period_name(period): cells.get(period, UNKNOWN) for period in sorted(rows.period.unique())},
                 "rates tried": tried,
                 "published error, %, other protocol": " / ".join(published) or UNKNOWN,
             }
         )
-    return pd.DataFrame(lines)
+    table = pd.DataFrame(lines)
+    return table.drop(columns=table.columns[-1]) if (table[table.columns[-1]] == UNKNOWN).all() else table
+
+
+def has_own_images(rows: pd.DataFrame) -> bool:
+    """Whether each worker kept to images of its own."""
+    return rows.family.iloc[0] == "own-images"
 
 
 def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
@@ -92,18 +104,65 @@ def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
     reduced = (
         f"{settings.get('train_images') or 'all'} images, {first.rounds} rounds, batch {settings.get('worker_batch')} a worker"
     )
-    names = "; ".join(f"{row.title} at τ {row.period:g}, η {row.asked:g}" for _, row in lost.iterrows())
+    names = "; ".join(f"{row.title} at {period_name(row.period)}, η {row.asked:g}" for _, row in lost.iterrows())
     diverged = f"Diverged: {names}." if names else "No run diverged."
+    network = ""
+    if has_own_images(rows):
+        judged = (
+            "the run's model (of elastic averaging the centre, of a swarm its best place G, of independent SGD the best worker)"
+        )
+        about = [
+            "Each worker keeps to images of its own. Synchronous SGD averages gradients every step; τ is the steps of "
+            "a worker between two averages, pulls or moves of a swarm. PSO-PS is our reconstruction: no figure of its paper "
+            "could be obtained, and none of these reproduces it."
+        ]
+    else:
+        judged = "the centre"
+        network = " (the paper's network is EASGD-CNN-8, with dropout, on 50,000 images, batch 128 a worker)"
+        about = [
+            "Published: lowest test error at τ = 1 / 4 / 16 / 64 with 4 workers, read off the paper's Fig. 2 (arXiv 1412.6651, "
+            "about ± 0.1): the full network and data, 180 minutes on 4 GPUs, best of 3 runs and of the rates by test error, so "
+            "another protocol."
+        ]
     return [
-        "Test accuracy in % of the centre: mean ± standard deviation over n seeds, and the learning rate η, which had the best "
-        f"validation accuracy of those tried on the first seed. {first.data}, {first.model} (the paper's network is "
-        f"EASGD-CNN-8, with dropout, on 50,000 images, batch 128 a worker): {reduced}, "
+        f"Test accuracy in % of {judged}: mean ± standard deviation over n seeds, and the learning rate η, which had the best "
+        f"validation accuracy of those tried on the first seed. {first.data}, {first.model}{network}: {reduced}, "
         f"{count(chosen.train_images_mean.max())} images seen in a run. {diverged}",
-        "Published: lowest test error at τ = 1 / 4 / 16 / 64 with 4 workers, read off the paper's Fig. 2 (arXiv 1412.6651, "
-        "about ± 0.1): the full network and data, 180 minutes on 4 GPUs, best of 3 runs and of the rates by test error, so "
-        "another protocol.",
+        *about,
         f"Rows {rows.index.min()} to {rows.index.max()} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
     ]
+
+
+def swarm_table(rows: pd.DataFrame) -> pd.DataFrame:
+    """What a swarm came to, besides the accuracy of its best place: rows of one sweep."""
+    lines = []
+    for _, row in rows[rows.chosen & rows.new_best_share_mean.notna()].iterrows():
+        lines.append(
+            {
+                "method": row.title,
+                "τ": f"{row.period:g}",
+                "G": percent(row, "test_accuracy"),
+                "mean of the workers": percent(row, "average_test_accuracy"),
+                "best worker": percent(row, "best_worker_test_accuracy"),
+                "moves with a new G, %": number(100 * row.new_best_share_mean, 1),
+                "distance to G": number(row.distance_mean, 2),
+                "evaluate + exchange, %": number(100 * row.sync_share_mean, 1),
+                "sent, MB": number(row.mb_inside_mean, 1),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+SWARM_NOTE = (
+    "Swarms in the table above, PSO-PS (our reconstruction): test accuracy in % of the best place G (the run's model), of the "
+    "mean of all workers' weights, and of the best worker by validation; share of the moves that found a new G; mean distance "
+    "of a worker to G at the end; share of time in measuring, judging and exchanging; payload sent by all workers."
+)
+
+
+def period_title(rows: pd.DataFrame) -> str:
+    """Data, network, and whose images, of a sweep over periods."""
+    return f"{rows.data.iloc[0]}, {rows.model.iloc[0]}{', workers with images of their own' if has_own_images(rows) else ''}"
 
 
 def period_text(records: Records) -> str:
@@ -111,9 +170,11 @@ def period_text(records: Records) -> str:
     texts = []
     for _, rows in records.periods():
         texts += [
-            f"## {rows.data.iloc[0]}, {rows.model.iloc[0]}",
+            f"## {period_title(rows)}",
             markdown(period_table(records, rows)),
             *period_notes(records, rows),
         ]
+        swarms = swarm_table(rows)
+        texts += [markdown(swarms), SWARM_NOTE] if len(swarms) else []
     made = f"Made by `{regenerate(records, 'make_tables.py')}`."
     return "\n\n".join([f"# Communication periods, profile {records.profile}", *texts, made]) + "\n" if texts else ""
