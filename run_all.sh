@@ -124,6 +124,7 @@ experiments() {
             experiment sqrt 2 baselines/Baselines.py --method sqrt
             for method in easgd aeasgd eamsgd; do experiment $method 5 EASGD/EASGD.py --method $method; done
             experiment msgd 1 EASGD/EASGD.py --method msgd
+            experiment psops 4 PSO-PS/PSOPS.py
             replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;
         cpu)

@@ -45,6 +45,7 @@ ELASTIC = {  # a group of their own in figures
     "msgd": "MSGD alone",
     "asgd": "ASGD alone",
     "mvasgd": "MVASGD alone",
+    "PSO-PS (our reconstruction)": "PSO-PS (our reconstruction)",  # never without these words
 }
 METHODS = {**ECOSPHERE, **ELASTIC}
 DATASETS = {  # as they call themselves; others under their own name
