@@ -125,6 +125,7 @@ experiments() {
             for method in easgd aeasgd eamsgd; do experiment $method 5 EASGD/EASGD.py --method $method; done
             experiment msgd 1 EASGD/EASGD.py --method msgd
             for method in average diloco pbt; do experiment $method 4 baselines/Baselines.py --method $method; done
+            experiment psops 4 PSO-PS/PSOPS.py
             replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;
         cpu)

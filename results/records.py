@@ -51,7 +51,7 @@ ELASTIC = {  # a group of their own in figures, with what they are compared to
     "diloco": "DiLoCo",
     "independent": "independent SGD",
     "pbt": "population-based training",
-    "PSO-PS (our reconstruction)": "PSO-PS (our reconstruction)",
+    "PSO-PS (our reconstruction)": "PSO-PS (our reconstruction)",  # never without these words
 }
 METHODS = {**ECOSPHERE, **ELASTIC}
 DATASETS = {  # as they call themselves; others under their own name

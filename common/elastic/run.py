@@ -81,7 +81,7 @@ class CentredRun(Run):
     """Workers that meet: all hold the same centre, and judge it together after every round.
 
     couple(synchroniser, evaluated) comes after `build_optimizer` and before `start`; evaluated() gives the flat parameters
-    that a run is judged by, or a whole state, batch-norm statistics included.
+    that a run is judged by.
     """
 
     def couple(self, synchroniser: Synchroniser, evaluated: Callable[[], Tensor], master: Master | None = None) -> Stopwatch:
@@ -127,22 +127,17 @@ class CentredRun(Run):
 
     def _begin_anew(self, weights: Tensor) -> None:
         """Give a worker that is lost other weights; what it remembered is forgotten."""
-        self._adopt(weights, self.topology.gradients)
+        self.ecosphere.model.parameters.data.copy_(weights)
+        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.gradients)
         self.optimizer.end_round(finite=False)
-
-    def _adopt(self, weights: Tensor, group: Group) -> None:
-        """Make what is judged this worker's own. Statistics that are not in it are taken from a few images, by the group."""
-        model = self.ecosphere.model
-        model.state.detach()[: len(weights)].copy_(weights)
-        if len(weights) < len(model.state):
-            calibrate(model, self.data, self.plan.precision, group)
 
     def judge_centre(self, t: int, group: Group) -> Judged:
         """The centre on the fitness images, which the group shares out; the worker's own weights are left as they were."""
         faults.trip("evaluate", self.topology.world.rank, t)
         model, began = self.ecosphere.model, time.perf_counter()
         before = model.state.detach().clone()
-        self._adopt(self.evaluated(), group)
+        model.parameters.data.copy_(self.evaluated())
+        calibrate(model, self.data, self.plan.precision, group)
         judged = evaluate(model.module, self.data.fitness, self.plan.precision, group)
         model.state.detach().copy_(before)
         return Judged(judged.loss, judged.accuracy, time.perf_counter() - began, judged.fitness)
@@ -158,7 +153,8 @@ class CentredRun(Run):
         return f"weights: {'Horovod' if self.topology.population.horovod else 'MPI'}" if self.workers > 1 else "one worker"
 
     def _take_final_weights(self, diverged: bool) -> None:
-        self._adopt(self.last_finite if diverged else self.evaluated(), self.topology.world)
+        self.ecosphere.model.parameters.data.copy_(self.last_finite if diverged else self.evaluated())
+        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.world)
 
     def _state(self) -> checkpoint.State:
         tensors, numbers = super()._state()

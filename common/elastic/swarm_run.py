@@ -1,6 +1,7 @@
 """A run whose workers are particles (`common.elastic.swarming`): its model is G, and the workers' own weights are reported too.
 
-Every line of metrics.csv has, besides what every run records, where the swarm stands (COLUMNS).
+Every line of metrics.csv has, besides what every run records, where the swarm stands (COLUMNS). Whatever is judged has
+batch-norm statistics measured on a few training images, as the centre of elastic averaging.
 """
 
 import math
@@ -11,12 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from common.comm import finite_mean_
+from common.comm import Group, finite_mean_
 from common.data import Pictures
 from common.elastic.run import NOT_JUDGED, CentredRun, Stopwatch
 from common.elastic.swarming import Swarm
 from common.loop import Judged, Trained, evaluate
+from common.smoother import calibrate
 
 COLUMNS = (
     *("swarm_rounds", "new_bests", "best_worker", "restarts", "personal_best", "global_best", "distance"),
@@ -33,13 +36,13 @@ class SwarmRun(CentredRun):
     def follow(self, swarm: Swarm) -> Stopwatch:
         """Tell the run which swarm its workers are in; returns what the weight optimizer is to be given."""
         self.swarm = swarm
-        return self.couple(swarm, lambda: swarm.best.place)
+        return self.couple(swarm, lambda: swarm.best.place[: swarm.length])
 
     def _line(self, t: int, trained: Trained, judged: Judged, lost: bool) -> dict[str, Any]:
         """This worker's own line; judged: G."""
-        swarm, measuring = self.swarm, self._take_measuring()
-        own = evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
-        (average,) = self._judge_average([self.data.fitness])
+        swarm, measuring, fitness_images = self.swarm, self._take_measuring(), [self.data.fitness]
+        (own,) = self._judge(self.ecosphere.model.parameters.detach(), fitness_images, self.topology.gradients)
+        (average,) = self._judge_average(fitness_images)
         self._note_time("evaluate", own.seconds + average.seconds)
         seconds = judged.seconds + own.seconds + average.seconds + measuring
         meetings, new, holder, restarts = swarm.counts.tolist()
@@ -57,19 +60,29 @@ class SwarmRun(CentredRun):
         self._note_time("evaluate", measuring)
         return measuring
 
-    def _judge_average(self, splits: Sequence[Pictures]) -> list[Judged]:
-        """The mean of all finite workers' weights; collective. It is only reported, so what is sent for it does not count."""
-        model, world, traffic = self.ecosphere.model, self.topology.world, self.topology.traffic
+    def _judge(self, weights: Tensor, splits: Sequence[Pictures], group: Group) -> list[Judged]:
+        """Parameters that all ranks of the group hold, on images that they share out; collective over it.
+
+        It is only reported, so what is sent for it does not count. The model is left as it was.
+        """
+        model, traffic, precision = self.ecosphere.model, self.topology.traffic, self.plan.precision
         began, sent, before = time.perf_counter(), traffic.inside, model.state.detach().clone()
-        mean = torch.cat([model.parameters.detach(), before.new_zeros(1)])
-        judged = [NOT_JUDGED] * len(splits)
-        if finite_mean_(world, mean, "average"):
-            self._adopt(mean[:-1], world)
-            judged = [evaluate(model.module, split, self.plan.precision, world) for split in splits]
+        model.parameters.data.copy_(weights)
+        calibrate(model, self.data, precision, group)
+        judged = [evaluate(model.module, split, precision, group) for split in splits]
         model.state.detach().copy_(before)
         traffic.inside = sent
         seconds = time.perf_counter() - began
         return [replace(j, seconds=seconds / len(splits)) for j in judged]
+
+    def _judge_average(self, splits: Sequence[Pictures]) -> list[Judged]:
+        """The mean of all finite workers' weights; collective."""
+        world, traffic = self.topology.world, self.topology.traffic
+        sent, weights = traffic.inside, self.ecosphere.model.parameters.detach()
+        mean = torch.cat([weights, weights.new_zeros(1)])
+        finite = finite_mean_(world, mean, "average")
+        traffic.inside = sent
+        return self._judge(mean[:-1], splits, world) if finite else [NOT_JUDGED] * len(splits)
 
     def _take_final_weights(self, diverged: bool) -> None:
         """The rest of a phase is measured; then G, after a last look at where the workers are."""
@@ -82,13 +95,15 @@ class SwarmRun(CentredRun):
 
     def _judge_workers(self) -> dict[str, Any]:
         """Every worker on the fitness images; the best one of them, and the average of all, on the test images as well."""
-        model, world, data, precision = self.ecosphere.model, self.topology.world, self.data, self.plan.precision
-        own = evaluate(model.module, data.fitness, precision)
-        mine = [own.accuracy if model.is_finite() else -math.inf, self.swarm.distance(), float(self.swarm.counts[3])]
-        accuracies, distances, restarts = world.gather_rows(np.array(mine)).T
+        world, data = self.topology.world, self.data
+        weights = self.ecosphere.model.parameters.detach().clone()
+        (own,) = self._judge(weights, [data.fitness], self.topology.gradients)
+        accuracy = own.accuracy if torch.isfinite(weights).all() else -math.inf
+        mine = np.array([accuracy, self.swarm.distance(), float(self.swarm.counts[3])])
+        accuracies, distances, restarts = world.gather_rows(mine).T
         average, average_test = self._judge_average([data.validation, data.test])
         best = int(np.argmax(accuracies))
-        world.broadcast_(model.state.detach(), root=best)
+        (best_test,) = self._judge(world.broadcast_(weights, root=best), [data.test], world)
         return {
             "distance": float(distances.mean()),
             "restarts": int(restarts.sum()),
@@ -96,7 +111,7 @@ class SwarmRun(CentredRun):
             "average_test_accuracy": average_test.accuracy,
             "worker_val_accuracies": accuracies.tolist(),
             "best_worker": best,
-            "best_worker_test_accuracy": evaluate(model.module, data.test, precision, world).accuracy,
+            "best_worker_test_accuracy": best_test.accuracy,
         }
 
     def _summary(self, validation: Judged, test: Judged, diverged: bool) -> dict[str, Any]:

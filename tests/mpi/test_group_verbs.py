@@ -153,3 +153,37 @@ def test_a_finite_mean_of_nobody_is_zero_and_counts_zero(engine):
     buffer = torch.full((8,), float("nan"))
     assert finite_mean_(topology.gradients, buffer, "none") == 0
     assert torch.equal(buffer, torch.zeros(8))
+
+
+@each_group
+def test_the_best_of_a_group_is_the_lowest_value_and_the_lowest_rank_that_has_it(scope, sizes):
+    topology = build(sizes, scope)
+    group, ranks = topology.gradients, members(topology, scope)
+    nothing = [np.nan, np.inf]
+    cases = [[1.5] * SIZE, [float(-r) for r in range(SIZE)], [2.0, -1.0, *nothing, -1.0, 1e-300, -1e300, 0.0], nothing * 4]
+    for values in cases:
+        mine = [np.inf if np.isnan(values[r % len(values)]) else values[r % len(values)] for r in ranks]
+        found = group.best_of(values[RANK % len(values)])
+        assert found == min(zip(mine, range(len(mine)), strict=True))
+    assert topology.traffic.inside == 0, "sixteen bytes are not counted"
+
+
+@each_group
+def test_flat_buffers_of_a_group_are_gathered_in_rank_order(scope, sizes):
+    topology = build(sizes, scope)
+    ranks = members(topology, scope)
+    for length in LENGTHS:
+        found = topology.gradients.gather_flat(numbers(length, RANK))
+        assert torch.equal(found, torch.stack([numbers(length, r) for r in ranks]))
+    assert topology.traffic.inside == (4 * sum(LENGTHS) if len(ranks) > 1 else 0)
+
+
+@each_group
+def test_an_array_of_rank_0_is_shared_as_it_is(scope, sizes):
+    topology = build(sizes, scope)
+    group, first = topology.gradients, members(topology, scope)[0]
+    for make in (lambda r: np.full((3, 2, 4), r, dtype=np.uint8).transpose(2, 0, 1), lambda r: np.arange(r, r + 5), np.zeros):
+        found = group.share_array(make(RANK) if group.rank == 0 else None)
+        assert found.dtype == make(first).dtype
+        assert found.flags.c_contiguous
+        np.testing.assert_array_equal(found, make(first))

@@ -1,0 +1,309 @@
+"""PSO-PS (our reconstruction) among ranks: who wins, what everybody holds then, how many messages that takes, who is lost."""
+
+import hashlib
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from worlds import RANK, SIZE, build, everyones, needs_two, numbers
+
+from common.comm import Group
+from common.elastic.swarm import MEMORIES, MOTIONS, Motion
+from common.elastic.swarming import EXCHANGES, Fitness, Swarm, SwarmSettings
+
+VERBS = ("sum_", "start_sum_", "broadcast_", "best_of", "gather_flat", "gather_rows", "gather_records", "share", "barrier")
+N, B = 23, 4  # parameters in two tensors, and statistics
+SIZES = [20, 3]
+STILL = Motion(0.0, 0.0, 0.0, 0.0)
+
+
+class Valley(Fitness):
+    """Squared distance of the parameters from where this worker's data wants them; spoil(k) may give another number."""
+
+    def __init__(self, state, centre, spoil=lambda k: None):
+        self.state, self.centre, self.spoil = state, centre, spoil
+
+    def measure(self, k):
+        spoilt = self.spoil(k)
+        return (self.state[:N] - self.centre).square().sum().item() if spoilt is None else spoilt
+
+
+class Told(Fitness):
+    """Losses by round, as a test wants them."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def measure(self, k):
+        return self.losses[k - 1]
+
+
+def counting():
+    """The world, and a list of the verbs that are called on it."""
+    world, calls = build([SIZE], "world").gradients, []
+    group = Group(world.comm, world.traffic)
+
+    def counted(name):
+        verb = getattr(group, name)
+
+        def called(*args, **named):
+            calls.append(name)
+            return verb(*args, **named)
+
+        return called
+
+    for name in VERBS:
+        setattr(group, name, counted(name))
+    return group, calls
+
+
+def start(statistics=0):
+    """The same state on every rank."""
+    return numbers(N + statistics, 1)
+
+
+def swarm_of(state, fitness, group=None, motion=MOTIONS["hull"], period=2, rounds=5, forget=lambda: None, **settings):
+    settings = SwarmSettings(motion, period, rounds, **settings)
+    return Swarm(state, SIZES, group or build([SIZE], "world").gradients, settings, fitness, forget)
+
+
+def train(swarm, state, steps, eta=0.1, first=0, centre=None):
+    """Local descent into this worker's own valley; yields after every step."""
+    x, centre = state[:N], numbers(N, 2, RANK) if centre is None else centre
+    for t in range(first, first + steps):
+        swarm.begin(t, x)
+        gradient = x - centre
+        x.sub_(gradient, alpha=eta)
+        state[N:] += 0.01 * (RANK + 1)  # batch-norm statistics of its own
+        swarm.end(t, x, gradient)
+        yield t
+
+
+def go(swarm, state, steps, **how):
+    for _ in train(swarm, state, steps, **how):
+        pass
+    return state
+
+
+def digest(tensor):
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
+
+
+def test_without_pulls_all_are_on_their_own():
+    """T1: bit for bit."""
+    state, alone = start(), start()
+    go(swarm_of(state, Valley(state, numbers(N, 3)), motion=Motion(0.9, 0.9, 0.0, 0.0)), state, 9)
+    for _ in range(9):
+        alone.sub_(alone - numbers(N, 2, RANK), alpha=0.1)
+    assert torch.equal(state, alone)
+
+
+def test_pulled_all_the_way_all_stand_where_the_best_one_does():
+    """T3: c2 = 1 and r2 = 1."""
+    state = start()
+    swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=Motion(0.0, 0.0, 0.0, 1.0))
+    swarm.factors = lambda k: (torch.ones(1), torch.ones(1))
+    for t in train(swarm, state, 8):
+        if t % 2:
+            torch.testing.assert_close(state, swarm.best.place, rtol=0, atol=1e-6)  # x + (G - x) rounds
+    places = everyones(state)
+    torch.testing.assert_close(torch.tensor(places[0]), torch.tensor(places[-1]), rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("preset", ["hull", "clerc"])
+def test_everybody_holds_the_winners_bits(preset, exchange, memory):
+    """T6, and that gathering everybody's weights finds the same G as sending the winner's."""
+    state = start(B)
+    swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=MOTIONS[preset], exchange=exchange, memory=memory)
+    personal, best = math.inf, math.inf
+    for t in train(swarm, state, 20):
+        if t % 2 == 0:
+            continue
+        ends = everyones((digest(swarm.best.place), digest(swarm.personal.place), swarm.personal.fitness, swarm.best.fitness))
+        lowest, winner = min((f, rank) for rank, (_, _, f, _) in enumerate(ends))
+        assert len({(g, f_g) for g, _, _, f_g in ends}) == 1
+        assert swarm.best.fitness == lowest
+        if memory != "standard" or lowest < best:
+            assert ends[0][0] == ends[winner][1]
+            assert swarm.counts[2] == winner
+        if memory == "standard":
+            assert swarm.personal.fitness <= personal
+            assert lowest <= best
+        personal, best = swarm.personal.fitness, lowest
+
+
+def test_both_ways_to_fetch_g_give_the_same_run():
+    ends = []
+    for exchange in EXCHANGES:
+        state = start(B)
+        ends.append(go(swarm_of(state, Valley(state, numbers(N, 3)), exchange=exchange), state, 12))
+    assert torch.equal(*ends)
+
+
+@given(st.lists(st.lists(st.integers(1, 5), min_size=8, max_size=8), min_size=1, max_size=6))
+def test_one_minloc_a_meeting_and_a_broadcast_only_for_a_new_g(table):
+    """T11. table: losses by round and rank, many of them equal."""
+    group, calls = counting()
+    state, best = start(), math.inf
+    swarm = swarm_of(state, Told([float(row[RANK % 8]) for row in table]), group, period=3)
+    for k, row in enumerate(table):
+        calls.clear()
+        go(swarm, state, 2, first=3 * k)
+        assert not calls, "between two meetings nobody talks"
+        go(swarm, state, 1, first=3 * k + 2)
+        lowest = min(row[rank % 8] for rank in range(SIZE))
+        improved = lowest < best
+        assert calls == ["best_of", *["broadcast_"] * improved]
+        if improved:
+            assert swarm.counts[2] == min(rank for rank in range(SIZE) if row[rank % 8] == lowest), "ties: the lowest rank"
+        best = min(best, lowest)
+    assert swarm.best.fitness == best
+
+
+def test_what_else_is_sent_and_how_many_bytes_that_is():
+    for settings, expected in (
+        ({}, ["best_of", "broadcast_", "sum_"]),
+        ({"consensus": True}, ["best_of", "broadcast_", "broadcast_", "sum_"]),
+        ({"exchange": "allgather"}, ["best_of", "gather_flat", "sum_"]),
+    ):
+        group, calls = counting()
+        state = start(B)
+        group.traffic.inside = 0
+        swarm = swarm_of(state, Told([1.0 + (RANK + 1) % SIZE]), group, **settings)  # the last rank wins
+        go(swarm, state, 2)
+        assert calls == expected
+        wins, gathered = RANK == SIZE - 1, settings.get("exchange") == "allgather"
+        floats = B + (N + B) * (gathered or wins) + N * (wins and "consensus" in settings)
+        assert group.traffic.inside == (4 * floats if SIZE > 1 else 0)
+
+
+def test_statistics_are_averaged_and_travel_with_the_places():
+    state = start(B)
+    swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=STILL)
+    go(swarm, state, 2)
+    mean = start(B)[N:] + 0.02 * (SIZE + 1) / 2
+    torch.testing.assert_close(state[N:], mean)
+    winner = int(swarm.counts[2])
+    torch.testing.assert_close(swarm.best.place[N:], start(B)[N:] + 0.02 * (winner + 1))
+
+
+@pytest.mark.parametrize("preset", list(MOTIONS))
+def test_in_consensus_all_are_in_one_place_after_a_meeting(preset):
+    """T12."""
+    state, alone = start(), start()
+    swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=MOTIONS[preset], consensus=True)
+    for t in train(swarm, state, 8):
+        if t % 2:
+            assert len(set(everyones(digest(state)))) == 1
+    if SIZE == 1:
+        assert torch.equal(go(swarm_of(alone, Valley(alone, numbers(N, 3)), motion=MOTIONS[preset]), alone, 8), state)
+
+
+@needs_two
+@pytest.mark.parametrize("memory", MEMORIES)
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_loss_that_is_not_finite_never_wins(memory, bad):
+    """T13: rank 0, whom every tie falls to."""
+    state = start()
+    spoil = (lambda k: bad if k > 1 else None) if RANK == 0 else (lambda k: None)
+    swarm = swarm_of(state, Valley(state, numbers(N, 3), spoil), memory=memory)
+    go(swarm, state, 2)
+    for t in train(swarm, state, 8, first=2):
+        if t % 2:
+            assert math.isfinite(swarm.best.fitness)
+            if memory == "fresh":
+                assert swarm.counts[2] != 0
+            assert (swarm.fitness == math.inf) == (RANK == 0)
+    assert torch.isfinite(state).all()
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_who_loses_its_weights_restarts_at_g_at_rest_and_without_momentum(memory):
+    """T13."""
+    state, forgotten = start(B), []
+    swarm = swarm_of(
+        state,
+        Valley(state, numbers(N, 3)),
+        motion=Motion(0.9, 0.9, 0.0, 0.0),
+        memory=memory,
+        forget=lambda: forgotten.append(1),
+    )
+    swarm.velocity.fill_(0.01)
+    go(swarm, state, 2)
+    victim = SIZE - 1
+    if victim == RANK:
+        state[3] = torch.nan
+    velocity = swarm.velocity.clone()
+    go(swarm, state, 2, first=2)
+    assert torch.isfinite(state).all()
+    assert len(set(everyones(digest(swarm.best.place)))) == 1
+    assert torch.isfinite(swarm.best.place).all()
+    assert torch.isfinite(swarm.personal.place).all()
+    if victim == RANK:
+        assert torch.equal(state[:N], swarm.best.place[:N])
+        assert not swarm.velocity.any()
+        assert forgotten == [1]
+    else:
+        torch.testing.assert_close(swarm.velocity, 0.9 * velocity)
+        assert forgotten == []
+    assert swarm.counts[3] == (victim == RANK)
+
+
+def test_where_all_are_lost_all_restart_at_the_last_g():
+    for memory in MEMORIES:
+        state = start()
+        swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=STILL, memory=memory)
+        go(swarm, state, 2)
+        last = swarm.best.place.clone()
+        state.fill_(torch.inf)
+        go(swarm, state, 2, first=2)
+        assert torch.equal(state, last)
+        assert torch.equal(swarm.best.place, last)
+
+
+def test_momentum_begins_anew_where_it_is_to():
+    for reset in (False, True):
+        state, forgotten = start(), []
+        go(swarm_of(state, Valley(state, numbers(N, 3)), reset=reset, forget=lambda f=forgotten: f.append(1)), state, 6)
+        assert len(forgotten) == (3 if reset else 0)
+
+
+@pytest.mark.parametrize("preset", list(MOTIONS))
+def test_the_same_seeds_give_the_same_history_of_g(preset):
+    """T14; and another seed another one."""
+
+    def history(seed):
+        state = start(B)
+        swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=MOTIONS[preset], seed=seed)
+        hashes = [digest(swarm.best.place) for _ in train(swarm, state, 12)]
+        return hashes, digest(state)
+
+    assert history(0) == history(0)
+    if SIZE > 1:
+        assert any(a != b for a, b in zip(everyones(history(0)[1]), everyones(history(1)[1]), strict=True))
+
+
+@needs_two
+def test_every_worker_draws_factors_of_its_own_and_new_ones_every_time():
+    state = start()
+    swarm = swarm_of(state, Valley(state, numbers(N, 3)))
+    drawn = [torch.cat(swarm.factors(k)) for k in (1, 2)]
+    assert all(torch.equal(torch.cat(swarm.factors(k)), r) for k, r in zip((1, 2), drawn, strict=True))
+    assert len(set(everyones(digest(drawn[0]))) | set(everyones(digest(drawn[1])))) == 2 * SIZE
+
+
+def test_swarming_finds_lower_ground_than_anybody_alone():
+    """Valleys lie around a common one that nobody sees but in the probe."""
+    common, state, alone = numbers(N, 3), start(), start()
+    mine = common + numbers(N, 4, RANK)
+    swarm = swarm_of(state, Valley(state, common), period=1, memory="fresh", motion=Motion(0.0, 0.0, 0.0, 0.5))
+    go(swarm, state, 40, centre=mine)
+    for _ in range(40):
+        alone.sub_(alone - mine, alpha=0.1)
+    best_alone = min(everyones((alone - common).square().sum().item()))
+    if SIZE > 2:
+        assert swarm.best.fitness < best_alone

@@ -1,0 +1,261 @@
+"""A particle's move against a slow loop, its coefficients, what it remembers, and what is known of a swarm at rest."""
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.elastic import theory
+from common.elastic.swarm import (
+    MEMORIES,
+    MOTIONS,
+    RANDS,
+    Best,
+    Coefficients,
+    Motion,
+    constricted,
+    constriction,
+    draw,
+    is_global_best,
+    is_personal_best,
+    limits,
+    move,
+)
+
+sizes_of_tensors = st.lists(st.integers(1, 7), min_size=1, max_size=4)
+weights = st.floats(0, 2)
+
+
+def places(n, seed, count=4):
+    """x, v, P, G and so on, float64."""
+    return list(torch.from_numpy(np.random.default_rng(seed).normal(size=(count, n))))
+
+
+def slow_move(x, v, personal, best, c, r1, r2, limit):
+    """(5) to (7), one coordinate after the other."""
+    for i in range(len(x)):
+        pull = c.cognitive * r1[i % len(r1)] * (personal[i] - x[i]) + c.social * r2[i % len(r2)] * (best[i] - x[i])
+        v[i] = c.inertia * v[i] + pull
+        if limit is not None:
+            v[i] = min(max(v[i], -limit[i % len(limit)]), limit[i % len(limit)])
+        x[i] += v[i]
+
+
+@given(sizes_of_tensors, st.integers(0, 99), st.sampled_from(RANDS), weights, weights, weights, st.sampled_from([0, 0.1, 1.0]))
+def test_a_move_is_that_of_a_slow_loop(sizes, seed, rand, w, c1, c2, v_max):
+    x, v, personal, best = places(sum(sizes), seed)
+    rng = np.random.default_rng(seed)
+    r1, r2 = draw(rand, sizes, rng).double(), draw(rand, sizes, rng).double()
+    limit = limits(x, v_max, "absolute", sizes)
+    expected = [t.numpy().copy() for t in (x, v)]
+    slow_move(*expected, personal.numpy(), best.numpy(), Coefficients(w, c1, c2), r1.numpy(), r2.numpy(), limit)
+    move(x, v, personal, best, Coefficients(w, c1, c2), r1, r2, limit)
+    np.testing.assert_allclose(x.numpy(), expected[0], rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(v.numpy(), expected[1], rtol=1e-12, atol=1e-12)
+    if v_max:
+        assert v.abs().max() <= v_max
+
+
+@given(st.integers(1, 20), st.integers(0, 99), st.floats(0, 1), st.floats(0, 1), st.data())
+def test_without_inertia_a_particle_stays_in_the_hull_of_x_p_and_g(n, seed, c1, share, data):
+    """T4: c1 + c2 <= 1."""
+    x, v, personal, best = places(n, seed)
+    rand = data.draw(st.sampled_from(RANDS))
+    rng = np.random.default_rng(seed)
+    corners = torch.stack([x, personal, best])
+    low, high = corners.min(0).values, corners.max(0).values
+    c = Coefficients(0.0, c1, share * (1 - c1))
+    move(x, v, personal, best, c, draw(rand, [n], rng).double(), draw(rand, [n], rng).double())
+    assert (x >= low - 1e-12).all()
+    assert (x <= high + 1e-12).all()
+
+
+@given(st.integers(1, 20), st.integers(0, 99), weights, weights)
+def test_with_factors_of_one_half_the_move_is_half_of_both_pulls(n, seed, c1, c2):
+    """T5."""
+    x, v, personal, best = places(n, seed)
+    expected = x.numpy() + c1 / 2 * (personal - x).numpy() + c2 / 2 * (best - x).numpy()
+    half = x.new_full((1,), 0.5)
+    move(x, v, personal, best, Coefficients(0.0, c1, c2), half, half)
+    np.testing.assert_allclose(x.numpy(), expected, rtol=1e-12, atol=1e-12)
+
+
+@given(st.integers(1, 20), st.integers(0, 99), st.floats(0.1, 1))
+def test_the_velocity_lasts_from_one_move_to_the_next(n, seed, w):
+    """T7: what is left of v after the pulls of its move have been taken out is w times the one before."""
+    x, v, personal, best = places(n, seed)
+    c, rng = Coefficients(w, 0.5, 0.7), np.random.default_rng(seed)
+    for _ in range(3):
+        r1, r2 = (draw("element", [n], rng).double() for _ in range(2))
+        before, pulls = v.clone(), 0.5 * r1 * (personal - x) + 0.7 * r2 * (best - x)
+        move(x, v, personal, best, c, r1, r2)
+        torch.testing.assert_close(v - pulls, w * before)
+
+
+@given(sizes_of_tensors, st.integers(0, 99), st.floats(0.01, 2))
+def test_velocity_limits_in_units_of_a_tensors_root_mean_square(sizes, seed, v_max):
+    (x,) = places(sum(sizes), seed, 1)
+    found = limits(x, v_max, "rms", sizes).numpy()
+    start = 0
+    for size in sizes:
+        part = x[start : start + size].numpy()
+        np.testing.assert_allclose(found[start : start + size], v_max * np.sqrt(np.mean(part**2)))
+        start += size
+    assert limits(x, 0.0, "rms", sizes) is None
+    with pytest.raises(ValueError, match="absolute, rms"):
+        limits(x, v_max, "furlongs", sizes)
+
+
+@given(sizes_of_tensors, st.integers(0, 99))
+def test_factors_are_drawn_as_often_as_they_should(sizes, seed):
+    for rand, kinds in (("element", sum(sizes)), ("tensor", len(sizes)), ("scalar", 1)):
+        r = draw(rand, sizes, np.random.default_rng(seed))
+        assert r.shape == ((1,) if rand == "scalar" else (sum(sizes),))
+        assert r.dtype == torch.float32
+        assert ((r >= 0) & (r < 1)).all()
+        assert len(set(r.tolist())) == kinds
+        assert torch.equal(r, draw(rand, sizes, np.random.default_rng(seed)))
+    by_tensor = draw("tensor", sizes, np.random.default_rng(seed)).split(sizes)
+    assert all(len(set(part.tolist())) == 1 for part in by_tensor)
+    with pytest.raises(ValueError, match="element, tensor, scalar"):
+        draw("layer", sizes, np.random.default_rng(seed))
+
+
+def test_element_factors_are_uniform():
+    r = draw("element", [100_000], np.random.default_rng(0)).double()
+    assert r.mean().item() == pytest.approx(0.5, abs=0.005)
+    assert r.var().item() == pytest.approx(1 / 12, abs=0.002)
+
+
+def test_the_presets():
+    """T10, and the table of the presets."""
+    assert constriction(4.1) == pytest.approx(0.7298438, abs=1e-7)
+    clerc = MOTIONS["clerc"]
+    assert (clerc.inertia, clerc.inertia_end) == pytest.approx([0.7298438] * 2, abs=1e-7)
+    assert (clerc.cognitive, clerc.social) == pytest.approx([1.4961798] * 2, abs=1e-7)
+    assert clerc.cognitive + clerc.social < theory.swarm_largest_sum(clerc.inertia) == pytest.approx(3.3472, abs=1e-4)
+    assert MOTIONS["hull"] == Motion(0.0, 0.0, 0.25, 0.75)
+    shi, oz = MOTIONS["shi"], MOTIONS["oz"]
+    assert (shi.inertia, shi.inertia_end, shi.cognitive, shi.social) == (0.9, 0.4, 2.0, 2.0)
+    assert shi.v_max > 0, "it is not stable by itself"
+    assert (oz.inertia, oz.cognitive, oz.social, oz.decay, oz.rand) == (0.9, 0.08, 0.5, True, "tensor")
+    assert [m.rand for m in (MOTIONS["hull"], clerc, shi)] == ["element"] * 3
+    for phi in (4.0, 3.0):
+        with pytest.raises(ValueError, match="phi1 \\+ phi2 > 4"):
+            constriction(phi)
+
+
+@given(st.integers(1, 9), st.integers(0, 99), st.floats(2.01, 3), st.floats(2.01, 3))
+def test_constriction_multiplies_the_whole_velocity(n, seed, phi1, phi2):
+    x, v, personal, best = places(n, seed)
+    r1, r2 = (draw("element", [n], np.random.default_rng((seed, i))).double() for i in range(2))
+    pulls = phi1 * r1 * (personal - x) + phi2 * r2 * (best - x)
+    expected = constriction(phi1 + phi2) * (v + pulls)
+    move(x, v, personal, best, constricted(phi1, phi2).at(1, 1), r1, r2)
+    torch.testing.assert_close(v, expected)
+
+
+@given(st.integers(1, 50), st.data())
+def test_inertia_falls_linearly_and_pulls_decay_where_they_are_to(rounds, data):
+    k = data.draw(st.integers(1, rounds))
+    shi = MOTIONS["shi"].at(k, rounds)
+    assert shi == Coefficients(pytest.approx(0.9 - 0.5 * k / rounds), 2.0, 2.0)
+    assert MOTIONS["shi"].at(rounds, rounds).inertia == pytest.approx(0.4)
+    oz = MOTIONS["oz"].at(k, rounds)
+    assert oz.inertia == 0.9
+    assert (oz.cognitive, oz.social) == pytest.approx([c * (1 - 1 / rounds) ** k for c in (0.08, 0.5)])
+    assert MOTIONS["hull"].at(k, rounds) == Coefficients(0.0, 0.25, 0.75)
+
+
+def test_when_a_place_is_remembered():
+    better, equal, worse, lost = (1.0, 2.0), (2.0, 2.0), (3.0, 2.0), (math.inf, 2.0)
+    cases = (better, equal, worse, lost)
+    assert [[is_personal_best(m, *c) for c in cases] for m in MEMORIES] == [
+        [True, False, False, False],
+        [True, False, False, False],
+        [True, True, True, True],
+    ]
+    assert [[is_global_best(m, *c) for c in cases] for m in MEMORIES] == [
+        [True, False, False, False],
+        [True, True, True, False],
+        [True, True, True, False],
+    ]
+    first = (2.0, math.inf)
+    assert all(rule(m, *first) for rule in (is_personal_best, is_global_best) for m in MEMORIES)
+
+
+def test_a_best_place_is_a_copy():
+    x = torch.zeros(3)
+    best = Best(x)
+    assert best.fitness == math.inf
+    x.fill_(1.0)
+    assert best.place.tolist() == [0, 0, 0]
+    best.take(x, 0.25)
+    x.fill_(2.0)
+    assert (best.place.tolist(), best.fitness) == ([1, 1, 1], 0.25)
+
+
+def at_rest(w, c1, c2, moves, start=1.0, target=(0.0, 0.0), particles=200_000):
+    """Places of many particles of one dimension after each move, P and G at rest; shape (moves + 1, particles)."""
+    x, v = torch.full((particles,), start, dtype=torch.float64), torch.zeros(particles, dtype=torch.float64)
+    personal, best = (torch.full_like(x, t) for t in target)
+    rng, path = np.random.default_rng(5), [x.clone()]
+    for _ in range(moves):
+        r1, r2 = (draw("element", [particles], rng).double() for _ in range(2))
+        move(x, v, personal, best, Coefficients(w, c1, c2), r1, r2)
+        path.append(x.clone())
+    return torch.stack(path).numpy()
+
+
+@pytest.mark.parametrize(("w", "c1", "c2"), [(0.0, 0.25, 0.75), (0.5, 0.6, 0.3), (0.7298, 1.49618, 1.49618)])
+def test_the_mean_of_a_swarm_at_rest_goes_where_theory_says(w, c1, c2):
+    """T8."""
+    target = (1.0, -2.0)
+    limit, phi = (c1 * target[0] + c2 * target[1]) / (c1 + c2), (c1 + c2) / 2
+    mean = [1.0, 1.0]  # x_{-1} = x_0: v = 0
+    for found in at_rest(w, c1, c2, 8, target=target)[1:].mean(axis=1):
+        mean.append((1 + w - phi) * mean[-1] - w * mean[-2] + phi * limit)
+        assert found == pytest.approx(mean[-1], abs=0.05)
+    for _ in range(500):
+        mean.append((1 + w - phi) * mean[-1] - w * mean[-2] + phi * limit)
+    assert mean[-1] == pytest.approx(limit)
+
+
+@given(st.floats(-0.99, 0.99), st.floats(0.01, 0.99), st.sampled_from([0.99, 1.01]))
+def test_the_mean_is_stable_exactly_within_its_bound(w, share, factor):
+    """T8: by the eigenvalues of the recursion."""
+    total = factor * 4 * (1 + w)
+    a = 1 + w - total / 2
+    stable = theory.spectral_radius(np.array([[a, -w], [1, 0]])) < 1
+    assert theory.swarm_mean_is_stable(w, share * total, (1 - share) * total) == stable == (factor < 1)
+    assert not theory.swarm_mean_is_stable(w, 0.0, 0.0)
+    assert not theory.swarm_mean_is_stable(1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize(("w", "c"), [(0.0, 1.5), (0.5, 1.8), (0.7298, 1.49618), (0.9, 0.7)])
+def test_second_moments_of_many_particles_follow_their_matrix(w, c):
+    """T9: by simulation."""
+    path = at_rest(w, c, c, 4)
+    moments = np.array([1.0, 1.0, 1.0])
+    for before, now in pairwise(path):
+        moments = theory.swarm_second_moments(w, c, c) @ moments
+        found = [np.mean(now**2), np.mean(now * before), np.mean(before**2)]
+        np.testing.assert_allclose(found, moments, rtol=0.05, atol=0.01)
+
+
+@pytest.mark.parametrize(("w", "c"), [(0.0, 1.71429), (0.5, 2.0), (0.7298, 1.67374), (0.9, 0.912)])
+def test_the_variance_is_bounded_exactly_below_polis_bound(w, c):
+    """T9: at 0.99 and 1.01 of it."""
+    assert theory.swarm_largest_sum(w) / 2 == pytest.approx(c, abs=5e-6)
+    radii = [theory.spectral_radius(theory.swarm_second_moments(w, f * c, f * c)) for f in (0.99, 1.01)]
+    assert radii[0] < 1 < radii[1]
+    moments = np.array([[1.0] * 3] * 2).T
+    for _ in range(4000):
+        for i, f in enumerate((0.99, 1.01)):
+            moments[:, i] = theory.swarm_second_moments(w, f * c, f * c) @ moments[:, i]
+    assert moments[0, 0] < 0.1
+    assert moments[0, 1] > 10

@@ -1,0 +1,195 @@
+"""A swarm of one, and what places are compared by."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from common.comm import Group, Traffic
+from common.data import SOURCES, Pictures
+from common.data.augment import Augmenter
+from common.elastic.swarm import MOTIONS, RANDS
+from common.elastic.swarming import Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
+from common.mpi import MPI
+
+
+class Height(Fitness):
+    """|x|^2 of the swarm's own weights: every step of a plain descent improves it."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def measure(self, k):
+        return self.state.square().sum().item()
+
+
+def descend(state, steps, synchroniser=None, eta=0.1):
+    """Plain steps on |x|^2 / 2, coupled or not."""
+    for t in range(steps):
+        gradient = state.clone()
+        if synchroniser:
+            synchroniser.begin(t, state)
+        state.sub_(gradient, alpha=eta)
+        if synchroniser:
+            synchroniser.end(t, state, gradient)
+    return state
+
+
+def swarm_of_one(state, fitness, **settings):
+    group = Group(MPI.COMM_SELF, Traffic())
+    return Swarm(state, [len(state)], group, SwarmSettings(MOTIONS["hull"], 2, 5, **settings), fitness)
+
+
+@given(st.integers(1, 9), st.sampled_from(list(MOTIONS)), st.sampled_from(RANDS), st.integers(0, 11))
+def test_a_single_particle_that_always_improves_is_plain_descent(n, preset, rand, steps):
+    """T2: P = G = x at every meeting, so v stays 0."""
+    start = torch.linspace(1, 2, n)
+    plain, state = descend(start.clone(), steps), start.clone()
+    swarm = swarm_of_one(state, Height(state))
+    assert torch.equal(descend(state, steps, swarm), plain)
+    assert swarm.counts.tolist() == [steps // 2, steps // 2, 0, 0]
+
+
+def test_a_single_particle_with_a_fresh_memory_is_plain_descent_even_if_it_gets_worse():
+    """T2."""
+    start = torch.linspace(1, 2, 4)
+    plain, state = descend(start.clone(), 10, eta=-0.1), start.clone()
+    assert torch.equal(descend(state, 10, swarm_of_one(state, Height(state), memory="fresh"), eta=-0.1), plain)
+    state = start.clone()
+    assert not torch.equal(descend(state, 10, swarm_of_one(state, Height(state)), eta=-0.1), plain)
+
+
+def test_nothing_moves_before_anything_is_known():
+    class Unknown(Fitness):
+        def measure(self, k):
+            return math.nan
+
+    for memory in ("standard", "fresh"):
+        state = torch.ones(3)
+        swarm = swarm_of_one(state, Unknown(), memory=memory)
+        descend(state, 4, swarm)
+        assert torch.equal(state, descend(torch.ones(3), 4))
+        assert swarm.best.fitness == math.inf
+        assert swarm.counts.tolist() == [2, 0, 0, 0]
+
+
+def test_what_is_left_of_a_phase_is_measured_at_the_end():
+    state = torch.ones(3)
+    swarm = swarm_of_one(state, Height(state))
+    descend(state, 5, swarm)
+    assert swarm.best.fitness == pytest.approx(3 * 0.9**8)
+    swarm.close(5)
+    assert torch.equal(swarm.best.place, state)
+    swarm.close(6)
+    assert swarm.counts.tolist() == [3, 3, 0, 0], "at 6 the phase was whole: it has met already"
+
+
+def test_the_loss_of_a_phase():
+    mean, last = PhaseLoss(4), PhaseLoss(4, last=True)
+    assert mean.measure(1) == last.measure(1) == math.inf
+    for loss in (8.0, 4.0, 6.0):
+        for fitness in (mean, last):
+            fitness.observe(torch.tensor([loss, 1.0]))
+    other = PhaseLoss(4)
+    other.tensors()["phase"].copy_(mean.tensors()["phase"])
+    assert (mean.measure(1), last.measure(1), other.measure(1)) == (1.5, 1.5, 1.5)
+    mean.observe(torch.tensor([2.0, 1.0]))
+    last.observe(torch.tensor([2.0, 1.0]))
+    mean.observe(torch.tensor([4.0, 1.0]))
+    last.observe(torch.tensor([4.0, 1.0]))
+    assert (mean.measure(2), last.measure(2)) == (0.75, 1.0)
+    mean.observe(torch.tensor([2.0, 1.0]))
+    mean.restart()
+    assert mean.measure(3) == math.inf
+
+
+@pytest.fixture
+def pictures():
+    torch.manual_seed(0)
+    images = torch.randint(0, 256, (40, 4, 4, 1), dtype=torch.uint8)
+    return Pictures(Augmenter(images, SOURCES["digits"]), torch.arange(40) % 10)
+
+
+@pytest.fixture
+def network():
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 10), nn.BatchNorm1d(10), nn.Dropout(0.5)).train()
+
+
+def test_a_probe_is_the_mean_loss_in_evaluation_mode_on_images_as_they_are(pictures, network):
+    probe = Probe(network, pictures, 25, "float32", seed=3)
+    before = network[2].running_mean.clone()
+    found = probe.measure(1)
+    assert network.training
+    assert torch.equal(network[2].running_mean, before)
+    network.eval()
+    taken = probe.pictures
+    inputs = taken.augmenter.plain(torch.arange(25))
+    assert found == pytest.approx(F.cross_entropy(network(inputs), taken.labels).item(), rel=1e-5)
+    matches = (taken.augmenter.images[:, None] == pictures.augmenter.images[None]).flatten(2).all(2)
+    assert matches.any(1).all(), "training images"
+    assert len({tuple(i.flatten().tolist()) for i in taken.augmenter.images}) == 25, "different ones"
+    assert len(Probe(network, pictures, 1000, "float32", seed=3).pictures) == 40
+
+
+def test_a_probe_is_the_same_everywhere_and_lasts_unless_it_is_to_be_new(pictures, network):
+    def labels(anew, rounds, seed=3):
+        probe = Probe(network, pictures, 10, "float32", seed, anew)
+        found = []
+        for k in rounds:
+            probe.measure(k)
+            found.append(tuple(probe.pictures.labels.tolist()))
+        return found
+
+    assert len(set(labels(False, [1, 2, 3]))) == 1
+    assert labels(False, [1]) == labels(False, [2])
+    assert labels(False, [1]) != labels(False, [1], seed=4)
+    assert len(set(labels(True, [1, 2, 3]))) == 3
+    assert labels(True, [1, 1, 2]) == [*labels(True, [1]) * 2, *labels(True, [2])], "by the round, not by how often"
+
+
+def test_measuring_again_leaves_the_weights_alone_and_changes_what_p_is_worth():
+    """memory reeval: f_i is what P is worth on this round's probe."""
+
+    class Drifting(Fitness):
+        def __init__(self, state):
+            self.state = state
+
+        def measure(self, k):
+            return self.state.sum().item() + 10 * k
+
+    state = torch.ones(2)
+    swarm = swarm_of_one(state, Drifting(state), memory="reeval")
+    swarm.elect(1, lost=False)
+    assert (swarm.personal.fitness, swarm.best.fitness) == (12.0, 12.0)
+    state.fill_(3.0)
+    swarm.elect(2, lost=False)
+    assert state.tolist() == [3.0, 3.0]
+    assert (swarm.fitness, swarm.personal.fitness, swarm.best.fitness) == (26.0, 22.0, 22.0)
+    assert swarm.best.place.tolist() == [1.0, 1.0]
+    state.fill_(0.0)
+    swarm.elect(3, lost=False)
+    assert (swarm.personal.fitness, swarm.personal.place.tolist()) == (30.0, [0.0, 0.0])
+
+
+def test_a_particle_can_be_copied_from_its_tensors():
+    start = torch.linspace(1, 2, 5)
+    whole = start.clone()
+    swarm = Swarm(whole, [2, 3], Group(MPI.COMM_SELF, Traffic()), SwarmSettings(MOTIONS["clerc"], 2, 5), Height(whole))
+    descend(whole, 4, swarm, eta=-0.1)
+    half = whole.clone()
+    copied = Swarm(half, [2, 3], Group(MPI.COMM_SELF, Traffic()), SwarmSettings(MOTIONS["clerc"], 2, 5), Height(half))
+    for name, tensor in copied.tensors().items():
+        tensor.copy_(swarm.tensors()[name])
+    for t in range(4, 8):
+        for state, each in ((whole, swarm), (half, copied)):
+            each.begin(t, state)
+            state.mul_(1.05)
+            each.end(t, state, state)
+    assert torch.equal(whole, half)
+    assert all(torch.equal(a, b) for a, b in zip(swarm.tensors().values(), copied.tensors().values(), strict=True))
+    assert swarm.velocity.any()
