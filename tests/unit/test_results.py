@@ -386,6 +386,19 @@ class TestFigures:
         runs = [str(tmp_path / "smoke/easgd" / f"aeasgd-16-{rate}") for rate in (0.1, 0.5)]
         assert max(runs, key=best.score) == runs[0]
 
+    def test_the_reconstruction_is_called_one_in_every_table_and_figure(self, tmp_path):
+        name = "PSO-PS (our reconstruction)"
+        for tau in (1, 4, 16):
+            add_run(tmp_path, f"pso-ps/{tau}", 0, 0.8, **plain(name, "sgd"), period=tau, learning_rate=0.1)
+            add_run(tmp_path, f"easgd/{tau}", 0, 0.7, **plain("easgd", "sgd"), period=tau, learning_rate=0.1)
+        records = recorded.load(tmp_path, "smoke")
+        assert name in sweep_tables.period_text(records)
+        assert all(method.startswith((name, "EASGD")) for method in make_tables.cost_table(records)["method"])
+        ((_, rows),) = records.groups()
+        for picture in (*make_figures.draw(records), make_figures.accuracy(records, "all", rows)):
+            words = [text.get_text() for text in picture.figure.axes[0].get_legend().get_texts()]
+            assert any(word.startswith(name) for word in words)
+
     def test_axis_is_gradient_evaluations_where_an_image_costs_differently(self, tmp_path):
         add_run(tmp_path, "eoa-sam/a")
         add_run(tmp_path, "baselines/b", **plain("cosine", "sgd"))
