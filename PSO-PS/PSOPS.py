@@ -40,7 +40,7 @@ class Args(CommonArgs):
     """n: local steps between two moves of the swarm"""
     swarm: Literal[*MOTIONS] = "hull"  # type: ignore[valid-type]
     """coefficients of the move: hull (ours; within the hull of x, P and G), clerc (constriction), shi (falling inertia), oz
-    (those of another method, as a thesis used them); the next eight options override single ones"""
+    (those of another method, as a thesis used them); the next eight options override single ones (None: its own)"""
     inertia: float | None = None
     """w, at the start"""
     inertia_end: float | None = None

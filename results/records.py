@@ -89,6 +89,7 @@ NUMBERS = (
     "mb_across",
     *SWARM,
 )
+SWARMS = ("hull", "clerc", "shi", "oz")  # coefficients of a swarm, the default ones first
 LEAST_IN_A_SWEEP = 3  # base rates, or periods
 METRICS_COLUMNS = ("round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy")
 
@@ -334,19 +335,20 @@ def _name_rows(runs: pd.DataFrame) -> pd.DataFrame:
     runs = runs.astype(dict.fromkeys(("seed", "ranks", "rounds", "batch_size"), "Int64"))  # a lost config.json leaves gaps
     place = {name: i for i, name in enumerate(METHODS)}
     runs["order"] = [place.get(m, len(place)) for m in runs.method]
+    runs["swarm"] = [SWARMS.index(settings.get("swarm", SWARMS[0])) for settings in runs.settings]
     rates = pd.Series([s.get("learning_rate") for s in runs.settings], index=runs.index)
     runs["family"] = _families(runs)
     runs["swept"] = (
         rates.groupby([runs.dataset, runs.model, runs.family]).transform("nunique") >= LEAST_IN_A_SWEEP
     )  # those come last
-    order = ["swept", "family", "dataset", "model", "order", "method", "ranks", "key"]
+    order = ["swept", "family", "dataset", "model", "order", "method", "swarm", "ranks", "key"]
     first = runs.sort_values(order, kind="stable").drop_duplicates("key")
     runs["row"] = runs.key.map({key: i for i, key in enumerate(first.key, start=1)})
     has_result = runs.status.isin(["finished", "diverged"])
     for (_, seed), twins in runs[has_result].groupby(["row", "seed"]):
         for name in twins.index[1:]:
             runs.loc[name, ["status", "problem"]] = "repeated", f"seed {seed} again, as in {twins.index[0]}; not in the means"
-    return runs.drop(columns=["key", "order", "network", "swept", "family"])
+    return runs.drop(columns=["key", "order", "swarm", "network", "swept", "family"])
 
 
 def _make_rows(runs: pd.DataFrame) -> pd.DataFrame:
@@ -406,8 +408,8 @@ def _families(runs: pd.DataFrame) -> np.ndarray:
 
 def _title(method: str, settings: dict[str, Any]) -> str:
     """A method as tables name it; coefficients of a swarm other than the default ones make another method."""
-    swarm = settings.get("swarm", "hull")
-    return METHODS.get(method, method) + (f", {swarm}" if swarm != "hull" else "")
+    swarm = settings.get("swarm", SWARMS[0])
+    return METHODS.get(method, method) + (f", {swarm}" if swarm != SWARMS[0] else "")
 
 
 def count_ranks(n: int) -> str:

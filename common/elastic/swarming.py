@@ -89,10 +89,11 @@ class PhaseLoss(Fitness):
         self.seen = torch.zeros(2, dtype=torch.float64)  # summed loss per image, steps
 
     def observe(self, report: Tensor) -> None:
-        """One more step."""
+        """One more step; added up where the report is, so that nobody waits for an accelerator."""
+        self.seen = self.seen.to(report.device)
         if self.last:
             self.seen.zero_()
-        self.seen[0] += report[0].cpu() / self.images
+        self.seen[0] += report[0] / self.images
         self.seen[1] += 1
 
     def measure(self, k: int) -> float:

@@ -361,7 +361,7 @@ class TestFigures:
         assert cost.loc["EOA, all of its sweep", ["#", "n"]].tolist() == ["2 to 5", 4], "its three rates and its twin"
         assert len(cost) == 3, "the row outside of the sweep, and a line for each of its two methods"
 
-    def test_methods_without_a_period_stay_out_of_the_table_and_any_number_of_methods_can_be_drawn(self, tmp_path):
+    def test_methods_that_never_meet_have_a_column_and_any_number_of_methods_can_be_drawn(self, tmp_path):
         methods = [*recorded.ELASTIC][:9]
         for method in methods:
             for tau in (1, 4, 16):
@@ -372,11 +372,49 @@ class TestFigures:
         assert line(records, "pbt").workers == "4"
         ((_, rows),) = records.periods()
         table = sweep_tables.period_table(records, rows)
-        assert [c for c in table if c.startswith("τ")] == ["τ = 1", "τ = 4", "τ = 16"]
-        assert list(table.method) == [recorded.METHODS[m] for m in methods]
+        assert list(table.columns[1:5]) == ["τ = 1", "τ = 4", "τ = 16", "never"]
+        assert list(table.method) == [*(recorded.METHODS[m] for m in methods), "population-based training"]
+        assert list(table.iloc[-1, 1:5]) == ["–", "–", "–", "90.00 (n = 1; η 0.1)"]
         (picture,) = (p for p in make_figures.draw(records) if p.name.startswith("period"))
         looks = {(drawn.get_color(), drawn.get_linestyle()) for drawn in picture.figure.axes[0].get_lines()}
-        assert len(looks) == len(methods)
+        assert len(looks) == len(methods) + 1
+
+    def test_swarms_have_a_table_and_a_figure_of_their_own(self, tmp_path):
+        name, own = "PSO-PS (our reconstruction)", {"shards": "own", "learning_rate": 0.1}
+
+        def add(run, tau, swarm, distances):
+            directory = add_run(tmp_path, f"pso-ps/{run}", 0, 0.8, **plain(name, "sgd"), period=tau, swarm=swarm, **own)
+            summary = json.loads((directory / "summary.json").read_text())
+            places = {"average_test_accuracy": 0.85, "best_worker_test_accuracy": 0.75, "new_best_share": 0.25, "distance": 2.0}
+            (directory / "summary.json").write_text(json.dumps({**summary, "swarm": places}))
+            metrics = pd.read_csv(directory / "metrics.csv")
+            metrics.assign(
+                distance=[distances[t] + rank for t, rank in zip(metrics["round"], metrics["rank"], strict=True)]
+            ).to_csv(directory / "metrics.csv", index=False)
+
+        for tau in (1, 5, 20):
+            add(f"hull-{tau}", tau, "hull", [1, 2, 4, 8])
+        add("clerc-20", 20, "clerc", [5, 5, 5, 5])
+        add_run(tmp_path, "baselines/sync", 0, 0.9, **plain("sync", "sgd"), period=1, **own)
+        add_run(tmp_path, "easgd/all-images", 0, 0.7, **plain("easgd", "sgd"), period=1, learning_rate=0.1)
+        records = recorded.load(tmp_path, "smoke")
+        ((subject, rows),) = records.periods()
+        assert subject == "digits-CNN-2-own-images", "workers with all images are another comparison"
+        table = sweep_tables.period_table(records, rows).set_index("method")
+        assert list(table.loc[f"{name}, clerc"])[:3] == ["–", "–", "80.00 (n = 1; η 0.1)"], (
+            "other coefficients are another method"
+        )
+        assert list(table.columns) == ["τ = 1", "τ = 5", "τ = 20", "rates tried"]
+        swarms = sweep_tables.swarm_table(rows)
+        assert list(swarms.loc[0])[:7] == [name, "1", "80.00", "85.00", "75.00", "25.0", "2.00"]
+        assert len(swarms) == 4
+        pictures = {p.name: p for p in make_figures.draw(records)}
+        level = pictures["period-digits-cnn-2-own-images"].figure.axes[0].get_lines()[0]
+        np.testing.assert_allclose(level.get_xydata(), [[1, 90], [5, 90], [20, 90]])
+        assert level.get_label() == "synchronous SGD: every step"
+        (hull, _) = pictures["distance-digits-cnn-2-own-images"].figure.axes[0].get_lines()
+        np.testing.assert_allclose(hull.get_ydata(), [2.5, 3.5, 5.5, 9.5])  # mean over ranks 0 to 3
+        assert "85.00" in make_report.render(records, tmp_path)
 
     def test_periods_have_a_table_with_the_rate_that_validation_chose(self, tmp_path):
         # The higher rate is better on validation images at every period but the longest, where it diverged.
@@ -397,7 +435,7 @@ class TestFigures:
         assert cells[1] == "92.00 ± 2.83 (n = 2; η 0.5)"
         assert cells[2] == "80.00 (n = 1; η 0.1)", "a run that diverged is not chosen"
         assert cells[3:] == ["0.1, 0.5", "18.1 / 18.2 / 18.2 / 17.7"]
-        assert "Diverged: AEASGD at τ 16, η 0.5." in sweep_tables.period_text(records)
+        assert "Diverged: AEASGD at τ = 16, η 0.5." in sweep_tables.period_text(records)
         assert list(make_tables.accuracy_table(records)["#"]) == [1]
         pictures = {p.name: p for p in make_figures.draw(records)}
         assert {n for n in pictures if n.endswith("easgd")} == {"period-digits-cnn-2-easgd"}
@@ -405,6 +443,19 @@ class TestFigures:
         np.testing.assert_allclose(line.get_xydata(), [[1, 80], [4, 92], [16, 80]])
         runs = [str(tmp_path / "smoke/easgd" / f"aeasgd-16-{rate}") for rate in (0.1, 0.5)]
         assert max(runs, key=best.score) == runs[0]
+
+    def test_the_reconstruction_is_called_one_in_every_table_and_figure(self, tmp_path):
+        name = "PSO-PS (our reconstruction)"
+        for tau in (1, 4, 16):
+            add_run(tmp_path, f"pso-ps/{tau}", 0, 0.8, **plain(name, "sgd"), period=tau, learning_rate=0.1)
+            add_run(tmp_path, f"easgd/{tau}", 0, 0.7, **plain("easgd", "sgd"), period=tau, learning_rate=0.1)
+        records = recorded.load(tmp_path, "smoke")
+        assert name in sweep_tables.period_text(records)
+        assert all(method.startswith((name, "EASGD")) for method in make_tables.cost_table(records)["method"])
+        ((_, rows),) = records.groups()
+        for picture in (*make_figures.draw(records), make_figures.accuracy(records, "all", rows)):
+            words = [text.get_text() for text in picture.figure.axes[0].get_legend().get_texts()]
+            assert any(word.startswith(name) for word in words)
 
     def test_axis_is_gradient_evaluations_where_an_image_costs_differently(self, tmp_path):
         add_run(tmp_path, "eoa-sam/a")
