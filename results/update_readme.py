@@ -5,22 +5,26 @@ python results/update_readme.py cpu
 
 import re
 import sys
-from itertools import takewhile
 from pathlib import Path
 
 ROOT = Path(__file__).parent
-BLOCKS = (  # file, name of the block, the table it shows
-    ("README.md", "results", "accuracy.md"),
-    ("README.md", "start", "start.md"),
-    ("EASGD/README.md", "period", "periods.md"),
+OWN_IMAGES = ", workers with images of their own"
+BLOCKS = (  # file, name of the block, the table it shows: of which file, the how-manieth after which heading
+    ("README.md", "results", "accuracy.md", "", 0),
+    ("README.md", "start", "start.md", "", 0),
+    ("EASGD/README.md", "period", "periods.md", "## CIFAR-10, EASGD-CNN-4\n", 0),
+    ("PSO-PS/README.md", "MNIST", "periods.md", f"## MNIST, EASGD-CNN-4{OWN_IMAGES}\n", 0),
+    ("PSO-PS/README.md", "MNIST swarm", "periods.md", f"## MNIST, EASGD-CNN-4{OWN_IMAGES}\n", 1),
+    ("PSO-PS/README.md", "CIFAR-10", "periods.md", f"## CIFAR-10, EASGD-CNN-4{OWN_IMAGES}\n", 0),
+    ("PSO-PS/README.md", "CIFAR-10 swarm", "periods.md", f"## CIFAR-10, EASGD-CNN-4{OWN_IMAGES}\n", 1),
 )
 
 
-def table_of(text: str) -> str:
-    """The first table of a Markdown text."""
-    lines = text.splitlines()
-    first = next(i for i, line in enumerate(lines) if line.startswith("|"))
-    return "\n".join(takewhile(lambda line: line.startswith("|"), lines[first:]))
+def table_of(text: str, heading: str = "", which: int = 0) -> str:
+    """One table of a Markdown text: the first after a heading, or a later one. Empty where there is none."""
+    start = text.find(heading)
+    blocks = re.findall(r"(?:^\|.*\n?)+", text[start:], re.MULTILINE) if start >= 0 else []
+    return blocks[which].rstrip("\n") if which < len(blocks) else ""
 
 
 def updated(readme: str, name: str, table: str) -> str:
@@ -35,7 +39,8 @@ if __name__ == "__main__":
     profile = sys.argv[1] if len(sys.argv) > 1 else "cpu"
     if not (ROOT / profile / "tables" / "accuracy.md").exists():
         sys.exit(f"error: there is no results/{profile}/tables: run `python results/make_tables.py {profile}` first")
-    for file, name, source in BLOCKS:
+    for file, name, source, heading, which in BLOCKS:
         readme, path = ROOT.parent / file, ROOT / profile / "tables" / source
-        if path.exists():  # start.md and periods.md are there where base rates or periods were varied
-            readme.write_text(updated(readme.read_text(), name, table_of(path.read_text())))
+        table = table_of(path.read_text(), heading, which) if path.exists() else ""
+        if table:  # start.md and periods.md are there where base rates or periods were varied
+            readme.write_text(updated(readme.read_text(), name, table))
