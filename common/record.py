@@ -44,6 +44,9 @@ class Totals:
 
     train_images: int = 0
     gradient_evaluations: int = 0
+    forward_evaluations: int = 0
+    searches: int = 0
+    trials: int = 0
     bytes_inside: int = 0
     bytes_across: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "total"), 0.0))

@@ -30,7 +30,8 @@ from common.ecosphere import Ecosphere, Turn
 from common.errors import Diverged, UsageError
 from common.loop import Judged, Plan, Trained, evaluate, train_round
 from common.models import build_model, load_published, model_title
-from common.optim import OptimizerSettings, WeightOptimizer, family
+from common.optim import OptimizerSettings, WeightOptimizer, family, searches
+from common.optim.armijo import PAPER, Rules
 from common.progress import Reporter
 from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit
 from common.seeding import Purpose, torch_seed
@@ -98,17 +99,23 @@ class Run:
         """The network the arguments name, on this rank's device, its initial weights drawn by the seed."""
         source, args = self.data.source, self.args
         seed = torch_seed(args.seed, Purpose.INITIAL)
-        size = args.crop or args.image_size or self.data.train.augmenter.images.shape[1]
         sizes = (args.depth, args.width, args.dropout)
-        module = build_model(args.model, source.channels, source.classes, *sizes, seed=seed, image_size=size)
+        module = build_model(args.model, source.channels, source.classes, *sizes, seed, self.data.train.size)
         if args.pretrained:
             with self.topology.agreed():
                 load_published(module, args.model, args.pretrained)
         return module.to(self.topology.device)
 
-    def build_optimizer(self, ecosphere: Ecosphere, sam_scope: str = "local", reset_momentum: bool = False) -> WeightOptimizer:
-        """The weight optimizer of this rank's population, as the arguments set it up."""
+    def build_optimizer(
+        self, ecosphere: Ecosphere, sam_scope: str = "local", reset_momentum: bool = False, search: Rules = PAPER
+    ) -> WeightOptimizer:
+        """The weight optimizer of this rank's population, as the arguments set it up. Raises UsageError, on all ranks alike.
+
+        search: the rules of a line search, where there is one.
+        """
         args, name = self.args, self.topology.spec.optimizer
+        if args.clip_norm and any(searches(spec.optimizer) for spec in self.topology.specs):
+            raise UsageError(f"--clip-norm {args.clip_norm:g}: a line search bounds its steps by itself; leave it out")
         settings = OptimizerSettings(
             name=name,
             momentum=args.momentum_factor,
@@ -118,6 +125,8 @@ class Run:
             sam_scope=sam_scope,
             clip_norm=args.clip_norm,
             reset_momentum=reset_momentum,
+            search=search,
+            seed=args.seed,
         )
         return WeightOptimizer(ecosphere, settings, self._unit(name))
 
@@ -139,6 +148,7 @@ class Run:
             "population_list": [s.as_dict() for s in self.topology.specs],
             "title": model_title(self.args.model, self.args.depth, self.args.width),
             **settled,
+            **({"data_sha256": self.data.source.digest} if self.data.source.digest else {}),
             "rounds": len(self.lengths),
             **config,
         }
@@ -205,6 +215,9 @@ class Run:
         self._note_time("train", trained.seconds)
         self.totals.train_images += trained.images
         self.totals.gradient_evaluations += trained.gradient_evaluations
+        self.totals.forward_evaluations += trained.forward_evaluations
+        self.totals.searches += trained.searches
+        self.totals.trials += trained.trials
         self._trained = trained
         return trained
 
@@ -241,12 +254,15 @@ class Run:
             "population": self.topology.index,
             "species": spec.species,
             "optimizer": spec.optimizer,
-            "lr": rate * self.optimizer.unit,
+            "lr": self.optimizer.step_size(rate),
             "fitness": fitness,
             "train_loss": trained.loss,
             "train_accuracy": trained.accuracy,
             "val_loss": judged.loss,
             "val_accuracy": judged.accuracy,
+            "forward_evaluations": trained.forward_evaluations,
+            "searches": trained.searches,
+            "trials": trained.trials,
             **{f"seconds_{phase}": round(value, 4) for phase, value in seconds.items()},
             "bytes_inside": traffic.inside,
             "bytes_across": traffic.across,
@@ -341,10 +357,11 @@ class Run:
         totals, source = self.totals, self.data.source
         seconds = [totals.seconds[p] for p in (*PHASES, "total")]
         counts = [totals.train_images, totals.gradient_evaluations, totals.bytes_inside, totals.bytes_across]
+        counts += [totals.forward_evaluations, totals.searches, totals.trials]
         table = self.topology.world.gather_rows(np.array([*counts, *seconds, peak_memory_gib()]))
-        images, evaluations, inside, across = (int(c) for c in table[:, :4].sum(axis=0))
+        images, evaluations, inside, across, forward, found, tried = (int(c) for c in table[:, : len(counts)].sum(axis=0))
         trained = table[:, 0] > 0 if images else np.full(len(table), True)  # servers would water the means down
-        *phases, total = (float(s) for s in table[trained, 4:-1].mean(axis=0))
+        *phases, total = (float(s) for s in table[trained, len(counts) : -1].mean(axis=0))
         return {
             "experiment": self.experiment,
             "method": self.method,
@@ -363,6 +380,10 @@ class Run:
             "precision": self.plan.precision,
             "train_images": images,
             "gradient_evaluations": evaluations,
+            "forward_evaluations": forward,
+            "searches": found,
+            "trials": tried,
+            "extra_forward": (forward - evaluations) / (3 * evaluations) if evaluations else 0.0,
             "validation_accuracy": validation.accuracy,
             "validation_loss": validation.loss,
             "test_accuracy": test.accuracy,

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, permutation
 from common.data.sources import SOURCES, Source, Split, load
+from common.data.texts import Texts
 from common.errors import UsageError
 from common.seeding import Purpose, stream
 from common.topology import Topology
@@ -27,6 +28,23 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def size(self) -> int:
+        """Side of the images that come out, in pixels."""
+        return self.augmenter.size
+
+    def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
+        """What `augmented` is to do to each image in round t."""
+        return self.augmenter.draw(seed, t, worker)
+
+    def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as they are, and their labels."""
+        return self.augmenter.plain(indices), self.labels[indices]
+
+    def augmented(self, indices: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Images after this round's choices, and their labels; draws: what `draw` gave."""
+        return self.augmenter.augmented(indices, draws), self.labels[indices]
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -37,10 +55,10 @@ class DataSet:
     """
 
     source: Source
-    train: Pictures
-    validation: Pictures
-    fitness: Pictures
-    test: Pictures
+    train: Pictures | Texts
+    validation: Pictures | Texts
+    fitness: Pictures | Texts
+    test: Pictures | Texts
 
     def batches(
         self, seed: int, t: int, batch_size: int, rank: int, ranks: int, steps: int, worker: int = 0
@@ -52,10 +70,10 @@ class DataSet:
         augmentation, where workers do not share the images out but each goes through all of them.
         """
         order = permutation(seed, t, len(self.train), worker)
-        draws = self.train.augmenter.draw(seed, t, worker)
+        draws = self.train.draw(seed, t, worker)
         mine = order[: steps * batch_size].reshape(steps, ranks, batch_size // ranks)[:, rank]
         for indices in torch.from_numpy(np.ascontiguousarray(mine)).to(self.train.labels.device):
-            yield self.train.augmenter.augmented(indices, draws), self.train.labels[indices]
+            yield self.train.augmented(indices, draws)
 
 
 KEPT_LARGER = 8 / 7  # images of a folder are kept so much larger than they are trained at, as crops of 224 from 256 pixels
@@ -83,6 +101,8 @@ def open_data(
     """
     if crop and image_size:
         raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
+    if (crop or image_size) and name in SOURCES and SOURCES[name].is_text:
+        raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
     side = min(train.images.shape[1:3])
     if crop > side:
@@ -90,24 +110,26 @@ def open_data(
     with topology.agreed():
         mine = None
         if topology.world.rank == 0:
-            kept, held_out, judged = split(train.labels, val_fraction, fitness_images, seed, source.title)
-            mine = fewer(train.labels, kept, train_images, seed), held_out, judged
+            kept, held_out, judged = split(train.kinds, val_fraction, fitness_images, seed, source.title)
+            mine = fewer(train.kinds, kept, train_images, seed), held_out, judged
     kept, held_out, judged = topology.world.share(mine)
 
-    def pictures(split: Split) -> Pictures:
-        images = torch.from_numpy(np.ascontiguousarray(split.images)).to(topology.device)
+    def on_device(split: Split) -> Pictures | Texts:
+        images, labels = (torch.from_numpy(np.ascontiguousarray(a)).to(topology.device) for a in (split.images, split.labels))
+        if source.is_text:
+            return Texts(images, labels)
         if crop:
             augmenter: Augmenter = CroppingAugmenter(images, source, crop)
         else:
             augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, source)
-        return Pictures(augmenter, torch.from_numpy(split.labels).to(topology.device))
+        return Pictures(augmenter, labels)
 
     return DataSet(
         source=source,
-        train=pictures(train.take(kept)),
-        validation=pictures(train.take(held_out)),
-        fitness=pictures(train.take(judged)),
-        test=pictures(test),
+        train=on_device(train.take(kept)),
+        validation=on_device(train.take(held_out)),
+        fitness=on_device(train.take(judged)),
+        test=on_device(test),
     )
 
 
@@ -156,4 +178,4 @@ def fewer(labels: np.ndarray, kept: np.ndarray, wanted: int, seed: int) -> np.nd
     return train_test_split(kept, train_size=wanted, stratify=labels[kept], random_state=state)[0]
 
 
-__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "fewer", "open_data", "permutation", "split"]
+__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "Texts", "fewer", "open_data", "permutation", "split"]

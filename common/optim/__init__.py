@@ -1,6 +1,7 @@
 """Weight optimizers: how a worker turns gradients into a step, on the flat buffers of its model.
 
     sgd  nesterov  adamw  muon   what takes the step (`bases`)
+    salsa  salsa-sgd             Adam and SGD whose steps are found by a line search
     sam  asam                    SGD with SAM's gradient, with adaptive SAM's
     sam+adamw  asam+muon ...     the same over another one
 
@@ -8,23 +9,40 @@ A step is: backward, average over the gradient scope, update. With SAM two backw
 averaged over `--sam-scope` and forms the perturbation, the second's is averaged over the gradient scope, and weight decay,
 momentum and step act once, at the unperturbed weights. Where workers keep weights of their own, a synchroniser
 (`common.elastic`) couples them around the step.
+
+A line search evaluates the loss at trial points as well, all workers of the gradient scope together: they take the same steps.
+What rates mean to it: `WeightOptimizer.begin_round`.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from common.comm import Group
 from common.ecosphere import Ecosphere
 from common.elastic.rules import Synchroniser
+from common.optim.armijo import State
 from common.optim.bases import BASES, LookAhead, OptimizerSettings
+from common.optim.salsa import Salsa
 from common.optim.sam import PERTURBATIONS, Sharpness, frozen_batch_norm
 
 SAM_SCOPES = ("local", "population", "world")
-OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in BASES if base != "sgd"))
+UNDER_SAM = [name for name, base in BASES.items() if name != "sgd" and not base.searches]
+OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in UNDER_SAM))
 
-Closure = Callable[[], Tensor]  # zero the gradient, forward, backward; returns what it wants to report of the batch
+
+class Closure(Protocol):
+    """One batch."""
+
+    def __call__(self, backwards: bool = True) -> Tensor:
+        """Forward; before it, with `backwards`, the gradient is set to zero, and after it backward adds to it.
+
+        Returns what it wants to report of the batch; a line search takes the first number for the summed loss and the last
+        for how many losses they are, a single one for the mean loss.
+        """
+        ...
 
 
 def parts(name: str) -> tuple[str, str]:
@@ -38,6 +56,11 @@ def family(name: str) -> str:
     return BASES[parts(name)[1]].family
 
 
+def searches(name: str) -> bool:
+    """Whether one of OPTIMIZERS finds its steps by a line search."""
+    return BASES[parts(name)[1]].searches
+
+
 class WeightOptimizer:
     """One worker's optimizer on the flat parameters of `ecosphere.model`.
 
@@ -49,6 +72,7 @@ class WeightOptimizer:
     Attributes:
         clock: steps since the start of the run.
         passes: backward passes per step; images times passes are the gradient evaluations.
+        salsa: the line search, None where there is none.
     """
 
     def __init__(
@@ -62,27 +86,78 @@ class WeightOptimizer:
         self.sharpness = Sharpness(PERTURBATIONS[sharp], settings.rho) if sharp else None
         self.passes = self.sharpness.passes if self.sharpness else 1
         self._sam_group = _group(ecosphere, settings.sam_scope)
+        self.salsa = next((optimizer for optimizer in self.inner if isinstance(optimizer, Salsa)), None)
+        if self.salsa:
+            self.salsa.gather, self.salsa.rank = ecosphere.topology.gradients.gather_rows, ecosphere.topology.world.rank
+
+    @property
+    def searches(self) -> int:
+        """Line searches so far."""
+        return self.salsa.search.searches if self.salsa else 0
+
+    @property
+    def trials(self) -> int:
+        """Trial points so far, each of them a forward pass more."""
+        return self.salsa.search.trials if self.salsa else 0
+
+    def begin_round(self, rate: float) -> None:
+        """A line search begins a round where its population moved it: at the geometric mean of the rates of its workers, times
+        `unit`. Where nobody was moved away from what was found in the round before, it just goes on, and warm-up and schedules
+        inside a round do not concern it. Other optimizers do nothing here. Collective over the gradient scope.
+        """
+        if self.salsa:
+            found = self.found_rate(rate)
+            rates = self.ecosphere.topology.gradients.gather_rows(np.array([rate]))
+            if (rates != found).any() and (rates > 0).all():
+                for group in self.salsa.param_groups:
+                    group["lr"] = float(np.exp(np.log(rates).mean())) * self.unit
+
+    def found_rate(self, rate: float) -> float:
+        """What a worker tells the others after a round: its rate, or what a line search found in its place."""
+        return self.salsa.search.eta / self.unit if self.salsa else rate
+
+    def step_size(self, rate: float) -> float:
+        """What the record says of a round at this rate: rate * unit, or the step that a line search accepted last."""
+        return self.salsa.search.eta if self.salsa else rate * self.unit
 
     def step(self, closure: Closure, rate: float) -> Tensor:
-        """One update at learning rate `rate * unit`; returns what the (first) closure call returned.
+        """One update at learning rate `rate * unit`, or by a line search; returns what the (first) closure call returned.
 
-        Collective over the gradient scope, and over the SAM scope. Left out where no rank's gradient is finite.
+        Collective over the gradient scope, and over the SAM scope. Left out where no rank's gradient is finite, and by a line
+        search where not all losses are.
         """
         weights, synchroniser = self.model.parameters.data, self.synchroniser
         if synchroniser:
             synchroniser.begin(self.clock, weights)
+        report = self._search(closure, self.salsa) if self.salsa else self._step_at(closure, rate)
+        if synchroniser:
+            synchroniser.end(self.clock, weights, self.model.gradient)
+        self.clock += 1
+        return report
+
+    def _step_at(self, closure: Closure, rate: float) -> Tensor:
         for optimizer in self.inner:
             if isinstance(optimizer, LookAhead):
                 optimizer.look_ahead()
         report = closure()
         if self.sharpness:
             self._second_pass(closure, self.sharpness)
-        if self.ecosphere.average_gradient() and (synchroniser is None or synchroniser.steps):
+        if self.ecosphere.average_gradient() and (self.synchroniser is None or self.synchroniser.steps):
             self._take_step(rate)
-        if synchroniser:
-            synchroniser.end(self.clock, weights, self.model.gradient)
-        self.clock += 1
         return report
+
+    def _search(self, closure: Closure, salsa: Salsa) -> Tensor:
+        first: list[Tensor] = []
+
+        def averaged(backwards: bool) -> Tensor:
+            report = closure(backwards)
+            if not backwards:
+                return report
+            first.append(report)
+            return report if self.ecosphere.average_gradient() else torch.full_like(report, torch.nan)
+
+        salsa.step(averaged)
+        return first[0]
 
     def _take_step(self, rate: float) -> None:
         if self.settings.clip_norm:
@@ -109,8 +184,11 @@ class WeightOptimizer:
 
     def end_round(self, finite: bool) -> None:
         """After the exchange of a population's weights: momentum stays with its worker, unless the settings or lost weights ask
-        for a fresh one; what a synchroniser remembers begins anew at the weights that all have been given.
+        for a fresh one; what a synchroniser remembers begins anew at the weights that all have been given. Workers that search
+        together forget together (collective over the gradient scope).
         """
+        if self.salsa:
+            finite = bool(self.ecosphere.topology.gradients.gather_rows(np.array([float(finite)])).all())
         if self.settings.reset_momentum or not finite:
             for optimizer in self.inner:
                 optimizer.state.clear()
@@ -128,8 +206,9 @@ class WeightOptimizer:
         return [self.inner[0].state[parameters].setdefault("momentum_buffer", torch.zeros_like(parameters))]
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep besides the weights, by `optimizer.parameter.name`."""
-        return {
+        """What a checkpoint has to keep besides the weights: by `optimizer.parameter.name`, and `search` of a line search."""
+        search = {"search": torch.tensor(self.salsa.search.numbers(), dtype=torch.float64)} if self.salsa else {}
+        return search | {
             f"{i}.{j}.{name}": value
             for i, optimizer in enumerate(self.inner)
             for j, state in optimizer.state_dict()["state"].items()
@@ -141,10 +220,14 @@ class WeightOptimizer:
         """Put back what `state_tensors` gave."""
         states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.inner]
         for key, value in tensors.items():
+            if key == "search":
+                continue
             i, j, name = key.split(".", 2)
             states[int(i)].setdefault(int(j), {})[name] = value
         for optimizer, state in zip(self.inner, states, strict=True):
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        if self.salsa:
+            self.salsa.search = State.of(tensors["search"].tolist())
 
 
 def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
@@ -155,4 +238,14 @@ def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
     return topology.world if scope == "world" else topology.population
 
 
-__all__ = ["BASES", "OPTIMIZERS", "SAM_SCOPES", "Closure", "OptimizerSettings", "WeightOptimizer", "family", "parts"]
+__all__ = [
+    "BASES",
+    "OPTIMIZERS",
+    "SAM_SCOPES",
+    "Closure",
+    "OptimizerSettings",
+    "WeightOptimizer",
+    "family",
+    "parts",
+    "searches",
+]
