@@ -20,7 +20,7 @@ from common.errors import UsageError
 from common.exchange import Exchange
 from common.optim.armijo import PAPER, PLAIN, RELEASED, Rules
 from common.populations import PopulationSpec
-from common.rates import FoundRates
+from common.rates import ScheduledRates
 from common.run import Run
 from common.topology import build_topology, world_size
 
@@ -68,7 +68,8 @@ def main() -> None:
     topology = build_topology([PopulationSpec(method, world_size(), args.optimizer)])
     run = Run("salsa", method, args, given, topology, [headline(f"SaLSA, direction {args.direction}", args.preset, COST)])
 
-    ecosphere = Ecosphere(topology, FoundRates(args.eta0, topology.world.size), Exchange("average"))
+    nothing = ScheduledRates(lambda progress: 1.0, args.learning_rate, args.learning_rate, topology.world.size, args.rounds)
+    ecosphere = Ecosphere(topology, nothing, Exchange("average"))  # no rate is moved: steps find themselves
     ecosphere.adopt(run.build_model())
     optimizer = run.build_optimizer(ecosphere, search=rules)
 
@@ -95,7 +96,7 @@ def settle(args: Args, given: set[str]) -> tuple[Args, Rules]:
     except ValueError as error:
         raise UsageError(f"--{error}") from None
     optimizer = "salsa" if args.direction == "adam" else "salsa-sgd"
-    settled = replace(args, **chosen, optimizer=optimizer, learning_rate=rules.eta0, adam_rate=rules.eta0)
+    settled = replace(args, **chosen, optimizer=optimizer)
     check_common(settled)
     return settled, rules
 

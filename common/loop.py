@@ -90,7 +90,6 @@ def train_round(
         seen, answers = seen + len(labels), answers + labels.numel()
         forward += len(labels) * (optimizer.passes + optimizer.trials - tried)
         after_step(step)
-    ecosphere.rate = optimizer.found_rate(ecosphere.rate)
     if faults.trip("train", rank, t):
         model.state.detach().fill_(torch.nan)
     loss, correct = (total / max(answers, 1)).tolist()

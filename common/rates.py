@@ -170,7 +170,7 @@ class EcosphereRates(RateRule):
         propose = SPECIES[self.specs[population].species].propose
         x, self.memories[population] = propose(view, stream(self.seed, Purpose.MOVE, t, population))
         moved = rates_at(x, rules.space)
-        if self.settings.limited and self.specs[population].species != "hold":  # which stays where a line search has gone
+        if self.settings.limited:
             moved = np.clip(moved, LIMITS[0] * self.start[mine], LIMITS[1] * self.start[mine])
         return moved
 
@@ -209,21 +209,6 @@ class ScheduledRates(RateRule):
     def at(self, rate: float, rounds_done: float) -> float:
         """The schedule at this very step; `rate`, its value at the start of the round, is not used."""
         return warmed_up(self.peak * self.shape(rounds_done / self.rounds), self.eta0, rounds_done, self.warmup_rounds)
-
-
-class FoundRates(RateRule):
-    """No rule: everybody starts at eta0 and stays at what the weight optimizer finds (a line search)."""
-
-    def __init__(self, eta0: float, workers: int) -> None:
-        self.start = np.full(workers, eta0)
-
-    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
-        """What was found in round t (one population only)."""
-        return standings.rates
-
-    def at(self, rate: float, rounds_done: float) -> float:
-        """The rate of the round."""
-        return rate
 
 
 class ReplayedRates(RateRule):

@@ -131,8 +131,13 @@ class Run:
         return WeightOptimizer(ecosphere, settings, self._unit(name))
 
     def _unit(self, optimizer: str) -> float:
-        """Eta0 of a weight optimizer over --learning-rate, which rates are quoted for."""
-        return self.args.adam_rate / self.args.learning_rate if family(optimizer) == "adam" else 1.0
+        """Eta0 of a weight optimizer over --learning-rate, which rates are quoted for.
+
+        A line search along SGD has a momentum that averages; what it averages over, SGD's own adds up.
+        """
+        if family(optimizer) == "adam":
+            return self.args.adam_rate / self.args.learning_rate
+        return 1 / (1 - self.args.momentum_factor) if searches(optimizer) else 1.0
 
     def start(self, ecosphere: Ecosphere, optimizer: WeightOptimizer, config: Mapping[str, Any]) -> None:
         """Open the record and, with --resume, go back to the last complete round. Before this, nothing is written."""

@@ -29,6 +29,9 @@ ECOSPHERE = {  # methods as tables and figures name them, in their order; others
     "linear": "linear scaling",
     "sqrt": "square-root scaling",
     "replay": "replay of EOA's rates",
+    "salsa": "SaLSA",
+    "salsa-released": "SaLSA, released class",
+    "sls": "Armijo search (SLS)",
 }
 ELASTIC = {  # a group of their own in figures
     "easgd": "EASGD",
@@ -53,6 +56,7 @@ DATASETS = {  # as they call themselves; others under their own name
     "fashion-mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "topics": "Python topics",
 }
 SPECIES = {  # as figures spell them out; others under their own name
     "gwo": "grey wolves (gwo)",

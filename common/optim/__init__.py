@@ -87,6 +87,7 @@ class WeightOptimizer:
         self.passes = self.sharpness.passes if self.sharpness else 1
         self._sam_group = _group(ecosphere, settings.sam_scope)
         self.salsa = next((optimizer for optimizer in self.inner if isinstance(optimizer, Salsa)), None)
+        self._rate = 0.0  # of the round before, where there was one
         if self.salsa:
             self.salsa.gather, self.salsa.rank = ecosphere.topology.gradients.gather_rows, ecosphere.topology.world.rank
 
@@ -101,20 +102,18 @@ class WeightOptimizer:
         return self.salsa.search.trials if self.salsa else 0
 
     def begin_round(self, rate: float) -> None:
-        """A line search begins a round where its population moved it: at the geometric mean of the rates of its workers, times
-        `unit`. Where nobody was moved away from what was found in the round before, it just goes on, and warm-up and schedules
-        inside a round do not concern it. Other optimizers do nothing here. Collective over the gradient scope.
+        """A population that moved its workers' rates by some factor moves the step of their line search by it (by the geometric
+        mean over the gradient scope): the next search begins there. That is all a rate means to it; how large it is, and how
+        it changes inside a round, does not concern it. Other optimizers do nothing here. Collective over the gradient scope.
         """
-        if self.salsa:
-            found = self.found_rate(rate)
-            rates = self.ecosphere.topology.gradients.gather_rows(np.array([rate]))
-            if (rates != found).any() and (rates > 0).all():
-                for group in self.salsa.param_groups:
-                    group["lr"] = float(np.exp(np.log(rates).mean())) * self.unit
-
-    def found_rate(self, rate: float) -> float:
-        """What a worker tells the others after a round: its rate, or what a line search found in its place."""
-        return self.salsa.search.eta / self.unit if self.salsa else rate
+        if not self.salsa:
+            return
+        before, self._rate = self._rate, rate
+        moved = np.log(rate / before) if before > 0 and rate > 0 else 0.0
+        factor = np.exp(self.ecosphere.topology.gradients.gather_rows(np.array([moved])).mean())
+        if factor != 1:
+            for group in self.salsa.param_groups:
+                group["lr"] = float(self.salsa.search.eta * factor)
 
     def step_size(self, rate: float) -> float:
         """What the record says of a round at this rate: rate * unit, or the step that a line search accepted last."""
@@ -207,7 +206,8 @@ class WeightOptimizer:
 
     def state_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint has to keep besides the weights: by `optimizer.parameter.name`, and `search` of a line search."""
-        search = {"search": torch.tensor(self.salsa.search.numbers(), dtype=torch.float64)} if self.salsa else {}
+        numbers = [self._rate, *self.salsa.search.numbers()] if self.salsa else []
+        search = {"search": torch.tensor(numbers, dtype=torch.float64)} if numbers else {}
         return search | {
             f"{i}.{j}.{name}": value
             for i, optimizer in enumerate(self.inner)
@@ -227,7 +227,8 @@ class WeightOptimizer:
         for optimizer, state in zip(self.inner, states, strict=True):
             optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
         if self.salsa:
-            self.salsa.search = State.of(tensors["search"].tolist())
+            self._rate, *numbers = tensors["search"].tolist()
+            self.salsa.search = State.of(numbers)
 
 
 def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
