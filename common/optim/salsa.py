@@ -199,8 +199,8 @@ class Salsa(torch.optim.Optimizer):
         table = self.gather(np.array([numbers[0], numbers[-1] if len(numbers) > 1 else 1.0]))
         if len(table) > 1 and len(numbers) == 1:
             raise ValueError("with several ranks the closure has to return the sum of the losses and their number")
-        total, count = table.sum(axis=0)
-        return float(total / count)
+        total, count = table.sum(axis=0).tolist()
+        return total / count
 
     def _squared_norm(self) -> float:
         """||g||^2 over all parameters with a gradient."""

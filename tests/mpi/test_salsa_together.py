@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_training_together import PLAN, network, shard
 from torch import nn
@@ -68,6 +68,7 @@ def searched(net, rules, direction, batches, comm=None, gather=salsa.alone, rank
 
 @pytest.mark.parametrize("rules", [PAPER, PLAIN, RELEASED])
 @pytest.mark.parametrize("direction", ["adam", "sgd"])
+@settings(max_examples=3)
 @given(st.integers(0, 99), st.integers(0, 7))
 def test_all_ranks_together_take_the_steps_of_one_process_on_the_same_samples(rules, direction, seed, more):
     """Shards of unequal size, one of them perhaps much larger; float64, no batch norm, no dropout."""
