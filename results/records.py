@@ -78,6 +78,7 @@ NUMBERS = (
     "validation_accuracy",
     "train_images",
     "gradient_evaluations",
+    "extra_forward",
     "images_per_second",
     *(f"seconds_{phase}" for phase in ("total", *PHASES)),
     "sync_share",
@@ -276,6 +277,7 @@ def _summary_line(path: Path, problems: list[str]) -> dict[str, Any]:
     sync = seconds["evaluate"] + seconds["exchange"]
     return {
         **{k: summary[k] for k in (*plain, "diverged", "images_per_second", "commit")},
+        "extra_forward": summary.get("extra_forward", 0.0),  # records from before line searches have none
         "rounds_done": summary["rounds"],
         "lines_per_round": summary.get("lines_per_round", summary["ranks"]),
         **{f"seconds_{k}": seconds[k] for k in ("total", *PHASES)},
