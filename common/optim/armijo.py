@@ -114,13 +114,14 @@ class Step:
 
     Attributes:
         tested: whether eta was accepted by the test, at the weights that the last trial left.
-        decrease: D of the last trial; 0 where there was none. trials: trial points of this step.
+        decrease: D of the last trial; 0 where there was none. trials: trial points of this step. slope: q.
     """
 
     eta: float
     tested: bool = False
     decrease: float = 0.0
     trials: int = 0
+    slope: float = 0.0
 
 
 def average(old: float, new: float, weight: float) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.optim.armijo import PAPER, Rules, State, Step, decide, skip
+from common.optim.armijo import PAPER, Rules, State, Step, decide, period, skip
 from common.seeding import Purpose, drawn_from, torch_seed
 
 AGREEMENT = 100  # steps between two looks at whether all ranks still search alike
@@ -101,7 +101,8 @@ class Salsa(torch.optim.Optimizer):
     `lr` of a parameter group is the step that was taken last; one set from outside is where the next search begins.
 
     Attributes:
-        search: what the search remembers, counters included; `state_dict` keeps it. last: the last step.
+        search: what the search remembers, counters included; `state_dict` keeps it.
+        last: the last step, with its slope and the decrease at its last trial.
     """
 
     def __init__(
@@ -137,6 +138,11 @@ class Salsa(torch.optim.Optimizer):
         """Calls of closures so far: one a step, and one a trial."""
         return self.search.steps + self.search.trials
 
+    @property
+    def period(self) -> float:
+        """L: steps between two searches, at present."""
+        return period(self.search, self.rules)
+
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
         """One update; returns what the first call of the closure did: the loss before the step.
@@ -165,8 +171,9 @@ class Salsa(torch.optim.Optimizer):
             return there
 
         before = self.search.steps
-        self.search, self.last = decide(self.search, loss, slope, trial, self.rules)
-        self._finish(moves, self.last)
+        self.search, step = decide(self.search, loss, slope, trial, self.rules)
+        self._finish(moves, step)
+        self.last = replace(step, slope=slope)
         if before // AGREEMENT < self.search.steps // AGREEMENT:
             self._check_agreement()
         return report
