@@ -25,12 +25,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
-from records import ECOSPHERE, ELASTIC, PHASES, SPECIES, Records, count_ranks, from_command_line
+from records import ECOSPHERE, ELASTIC, PHASES, SEARCHES, SPECIES, Records, count_ranks, from_command_line
 
 # Okabe & Ito's palette, told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 OWN = ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7")
-METHOD_COLOURS = {**dict(zip(ECOSPHERE, OWN, strict=True)), **dict(zip(ELASTIC, cycle(COLOURS), strict=False))}
+THEIRS = ("#882255", "#44AA99", "#999933")  # Tol's, beside the palette that is used up
+METHOD_COLOURS = {
+    **dict(zip(ECOSPHERE, OWN, strict=True)),
+    **dict(zip(SEARCHES, THEIRS, strict=True)),
+    **dict(zip(ELASTIC, cycle(COLOURS), strict=False)),
+}
 PHASE_COLOURS = dict(zip(PHASES, ("#C9CDD2", "#0072B2", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
 GREY = "#5F6670"
 WIDTH = 7.5  # inches; at 150 dots per inch a little more than the 900 pixels of a README

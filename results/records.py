@@ -29,6 +29,8 @@ ECOSPHERE = {  # methods as tables and figures name them, in their order; others
     "linear": "linear scaling",
     "sqrt": "square-root scaling",
     "replay": "replay of EOA's rates",
+}
+SEARCHES = {  # steps found by a line search
     "salsa": "SaLSA",
     "salsa-released": "SaLSA, released class",
     "sls": "Armijo search (SLS)",
@@ -49,7 +51,7 @@ ELASTIC = {  # a group of their own in figures
     "asgd": "ASGD alone",
     "mvasgd": "MVASGD alone",
 }
-METHODS = {**ECOSPHERE, **ELASTIC}
+METHODS = {**ECOSPHERE, **SEARCHES, **ELASTIC}
 DATASETS = {  # as they call themselves; others under their own name
     "digits": "digits",
     "mnist": "MNIST",

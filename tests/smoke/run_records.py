@@ -104,5 +104,5 @@ def check_complete(directory: Path, rounds: int, ranks: int) -> RunRecord:
         assert summary[name] == sum(record.column(name))
     extra = summary["forward_evaluations"] - summary["gradient_evaluations"]
     assert (extra > 0) == (summary["trials"] > 0)
-    assert summary["extra_forward"] == extra / summary["gradient_evaluations"] / 3
+    assert abs(summary["extra_forward"] * 3 * summary["gradient_evaluations"] - extra) < 1e-6
     return record
