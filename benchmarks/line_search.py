@@ -1,6 +1,6 @@
 """What a line search costs: extra forward passes, counted, and time, beside the same network under Adam in the same run.
 
-    python benchmarks/line_search.py        # about five minutes on two quiet cores, no download
+    python benchmarks/line_search.py        # a few minutes on two quiet cores, no download
 
 Every kind of step trains its own copy of the network. `--warm-up` steps go first, in which the adaptive period has to find out
 that steps have settled; then `--repeats` pieces of `--steps` steps are timed, the kinds in turn, and each piece is compared
@@ -46,11 +46,11 @@ TASKS = {"digits": ("wrn", 10, 1, 64), "topics": ("transformer", 2, 2, 16)}  # n
 class Args:
     """What is measured."""
 
-    warm_up: int = 600
+    warm_up: int = 400
     """steps before anything is timed"""
-    steps: int = 60
+    steps: int = 40
     """steps of one timed piece"""
-    repeats: int = 9
+    repeats: int = 7
     """timed pieces of each kind"""
     out: Path = Path("results/benchmarks")
     """folder of the table"""
