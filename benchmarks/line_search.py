@@ -39,7 +39,7 @@ KINDS: dict[str, tuple[str, Rules]] = {
     "adaptive": ("salsa", PAPER),
     "searched every tenth step (L = 10)": ("salsa", replace(PAPER, every=10)),
 }
-TASKS = {"digits": ("wrn", 10, 1, 64), "topics": ("transformer", 2, 2, 16)}  # network, depth, width, batch
+TASKS = {"digits": ("wrn", 10, 1, 64), "topics": ("transformer", 2, 2, 8)}  # network, depth, width, batch
 
 
 @dataclass(frozen=True)
