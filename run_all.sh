@@ -126,6 +126,12 @@ experiments() {
             experiment msgd 1 EASGD/EASGD.py --method msgd
             for method in average diloco pbt; do experiment $method 4 baselines/Baselines.py --method $method; done
             experiment psops 4 PSO-PS/PSOPS.py
+            experiment salsa 2 SaLSA/SaLSA.py
+            experiment salsa-sgd 1 SaLSA/SaLSA.py --direction sgd
+            experiment sls 1 SaLSA/SaLSA.py --plain
+            experiment salsa-text 1 SaLSA/SaLSA.py --dataset topics --rounds 3 --round-steps 20
+            experiment adam-text 1 baselines/Baselines.py --dataset topics --rounds 3 --round-steps 20 --optimizer adamw \
+                --adam-decay 0 --label-smoothing 0
             replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;
         cpu)

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from common import launch
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, refuse_rates
 from common.ecosphere import Ecosphere
 from common.elastic.rules import (
     Admm,
@@ -163,6 +163,7 @@ def main() -> None:
 def settle(args: Args, given: set[str]) -> Args:
     """The arguments as the method needs them. Raises UsageError for those that cannot work."""
     check_common(args)
+    refuse_rates(args, given, "decay")
     for name in ("period", "servers", "worker_batch", "tree_degree"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from common import launch
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, refuse_rates
 from common.ecosphere import Ecosphere
 from common.elastic import theory
 from common.elastic.swarm import MEMORIES, MOTIONS, RANDS, UNITS, Motion
@@ -122,6 +122,7 @@ def main() -> None:
 def settle(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
     """The arguments with the swarm's coefficients filled in, and these alone. Raises UsageError for what cannot work."""
     check_common(args)
+    refuse_rates(args, given)
     for name in ("period", "probe_images", "worker_batch"):
         require(getattr(args, name) >= 1, args, name, "has to be at least 1")
     own = {f.name: getattr(args, f.name) for f in fields(Motion) if getattr(args, f.name) is not None}
@@ -175,7 +176,7 @@ def make_swarm(args: Args, motion: Motion, run: SwarmRun, ecosphere: Ecosphere, 
         anew = args.memory == "reeval"
         fitness: Fitness = Probe(model.module, data.train, args.probe_images, run.plan.precision, args.seed, anew)
     else:
-        fitness = PhaseLoss(run.plan.batch_size // run.workers, last=args.fitness == "last-batch")
+        fitness = PhaseLoss(last=args.fitness == "last-batch")
     sizes = [weights.numel() for weights, _ in model.views()]
     return Swarm(model.state, sizes, run.topology.world, settings, fitness, optimizer.forget)
 

@@ -28,13 +28,13 @@ from typing import Any, Literal
 
 from common import launch
 from common.apart import ApartRun, CalibratedRun
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, refuse_rates
 from common.ecosphere import Ecosphere
 from common.elastic.local import Gathering, LocalSteps, Rhythm
 from common.elastic.run import CentredRun
 from common.errors import UsageError
 from common.exchange import Exchange
-from common.optim import family, parts
+from common.optim import family, parts, searches
 from common.populations import PopulationSpec
 from common.rates import QUOTED_BATCH, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates, cosine
 from common.run import Run
@@ -45,6 +45,7 @@ LOCAL = ("average", "post-local", "diloco")
 APART = ("independent", "pbt")
 COUPLED = ("sync", *LOCAL, *APART)  # a worker has a batch, and by default images, of its own
 METHODS = (*SCHEDULED, *COUPLED)
+SEARCHABLE = (*LOCAL, "independent")  # where a worker may find its steps by a line search of its own
 WHOSE = {  # options that not every method has
     **{"period": ("sync", *LOCAL), "switch": ("post-local",), "outer_rate": ("diloco",), "outer_momentum": ("diloco",)},
     **{"schedule": ("sync", *LOCAL, "independent"), "worker_batch": COUPLED, "shards": COUPLED},
@@ -128,6 +129,7 @@ def settle(args: Args, given: set[str], ranks: int) -> Args:
         if name in given and method not in methods:
             raise UsageError(f"--{name.replace('_', '-')} is for --method {', '.join(methods)}, not {method}: leave it out")
     check_numbers(args, given)
+    check_search(args, given)
     if method in SCHEDULED:
         return args
     own: dict[str, Any] = {"batch_size": args.worker_batch * ranks, "period": PERIODS.get(method, 0)}
@@ -150,6 +152,18 @@ def check_numbers(args: Args, given: set[str]) -> None:
         raise UsageError(f"--outer-rate {args.outer_rate} has to be positive and finite; 0.7 is usual")
     if not 0 <= args.outer_momentum < 1:
         raise UsageError(f"--outer-momentum {args.outer_momentum} has to lie in [0, 1); 0.9 is usual")
+
+
+def check_search(args: Args, given: set[str]) -> None:
+    """Refuse a line search where the method is about a rate, or gathers gradients without the losses that belong to them, and
+    options of a rate beside one. Raises UsageError.
+    """
+    if searches(args.optimizer) and args.method not in SEARCHABLE:
+        raise UsageError(
+            f"--method {args.method} is for optimizers with a rate, and {args.optimizer} finds its steps by itself: use "
+            f"SaLSA/SaLSA.py, or --method {', '.join(SEARCHABLE)}"
+        )
+    refuse_rates(args, given, "schedule")
 
 
 def check_optimizer(args: Args, given: set[str]) -> None:

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import torch
@@ -15,8 +15,8 @@ import tyro
 from common.data.sources import SOURCES
 from common.errors import UsageError
 from common.launch import say
-from common.models import MODELS, NETWORKS
-from common.optim import OPTIMIZERS
+from common.models import FOR_TEXT, MODELS, NETWORKS
+from common.optim import OPTIMIZERS, searches
 
 # The sizes that all methods share under a preset, so that what is compared is the method.
 SIZES: dict[str, dict[str, Any]] = {
@@ -25,6 +25,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "paper": {"rounds": 200, "batch_size": 1024, "width": 8, "fitness_images": 0},
 }
 PRESETS = tuple(SIZES)
+# What a text is trained with in a script's place, unless it is given: what scripts have is for images.
+TEXT: dict[str, Any] = {"model": "transformer", "crop": 0, "image_size": 0}
+TEXT_SIZES: dict[str, dict[str, Any]] = {
+    "smoke": {**TEXT, "depth": 2, "width": 2},
+    "cpu": {**TEXT, "depth": 4, "width": 4},
+    "paper": {**TEXT, "depth": 6, "width": 12},
+}
 
 
 # What can be chosen is what is registered: a new line in a registry is a new word on the command line.
@@ -44,8 +51,8 @@ class CommonArgs:
     """a set of defaults: smoke (digits, seconds), cpu (two cores, under an hour), paper (the published setting; the default
     where a GPU is visible)"""
     dataset: Dataset = "cifar10"
-    """what to train on; digits ships with scikit-learn, imagefolder reads DATA_DIR/train/CLASS/* and DATA_DIR/test/CLASS/*, the
-    others are downloaded once by torchvision"""
+    """what to train on; digits ships with scikit-learn, topics (a text) with Python, imagefolder reads DATA_DIR/train/CLASS/*
+    and DATA_DIR/test/CLASS/*, the others are downloaded once by torchvision"""
     data_dir: str = "auto"
     """folder of the data sets (auto: $EOA_DATA, else data/)"""
     out: str = "auto"
@@ -59,7 +66,7 @@ class CommonArgs:
     max_steps: int = 0
     """stop after so many optimizer steps in all; 0 for no limit"""
     batch_size: int = 256
-    """images per step of all workers together (paper: 1024; 512 in EOA-ViT)"""
+    """images per step of all workers together, or windows of 128 characters (paper: 1024; 512 in EOA-ViT)"""
     learning_rate: float = 0.1
     """base rate eta0, quoted for 128 images behind one averaged gradient (paper: 0.1; 0.03 in EOA-ViT)"""
     val_fraction: float = 0.1
@@ -73,11 +80,11 @@ class CommonArgs:
     resume: bool = False
     """go on with the run in --out after its last complete round, on the same number of ranks"""
     model: Model = "wrn"
-    """network: Wide ResNet, a small CNN, Vision Transformers (paper: wrn; vit-b16 in EOA-ViT)"""
+    """network: Wide ResNet, small CNNs, Vision Transformers; a text implies the transformer (paper: wrn; vit-b16 in EOA-ViT)"""
     depth: int = 16
-    """layers of the Wide ResNet, blocks of vit-tiny (paper: 16)"""
+    """layers of the Wide ResNet, blocks of vit-tiny and transformer (paper: 16)"""
     width: int = 1
-    """widening factor; of vit-tiny: heads of 32 dimensions (paper: 8)"""
+    """widening factor; of vit-tiny and transformer: heads of 32 dimensions (paper: 8)"""
     dropout: float = 0.0
     """dropout inside the blocks (paper: 0)"""
     image_size: int = 0
@@ -136,7 +143,14 @@ def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | Non
         say(output.getvalue())
         raise
     given = {match[1].replace("-", "_") for a in argv if (match := re.match(r"--(?:no-)?([a-z0-9_-]+)", a))}
+    if is_text(args.dataset):
+        args = replace(args, **{name: size for name, size in TEXT_SIZES[args.preset].items() if name not in given})
     return args, given
+
+
+def is_text(dataset: str) -> bool:
+    """Whether a data set is made of characters."""
+    return dataset in SOURCES and SOURCES[dataset].is_text
 
 
 def _preset(argv: list[str]) -> str:
@@ -186,6 +200,9 @@ def check_common(args: CommonArgs) -> None:
     _require(0 < args.val_fraction < 1, args, "val_fraction", "has to lie between 0 and 1, both excluded; 0.1 is usual")
     if args.dataset == "imagefolder" and not args.image_size:
         raise UsageError("--dataset imagefolder needs --image-size: its images have no size in common; 224 is usual")
+    if is_text(args.dataset) != (args.model in FOR_TEXT):
+        kind, other = ("text", "images") if is_text(args.dataset) else ("images", "text")
+        raise UsageError(f"--dataset {args.dataset} is {kind}, --model {args.model} is for {other}: texts go with transformer")
     if args.pretrained and args.model not in NETWORKS:
         raise UsageError(f"--pretrained is for {', '.join(NETWORKS)}, not for --model {args.model}")
     _require(0 < args.crop_scale <= 1, args, "crop_scale", "has to lie in (0, 1]")
@@ -193,6 +210,15 @@ def check_common(args: CommonArgs) -> None:
     _require(0 <= args.weight_decay < math.inf, args, "weight_decay", "has to be 0 or more, and finite")
     _require(0 <= args.dropout < 1, args, "dropout", "has to lie in [0, 1)")
     _require(0 <= args.label_smoothing < 1, args, "label_smoothing", "has to lie in [0, 1)")
+
+
+def refuse_rates(args: CommonArgs, given: set[str], *others: str) -> None:
+    """Refuse options of a rate, and others of the script's own, beside a line search, which has none. Raises UsageError."""
+    for name in sorted(given & {"learning_rate", "adam_rate", *others}) if searches(args.optimizer) else ():
+        raise UsageError(
+            f"--{name.replace('_', '-')} is for optimizers with a rate, and {args.optimizer} finds its steps by itself: "
+            "leave one of them out"
+        )
 
 
 def _require(condition: bool, args: CommonArgs, name: str, what: str) -> None:

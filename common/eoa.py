@@ -15,7 +15,7 @@ from common.errors import UsageError
 from common.exchange import Exchange
 from common.forage import FORAGE_RULES, ForageRates, round_lengths
 from common.models import NETWORKS
-from common.optim import OPTIMIZERS, WeightOptimizer, family, parts
+from common.optim import OPTIMIZERS, WeightOptimizer, family, parts, searches
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
 from common.run import Run
@@ -85,6 +85,7 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
     specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
     check_sam_scope(args, specs)
+    check_search(args, specs)
     check_space(args)
     exchange = Exchange(args.exchange, args.ring_weight)
     check_inside(args, given)
@@ -164,6 +165,19 @@ def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:
         raise UsageError(
             f"--sam-scope world averages SAM's first gradient over all workers, but those of {', '.join(without)} make none: "
             "use --sam-scope population or local"
+        )
+
+
+def check_search(args: EoaArgs, specs: list[PopulationSpec]) -> None:
+    """Refuse a line search among workers that would not come to its trials, and one under a search for the base rate."""
+    kinds = {s.optimizer for s in specs}
+    searching = sorted(k for k in kinds if searches(k))
+    if searching and args.base_rate == "forage":
+        raise UsageError(f"--base-rate forage looks for what {searching[0]} finds by itself: leave one of them out")
+    if searching and args.scope == "world" and len(kinds) > 1:
+        raise UsageError(
+            f"--scope world: all workers would have to try the steps of {searching[0]}, but there are also "
+            f"{', '.join(sorted(kinds - {searching[0]}))}: leave --scope at population, or give all the same optimizer"
         )
 
 

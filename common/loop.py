@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from common import faults
 from common.comm import Group
-from common.data import Pictures
+from common.data import Pictures, Texts
 from common.ecosphere import Ecosphere
-from common.optim import WeightOptimizer
+from common.optim import Closure, WeightOptimizer
 from common.seeding import Purpose, torch_seed
 
 EVALUATION_BATCH = 250  # small enough that activations of a Wide ResNet stay in cache and memory
@@ -34,18 +34,26 @@ class Plan:
 
 @dataclass(frozen=True)
 class Trained:
-    """This rank's measurements of one round: mean loss and accuracy (fraction) over its own augmented images."""
+    """This rank's measurements of one round: mean loss and accuracy (fraction) over its own augmented images.
+
+    gradient_evaluations, forward_evaluations: images times backward and forward passes. searches, trials: of a line search.
+    """
 
     loss: float
     accuracy: float
     images: int
     gradient_evaluations: int
     seconds: float
+    forward_evaluations: int = 0
+    searches: int = 0
+    trials: int = 0
 
 
 @dataclass(frozen=True)
 class Judged:
-    """Mean cross-entropy and accuracy (fraction) over a set of images; fitness is what an election compares."""
+    """Mean cross-entropy and accuracy (fraction) over a set of images, or of the places of texts; fitness is what an election
+    compares.
+    """
 
     loss: float
     accuracy: float
@@ -71,32 +79,48 @@ def train_round(
     rank, model = ecosphere.topology.world.rank, ecosphere.model
     torch.manual_seed(torch_seed(seed, Purpose.DROPOUT, t, rank))
     model.module.train()
+    optimizer.begin_round(ecosphere.rate)
     total = torch.zeros(2, device=model.device)  # summed loss, correct answers
-    seen = 0
+    seen = answers = forward = 0
+    searches, trials = optimizer.searches, optimizer.trials
     for step, (images, labels) in enumerate(batches):
-        closure = _closure(ecosphere, images, labels, plan)
-        total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))
-        seen += len(labels)
+        closure = _closure(ecosphere, images, labels, plan, exact=optimizer.salsa is not None)
+        tried = optimizer.trials
+        total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))[:2]
+        seen, answers = seen + len(labels), answers + labels.numel()
+        forward += len(labels) * (optimizer.passes + optimizer.trials - tried)
         after_step(step)
     if faults.trip("train", rank, t):
         model.state.detach().fill_(torch.nan)
-    loss, correct = (total / max(seen, 1)).tolist()
-    return Trained(loss, correct, seen, seen * optimizer.passes, time.perf_counter() - began)
+    loss, correct = (total / max(answers, 1)).tolist()
+    work = {"searches": optimizer.searches - searches, "trials": optimizer.trials - trials}
+    return Trained(loss, correct, seen, seen * optimizer.passes, time.perf_counter() - began, forward, **work)
 
 
-def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan) -> Callable[[], Tensor]:
-    """Forward and backward on one batch, in parts; returns (summed loss, correct answers), not waiting for an accelerator."""
-    model = ecosphere.model
+def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan, exact: bool = False) -> Closure:
+    """Forward and, unless told not to, backward on one batch, in parts; images may as well be texts.
 
-    def closure() -> Tensor:
-        model.zero_gradient()
-        report = torch.zeros(2, device=images.device)
+    Returns (summed loss, correct answers, answers), not waiting for an accelerator. exact: losses are summed one by one in
+    float64: a line search compares sums that hardly differ.
+    """
+    model, smoothing = ecosphere.model, plan.label_smoothing
+
+    def closure(backwards: bool = True) -> Tensor:
+        if backwards:
+            model.zero_gradient()
+        report = torch.zeros(3, device=images.device, dtype=torch.float64 if exact else torch.float32)
         for part, truth in zip(images.chunk(plan.parts), labels.chunk(plan.parts), strict=True):
             with autocast(images.device, plan.precision):
                 logits = model.module(part).float()
-            loss = F.cross_entropy(logits, truth, label_smoothing=plan.label_smoothing)
-            (loss * (len(truth) / len(labels))).backward()
-            report += torch.stack([loss.detach() * len(truth), (logits.detach().argmax(1) == truth).sum()])
+            logits, truth = logits.flatten(0, -2), truth.flatten()
+            loss = F.cross_entropy(logits, truth, label_smoothing=smoothing)
+            if backwards:
+                (loss * (len(part) / len(images))).backward()
+            summed, logits = loss.detach() * len(truth), logits.detach()
+            if exact:
+                summed = F.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing).double().sum()
+            report[:2] += torch.stack([summed, (logits.argmax(1) == truth).sum()])
+            report[2] += len(truth)
         return report
 
     return closure
@@ -108,8 +132,8 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, pictures: Pictures, precision: str, group: Group | None = None) -> Judged:
-    """Loss and accuracy without augmentation or smoothing, in evaluation mode.
+def evaluate(module: nn.Module, pictures: Pictures | Texts, precision: str, group: Group | None = None) -> Judged:
+    """Loss and accuracy without augmentation or smoothing, in evaluation mode; of texts, over all their places.
 
     With a group, its ranks share the images out and the sums are reduced over it (collective): all get the same answer,
     provided that they hold the same weights. Without one, every rank judges its own weights on all the images.
@@ -122,12 +146,12 @@ def evaluate(module: nn.Module, pictures: Pictures, precision: str, group: Group
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for indices in mine.split(EVALUATION_BATCH):
         with autocast(device, precision):
-            logits = module(pictures.augmenter.plain(indices)).float()
-        labels = pictures.labels[indices]
+            images, labels = pictures.plain(indices)
+            logits, labels = module(images).float().flatten(0, -2), labels.flatten()
         total[0] += F.cross_entropy(logits, labels, reduction="sum")
         total[1] += (logits.argmax(1) == labels).sum()
     sums = total.cpu().numpy()
     if group:
         sums = group.gather_rows(sums).sum(axis=0)
-    loss, accuracy = sums / len(pictures)
+    loss, accuracy = sums / pictures.labels.numel()
     return Judged(float(loss), float(accuracy), time.perf_counter() - began, fitness=float(accuracy))

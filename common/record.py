@@ -29,7 +29,9 @@ from safetensors.torch import save
 from torch import nn
 
 from common import launch
+from common.comm import Group
 from common.errors import UsageError
+from common.loop import Trained
 from common.mpi import MPI
 from common.species import best_first
 from common.topology import Topology
@@ -45,6 +47,9 @@ class Totals:
 
     train_images: int = 0
     gradient_evaluations: int = 0
+    forward_evaluations: int = 0
+    searches: int = 0
+    trials: int = 0
     bytes_inside: int = 0
     bytes_across: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "total"), 0.0))
@@ -52,6 +57,33 @@ class Totals:
     def as_dict(self) -> dict[str, Any]:
         """For a checkpoint; `Totals(**d)` reads it back."""
         return {**vars(self), "seconds": dict(self.seconds)}
+
+    def add(self, trained: Trained) -> None:
+        """One round of training."""
+        self.train_images += trained.images
+        self.gradient_evaluations += trained.gradient_evaluations
+        self.forward_evaluations += trained.forward_evaluations
+        self.searches += trained.searches
+        self.trials += trained.trials
+
+    def over_ranks(self, world: Group) -> dict[str, Any]:
+        """What summary.json tells of it: sums over the world, seconds as means over the ranks that trained; collective."""
+        names = [name for name, value in vars(self).items() if name != "seconds"]
+        mine = [*(getattr(self, name) for name in names), *(self.seconds[p] for p in (*PHASES, "total")), peak_memory_gib()]
+        table = world.gather_rows(np.array(mine))
+        sums = {name: int(column.sum()) for name, column in zip(names, table.T, strict=False)}
+        inside, across = sums.pop("bytes_inside"), sums.pop("bytes_across")
+        images, gradients, forward = (sums[n] for n in ("train_images", "gradient_evaluations", "forward_evaluations"))
+        trained = table[:, 0] > 0 if images else np.full(len(table), True)  # servers would water the means down
+        *phases, total = (float(s) for s in table[trained, len(names) : -1].mean(axis=0))
+        return {
+            **sums,
+            "extra_forward": (forward - gradients) / (3 * gradients) if gradients else 0.0,
+            "seconds": {"total": total, **dict(zip(PHASES, phases, strict=True)), "other": total - sum(phases)},
+            "images_per_second": images / phases[1] if phases[1] else 0.0,
+            "peak_memory_gib": float(table[:, -1].sum()),
+            "bytes_sent": {"inside": inside, "across": across},
+        }
 
 
 def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume: bool, topology: Topology) -> Path:

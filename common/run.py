@@ -17,7 +17,6 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
 import psutil
 import torch
 from torch import Tensor
@@ -29,9 +28,10 @@ from common.ecosphere import Ecosphere, Turn
 from common.errors import Diverged, UsageError
 from common.loop import Judged, Plan, Trained, evaluate, train_round
 from common.models import build_model, load_published, model_title
-from common.optim import OptimizerSettings, WeightOptimizer, family
+from common.optim import OptimizerSettings, WeightOptimizer, searches, unit
+from common.optim.armijo import PAPER, Rules
 from common.progress import Reporter, span
-from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit, peak_memory_gib
+from common.record import Record, Totals, check_same_config, choose_directory, commit
 from common.seeding import Purpose, torch_seed
 from common.smoother import Smoother
 from common.topology import Topology
@@ -99,17 +99,23 @@ class Run:
         """The network the arguments name, on this rank's device, its initial weights drawn by the seed."""
         source, args = self.data.source, self.args
         seed = torch_seed(args.seed, Purpose.INITIAL)
-        size = args.crop or args.image_size or self.data.train.augmenter.images.shape[1]
         sizes = (args.depth, args.width, args.dropout)
-        module = build_model(args.model, source.channels, source.classes, *sizes, seed=seed, image_size=size)
+        module = build_model(args.model, source.channels, source.classes, *sizes, seed, self.data.train.size)
         if args.pretrained:
             with self.topology.agreed():
                 load_published(module, args.model, args.pretrained)
         return module.to(self.topology.device)
 
-    def build_optimizer(self, ecosphere: Ecosphere, sam_scope: str = "local", reset_momentum: bool = False) -> WeightOptimizer:
-        """The weight optimizer of this rank's population, as the arguments set it up."""
+    def build_optimizer(
+        self, ecosphere: Ecosphere, sam_scope: str = "local", reset_momentum: bool = False, search: Rules = PAPER
+    ) -> WeightOptimizer:
+        """The weight optimizer of this rank's population, as the arguments set it up. Raises UsageError, on all ranks alike.
+
+        search: the rules of a line search, where there is one.
+        """
         args, name = self.args, self.topology.spec.optimizer
+        if args.clip_norm and any(searches(spec.optimizer) for spec in self.topology.specs):
+            raise UsageError(f"--clip-norm {args.clip_norm:g}: a line search bounds its steps by itself; leave it out")
         settings = OptimizerSettings(
             name=name,
             momentum=args.momentum_factor,
@@ -119,12 +125,14 @@ class Run:
             sam_scope=sam_scope,
             clip_norm=args.clip_norm,
             reset_momentum=reset_momentum,
+            search=search,
+            seed=args.seed,
         )
         return WeightOptimizer(ecosphere, settings, self._unit(name))
 
     def _unit(self, optimizer: str) -> float:
         """Eta0 of a weight optimizer over --learning-rate, which rates are quoted for."""
-        return self.args.adam_rate / self.args.learning_rate if family(optimizer) == "adam" else 1.0
+        return unit(optimizer, self.args.learning_rate, self.args.adam_rate, self.args.momentum_factor)
 
     def start(self, ecosphere: Ecosphere, optimizer: WeightOptimizer, config: Mapping[str, Any]) -> None:
         """Open the record and, with --resume, go back to the last complete round. Before this, nothing is written."""
@@ -140,6 +148,7 @@ class Run:
             "population_list": [s.as_dict() for s in self.topology.specs],
             "title": model_title(self.args.model, self.args.depth, self.args.width),
             **settled,
+            **({"data_sha256": self.data.source.digest} if self.data.source.digest else {}),
             "rounds": len(self.lengths),
             **config,
         }
@@ -216,8 +225,7 @@ class Run:
         batches = self.batches(t, self._steps_left(t))
         trained = train_round(self.ecosphere, self.optimizer, batches, self.args.seed, t, plan, after_step)
         self._note_time("train", trained.seconds)
-        self.totals.train_images += trained.images
-        self.totals.gradient_evaluations += trained.gradient_evaluations
+        self.totals.add(trained)
         self._trained = trained
         return trained
 
@@ -254,12 +262,15 @@ class Run:
             "population": self.topology.index,
             "species": spec.species,
             "optimizer": spec.optimizer,
-            "lr": rate * self.optimizer.unit,
+            "lr": self.optimizer.step_size(rate),
             "fitness": fitness,
             "train_loss": trained.loss,
             "train_accuracy": trained.accuracy,
             "val_loss": judged.loss,
             "val_accuracy": judged.accuracy,
+            "forward_evaluations": trained.forward_evaluations,
+            "searches": trained.searches,
+            "trials": trained.trials,
             **{f"seconds_{phase}": round(value, 4) for phase, value in seconds.items()},
             "bytes_inside": traffic.inside,
             "bytes_across": traffic.across,
@@ -351,14 +362,7 @@ class Run:
             self.topology.world.broadcast_(self.ecosphere.model.state.detach(), root)
 
     def _summary(self, validation: Judged, test: Judged, diverged: bool) -> dict[str, Any]:
-        """The content of summary.json; sums over all ranks, seconds as means over those that trained."""
-        totals, source = self.totals, self.data.source
-        seconds = [totals.seconds[p] for p in (*PHASES, "total")]
-        counts = [totals.train_images, totals.gradient_evaluations, totals.bytes_inside, totals.bytes_across]
-        table = self.topology.world.gather_rows(np.array([*counts, *seconds, peak_memory_gib()]))
-        images, evaluations, inside, across = (int(c) for c in table[:, :4].sum(axis=0))
-        trained = table[:, 0] > 0 if images else np.full(len(table), True)  # servers would water the means down
-        *phases, total = (float(s) for s in table[trained, 4:-1].mean(axis=0))
+        """The content of summary.json."""
         return {
             "experiment": self.experiment,
             "method": self.method,
@@ -366,7 +370,7 @@ class Run:
             "model": model_title(self.args.model, self.args.depth, self.args.width),
             "parameters": self.ecosphere.model.parameters.numel(),
             "buffers": self.ecosphere.model.buffers.numel(),
-            "classes": source.classes,
+            "classes": self.data.source.classes,
             "seed": self.args.seed,
             "ranks": self.topology.world.size,
             "lines_per_round": self.lines_per_round,
@@ -375,21 +379,12 @@ class Run:
             "rounds": 0 if self.last_round is None else self.last_round + 1,
             "batch_size": self.plan.batch_size,
             "precision": self.plan.precision,
-            "train_images": images,
-            "gradient_evaluations": evaluations,
+            **self.totals.over_ranks(self.topology.world),
             "validation_accuracy": validation.accuracy,
             "validation_loss": validation.loss,
             "test_accuracy": test.accuracy,
             "test_loss": test.loss,
             "diverged": diverged,
-            "seconds": {
-                "total": total,
-                **dict(zip(PHASES, phases, strict=True)),
-                "other": total - sum(phases),
-            },
-            "images_per_second": images / phases[1] if phases[1] else 0.0,
-            "peak_memory_gib": float(table[:, -1].sum()),
-            "bytes_sent": {"inside": inside, "across": across},
             "weights_sha256": self.ecosphere.model.sha256(),
             "commit": commit(),
         }

@@ -5,9 +5,13 @@ many numbers were drawn elsewhere, so a run can stop after any round and go on w
 the same address draw the same numbers without a message.
 """
 
+import random
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import IntEnum
 
 import numpy as np
+import torch
 
 
 class Purpose(IntEnum):
@@ -24,6 +28,7 @@ class Purpose(IntEnum):
     SHARD = 9  # which training images are one worker's own for a whole run
     PROBE = 10  # which training images a swarm's places are compared on
     SWARM = 11  # the random factors of a particle's move, one stream per move and worker
+    INSIDE_STEP = 12  # what a line search's forward passes draw, one stream per step and worker
 
 
 def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker: int = 0) -> np.random.Generator:
@@ -34,3 +39,26 @@ def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker:
 def torch_seed(seed: int, purpose: Purpose, t: int = 0, worker: int = 0) -> int:
     """A 63-bit seed for `torch.manual_seed` at one address."""
     return int(stream(seed, purpose, t, worker=worker).integers(2**63 - 1))
+
+
+@contextmanager
+def drawn_from(seed: int, devices: Iterable[torch.device] = ()) -> Iterator[None]:
+    """A block in which the global generators of torch, NumPy and Python draw from `seed`, and after which they go on as if
+    nothing had been drawn.
+
+    devices: the CUDA devices that are used inside; others are left alone, the CPU is always among them.
+    """
+    generators = [torch.default_generator, *(torch.cuda.default_generators[d.index] for d in devices)]
+    states = [g.get_state() for g in generators]
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  (what others' code draws from)
+    for generator in generators:
+        generator.manual_seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)

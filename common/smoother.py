@@ -63,7 +63,7 @@ def calibrate(model: FlatModel, data: DataSet, precision: str, group: Group) -> 
     first = group.rank * share % max(1, len(data.train) - share)
     indices = torch.arange(first, first + min(share, len(data.train)), device=model.device)
     with _fresh_statistics(model.module), autocast(model.device, precision):
-        model.module(data.train.augmenter.plain(indices))
+        model.module(data.train.plain(indices)[0])
     group.sum_(model.buffers, "statistics").div_(group.size)
 
 

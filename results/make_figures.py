@@ -26,13 +26,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image, PngImagePlugin
-from records import ECOSPHERE, ELASTIC, PHASES, SPECIES, Records, count_ranks, from_command_line
+from records import ECOSPHERE, ELASTIC, PHASES, SEARCHES, SPECIES, Records, count_ranks, from_command_line
 from sweep_tables import has_own_images
 
 # Okabe & Ito's palette, told apart by colour-blind readers as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 OWN = ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7")
-METHOD_COLOURS = {**dict(zip(ECOSPHERE, OWN, strict=True)), **dict(zip(ELASTIC, cycle(COLOURS), strict=False))}
+THEIRS = ("#882255", "#44AA99", "#999933")  # Tol's, beside the palette that is used up
+METHOD_COLOURS = {
+    **dict(zip(ECOSPHERE, OWN, strict=True)),
+    **dict(zip(SEARCHES, THEIRS, strict=True)),
+    **dict(zip(ELASTIC, cycle(COLOURS), strict=False)),
+}
 STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))  # of those that come after each colour has been used once
 PHASE_COLOURS = dict(zip(PHASES, ("#C9CDD2", "#0072B2", "#E69F00", "#D55E00", "#CC79A7"), strict=True))
 GREY = "#5F6670"

@@ -172,8 +172,11 @@ def _methods(rows: pd.DataFrame) -> list[str]:
 
 
 def _remarks(row: pd.Series) -> str:
-    """How many runs of the row did not simply finish; nothing if all did."""
-    return ", ".join(f"{row[status]} {status}" for status in ("diverged", "incomplete", "repeated") if row[status])
+    """How many runs of the row did not simply finish, and what a line search tried besides; nothing if there is neither."""
+    remarks = [f"{row[status]} {status}" for status in ("diverged", "incomplete", "repeated") if row[status]]
+    if row.extra_forward_mean > 0:
+        remarks.append(f"trial points: + {number(100 * row.extra_forward_mean, 1)} % of the training")
+    return ", ".join(remarks)
 
 
 def main() -> None:

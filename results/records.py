@@ -30,6 +30,11 @@ ECOSPHERE = {  # methods as tables and figures name them, in their order; others
     "sqrt": "square-root scaling",
     "replay": "replay of EOA's rates",
 }
+SEARCHES = {  # steps found by a line search
+    "salsa": "SaLSA",
+    "salsa-released": "SaLSA, released class",
+    "sls": "Armijo search (SLS)",
+}
 ELASTIC = {  # a group of their own in figures, with what they are compared to
     "easgd": "EASGD",
     "easgd-gs": "EASGD, Gauss-Seidel",
@@ -53,13 +58,14 @@ ELASTIC = {  # a group of their own in figures, with what they are compared to
     "pbt": "population-based training",
     "PSO-PS (our reconstruction)": "PSO-PS (our reconstruction)",  # never without these words
 }
-METHODS = {**ECOSPHERE, **ELASTIC}
+METHODS = {**ECOSPHERE, **SEARCHES, **ELASTIC}
 DATASETS = {  # as they call themselves; others under their own name
     "digits": "digits",
     "mnist": "MNIST",
     "fashion-mnist": "Fashion-MNIST",
     "cifar10": "CIFAR-10",
     "cifar100": "CIFAR-100",
+    "topics": "Python topics",
 }
 SPECIES = {  # as figures spell them out; others under their own name
     "gwo": "grey wolves (gwo)",
@@ -82,6 +88,7 @@ NUMBERS = (
     "validation_accuracy",
     "train_images",
     "gradient_evaluations",
+    "extra_forward",
     "images_per_second",
     *(f"seconds_{phase}" for phase in ("total", *PHASES)),
     "sync_share",
@@ -285,6 +292,7 @@ def _summary_line(path: Path, problems: list[str]) -> dict[str, Any]:
     sync = seconds["evaluate"] + seconds["exchange"]
     return {
         **{k: summary[k] for k in (*plain, "diverged", "images_per_second", "commit")},
+        "extra_forward": summary.get("extra_forward", 0.0),  # records from before line searches have none
         "rounds_done": summary["rounds"],
         "lines_per_round": summary.get("lines_per_round", summary["ranks"]),
         **{f"seconds_{k}": seconds[k] for k in ("total", *PHASES)},

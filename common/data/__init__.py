@@ -10,6 +10,7 @@ from torch import Tensor
 
 from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, permutation, shard
 from common.data.sources import SOURCES, Source, Split, load
+from common.data.texts import Texts
 from common.errors import UsageError
 from common.seeding import Purpose, stream
 from common.topology import Topology
@@ -31,6 +32,23 @@ class Pictures:
         """The images at these indices, in this order."""
         return Pictures(self.augmenter.of(indices), self.labels[indices])
 
+    @property
+    def size(self) -> int:
+        """Side of the images that come out, in pixels."""
+        return self.augmenter.size
+
+    def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
+        """What `augmented` is to do to each image in round t."""
+        return self.augmenter.draw(seed, t, worker)
+
+    def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as they are, and their labels."""
+        return self.augmenter.plain(indices), self.labels[indices]
+
+    def augmented(self, indices: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Images after this round's choices, and their labels; draws: what `draw` gave."""
+        return self.augmenter.augmented(indices, draws), self.labels[indices]
+
 
 @dataclass(frozen=True)
 class DataSet:
@@ -41,10 +59,10 @@ class DataSet:
     """
 
     source: Source
-    train: Pictures
-    validation: Pictures
-    fitness: Pictures
-    test: Pictures
+    train: Pictures | Texts
+    validation: Pictures | Texts
+    fitness: Pictures | Texts
+    test: Pictures | Texts
 
     def batches(
         self, seed: int, t: int, batch_size: int, rank: int, ranks: int, steps: int, worker: int = 0
@@ -57,7 +75,7 @@ class DataSet:
         """
         order = permutation(seed, t, len(self.train), worker)
         mine = order[: steps * batch_size].reshape(steps, ranks, batch_size // ranks)[:, rank]
-        yield from self._augmented(mine, self.train.augmenter.draw(seed, t, worker))
+        yield from self._augmented(mine, self.train.draw(seed, t, worker))
 
     def own_batches(
         self, seed: int, t: int, size: int, worker: int, workers: int, steps: int
@@ -68,12 +86,12 @@ class DataSet:
         """
         own = shard(seed, len(self.train), worker, workers)
         mine = own[permutation(seed, t, len(own), worker)][: steps * size].reshape(steps, size)
-        yield from self._augmented(mine, self.train.augmenter.draw(seed, t))
+        yield from self._augmented(mine, self.train.draw(seed, t))
 
     def _augmented(self, batches: np.ndarray, draws: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Batches of the images with these indices, shape (steps, size)."""
         for indices in torch.from_numpy(np.ascontiguousarray(batches)).to(self.train.labels.device):
-            yield self.train.augmenter.augmented(indices, draws), self.train.labels[indices]
+            yield self.train.augmented(indices, draws)
 
 
 KEPT_LARGER = 8 / 7  # images of a folder are kept so much larger than they are trained at, as crops of 224 from 256 pixels
@@ -101,6 +119,8 @@ def open_data(
     """
     if crop and image_size:
         raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
+    if (crop or image_size) and name in SOURCES and SOURCES[name].is_text:
+        raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
     with topology.agreed():
         mine = None
@@ -108,14 +128,16 @@ def open_data(
             side = min(train.images.shape[1:3])
             if crop > side:
                 raise UsageError(f"--crop {crop} is more than the {side} pixels of {source.title}'s images")
-            kept, held_out, judged = split(train.labels, val_fraction, fitness_images, seed, source.title)
-            mine = fewer(train.labels, kept, train_images, seed), held_out, judged
+            kept, held_out, judged = split(train.kinds, val_fraction, fitness_images, seed, source.title)
+            mine = fewer(train.kinds, kept, train_images, seed), held_out, judged
     kept, held_out, judged = topology.world.share(mine)
 
-    def pictures(part: Split | None) -> Pictures:
+    def on_device(part: Split | None) -> Pictures | Texts:
         """What the first rank of a node has, on all its ranks."""
         shared = (topology.node.share_array(a) for a in ((part.images, part.labels) if part else (None, None)))
         images, labels = (torch.from_numpy(a).to(topology.device) for a in shared)
+        if source.is_text:
+            return Texts(images, labels)
         if crop:
             augmenter: Augmenter = CroppingAugmenter(images, source, crop)
         else:
@@ -124,10 +146,10 @@ def open_data(
 
     return DataSet(
         source=source,
-        train=pictures(train and train.take(kept)),
-        validation=pictures(train and train.take(held_out)),
-        fitness=pictures(train and train.take(judged)),
-        test=pictures(test),
+        train=on_device(train and train.take(kept)),
+        validation=on_device(train and train.take(held_out)),
+        fitness=on_device(train and train.take(judged)),
+        test=on_device(test),
     )
 
 
@@ -176,4 +198,15 @@ def fewer(labels: np.ndarray, kept: np.ndarray, wanted: int, seed: int) -> np.nd
     return train_test_split(kept, train_size=wanted, stratify=labels[kept], random_state=state)[0]
 
 
-__all__ = ["DEFAULT_DIRECTORY", "SOURCES", "DataSet", "Pictures", "fewer", "open_data", "permutation", "shard", "split"]
+__all__ = [
+    "DEFAULT_DIRECTORY",
+    "SOURCES",
+    "DataSet",
+    "Pictures",
+    "Texts",
+    "fewer",
+    "open_data",
+    "permutation",
+    "shard",
+    "split",
+]

@@ -33,6 +33,7 @@ class Augmenter:
 
     def __init__(self, images: Tensor, source: Source) -> None:
         self.images, self.source = images, source
+        self.size = images.shape[1]  # side of the images that come out
         self.scale = 1 / (255 * torch.tensor(source.std, device=images.device))
         self.shift = -torch.tensor(source.mean, device=images.device) / torch.tensor(source.std, device=images.device)
 

@@ -1,4 +1,4 @@
-"""Data sets as uint8 arrays in memory. torchvision downloads and checks them; scikit-learn's digits need no download.
+"""Data sets as arrays in memory. torchvision downloads and checks them; scikit-learn's digits and texts need no download.
 
 A data set of your own is a folder of images (`imagefolder`), or one line in `SOURCES`.
 """
@@ -19,17 +19,27 @@ NO_FILES_HINT = "--dataset digits"
 
 @dataclass(frozen=True)
 class Split:
-    """Images of shape (n, h, w, channels) uint8, and labels of shape (n,) int64."""
+    """Images of shape (n, h, w, channels) uint8, and labels of shape (n,) int64; of a text windows of shape (n, length) int64,
+    and what follows each of their places, likewise.
+
+    strata: shape (n,), what a part of it should have in equal shares: the labels, unless given.
+    """
 
     images: np.ndarray
     labels: np.ndarray
+    strata: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
+    @property
+    def kinds(self) -> np.ndarray:
+        """The strata, by default the labels."""
+        return self.labels if self.strata is None else self.strata
+
     def take(self, indices: np.ndarray) -> "Split":
         """The images at these indices, in this order."""
-        return Split(self.images[indices], self.labels[indices])
+        return Split(self.images[indices], self.labels[indices], None if self.strata is None else self.strata[indices])
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,7 @@ class Source:
     mean, std: per channel, of pixels in [0, 1], over the training images. pad, flip, cutout: its usual augmentation: pixels
     of padding for the random crop, whether mirror images keep their class, side of the square that is cut out (0: none).
     torchvision: its class for the data set, one that takes root, train and download ('' for what `load` reads by itself).
+    digest: SHA-256 of data that are not the same everywhere, once they are read. Of a text, classes are symbols.
     """
 
     title: str
@@ -49,11 +60,17 @@ class Source:
     flip: bool
     cutout: int
     torchvision: str = ""
+    digest: str = ""
 
     @property
     def channels(self) -> int:
-        """Colour channels of an image."""
+        """Colour channels of an image; 0 for a text."""
         return len(self.mean)
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is made of characters, not of pixels."""
+        return not self.mean
 
 
 SOURCES = {
@@ -62,6 +79,7 @@ SOURCES = {
     "fashion-mnist": Source("Fashion-MNIST", 10, (0.2860,), (0.3530,), 2, True, 0, "FashionMNIST"),
     "cifar10": Source("CIFAR-10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), 4, True, 16, "CIFAR10"),
     "cifar100": Source("CIFAR-100", 100, (0.5071, 0.4866, 0.4409), (0.2673, 0.2564, 0.2762), 4, True, 16, "CIFAR100"),
+    "topics": Source("Python topics", 97, (), (), pad=0, flip=False, cutout=0),
 }
 
 
@@ -74,12 +92,20 @@ def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[
     """
     with topology.agreed():
         read = _read(name, Path(directory).absolute(), size) if topology.node.rank == 0 else (None, None, None)
-    return topology.world.share(read[0]), read[1], read[2]
+    source = topology.world.share(read[0])
+    with topology.agreed():
+        if read[0] not in (None, source):
+            raise UsageError(f"{source.title} is not the same on all nodes: give them the same files, and the same Python")
+    return source, read[1], read[2]
 
 
 def _read(name: str, directory: Path, size: int) -> tuple[Source, Split, Split]:
     if name == "imagefolder":
         return _folder(directory, size)
+    if name == "topics":
+        from common.data.texts import load_topics
+
+        return load_topics()
     train, test = _digits() if name == "digits" else (_open(name, directory, train=part) for part in (True, False))
     return SOURCES[name], train, test
 

@@ -57,7 +57,7 @@ class Synchroniser(Protocol):
         ...
 
     def observe(self, report: Tensor) -> None:
-        """What the closure of a step has reported of its batch (summed loss, correct answers); by default nobody listens."""
+        """What a step's closure reported of its batch: (summed loss, correct answers, answers). By default nobody listens."""
         return
 
     def take(self, t: int, gradient: Tensor, finite: bool) -> bool:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from common.comm import Group, finite_mean_
-from common.data import Pictures
+from common.data import Pictures, Texts
 from common.elastic.run import NOT_JUDGED, CentredRun, Stopwatch
 from common.elastic.swarming import Swarm
 from common.loop import Judged, Trained, evaluate
@@ -60,7 +60,7 @@ class SwarmRun(CentredRun):
         self._note_time("evaluate", measuring)
         return measuring
 
-    def _judge(self, weights: Tensor, splits: Sequence[Pictures], group: Group) -> list[Judged]:
+    def _judge(self, weights: Tensor, splits: Sequence[Pictures | Texts], group: Group) -> list[Judged]:
         """Parameters that all ranks of the group hold, on images that they share out; collective over it.
 
         It is only reported, so what is sent for it does not count. The model is left as it was.
@@ -75,7 +75,7 @@ class SwarmRun(CentredRun):
         seconds = time.perf_counter() - began
         return [replace(j, seconds=seconds / len(splits)) for j in judged]
 
-    def _judge_average(self, splits: Sequence[Pictures]) -> list[Judged]:
+    def _judge_average(self, splits: Sequence[Pictures | Texts]) -> list[Judged]:
         """The mean of all finite workers' weights; collective."""
         world, traffic = self.topology.world, self.topology.traffic
         sent, weights = traffic.inside, self.ecosphere.model.parameters.detach()

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from common.comm import Group
-from common.data import Pictures
+from common.data import Pictures, Texts
 from common.elastic import swarm
 from common.elastic.rules import Synchroniser
 from common.elastic.swarm import Best, Motion
@@ -37,7 +37,7 @@ class Fitness(Protocol):
     """What a particle is compared by: a loss, lower is better."""
 
     def observe(self, report: Tensor) -> None:
-        """What a step's closure reported of its batch: (summed loss, correct answers)."""
+        """What a step's closure reported of its batch: (summed loss, correct answers, answers)."""
         return
 
     def measure(self, k: int) -> float:
@@ -59,12 +59,14 @@ class Probe(Fitness):
     images: how many, at most all. anew: whether others are drawn every round, instead of once.
     """
 
-    def __init__(self, module: nn.Module, train: Pictures, images: int, precision: str, seed: int, anew: bool = False) -> None:
+    def __init__(
+        self, module: nn.Module, train: Pictures | Texts, images: int, precision: str, seed: int, anew: bool = False
+    ) -> None:
         self.module, self.train, self.precision = module, train, precision
         self.images, self.seed, self.anew = min(images, len(train)), seed, anew
         self.round, self.pictures = 0, self._draw(0)
 
-    def _draw(self, k: int) -> Pictures:
+    def _draw(self, k: int) -> Pictures | Texts:
         indices = stream(self.seed, Purpose.PROBE, k).choice(len(self.train), self.images, replace=False)
         return self.train.take(torch.from_numpy(indices).to(self.train.labels.device))
 
@@ -81,19 +83,19 @@ class Probe(Fitness):
 class PhaseLoss(Fitness):
     """The loss that local training had on its batches: mean over the phase's steps, or of the last one. Costs nothing.
 
-    images: of one batch of this worker. last: whether only the last batch counts.
+    last: whether only the last batch counts.
     """
 
-    def __init__(self, images: int, last: bool = False) -> None:
-        self.images, self.last = images, last
-        self.seen = torch.zeros(2, dtype=torch.float64)  # summed loss per image, steps
+    def __init__(self, last: bool = False) -> None:
+        self.last = last
+        self.seen = torch.zeros(2, dtype=torch.float64)  # sum of the batches' mean losses, steps
 
     def observe(self, report: Tensor) -> None:
         """One more step; added up where the report is, so that nobody waits for an accelerator."""
         self.seen = self.seen.to(report.device)
         if self.last:
             self.seen.zero_()
-        self.seen[0] += report[0] / self.images
+        self.seen[0] += report[0] / report[-1]
         self.seen[1] += 1
 
     def measure(self, k: int) -> float:

@@ -8,13 +8,17 @@ from torch import nn
 
 from common.models.paper_cnn import PaperCNN
 from common.models.small_cnn import SmallCNN
+from common.models.transformer import Transformer
 from common.models.vit import NETWORKS, build_tiny, build_vit, load_published
 from common.models.wide_resnet import WideResNet
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network is built for: channels and side of its images, classes; depth, width and dropout where it has them."""
+    """What a network is built for: channels and side of its images, classes; depth, width and dropout where it has them.
+
+    Of a text: no channels, characters of a window in place of the side, symbols in place of classes.
+    """
 
     channels: int
     classes: int
@@ -33,8 +37,10 @@ MODELS: dict[str, Callable[[Shape], nn.Module]] = {
     "cnn": lambda s: SmallCNN(s.channels, s.classes, s.width),
     "easgd-cnn": lambda s: PaperCNN(s.channels, s.classes, s.image_size, s.width, s.dropout),
     "vit-tiny": lambda s: build_tiny(s.channels, s.classes, s.image_size, s.depth, s.width, s.dropout),
+    "transformer": lambda s: Transformer(s.classes, s.image_size, s.depth, s.width, s.dropout),
     **{name: _published(name) for name in NETWORKS},
 }
+FOR_TEXT = ("transformer",)  # the others are for images
 
 
 def build_model(
@@ -49,9 +55,9 @@ def build_model(
 ) -> nn.Module:
     """A network with initial weights that depend on `seed` alone; torch's global generator is left as it was.
 
-    channels: of the images. depth, width, dropout: where the network has them (`wrn` and `vit-tiny`; `cnn` has a width only,
-    `easgd-cnn` no depth). image_size: side of the images in pixels, where it matters. Raises ValueError for another name or
-    an impossible depth.
+    channels: of the images. depth, width, dropout: where the network has them (`wrn`, `vit-tiny` and `transformer`; `cnn` has
+    a width only, `easgd-cnn` no depth). image_size: side of the images in pixels, where it matters, or characters of a window.
+    Raises ValueError for another name or an impossible depth.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
@@ -69,8 +75,9 @@ def model_title(name: str, depth: int, width: int) -> str:
         "cnn": f"CNN-{width}",
         "easgd-cnn": f"EASGD-CNN-{width}",
         "vit-tiny": f"ViT-{depth}-{32 * width}",
+        "transformer": f"Transformer-{depth}-{32 * width}",
     }
     return titles.get(name, name)
 
 
-__all__ = ["MODELS", "NETWORKS", "Shape", "build_model", "load_published", "model_title"]
+__all__ = ["FOR_TEXT", "MODELS", "NETWORKS", "Shape", "build_model", "load_published", "model_title"]

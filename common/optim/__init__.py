@@ -1,6 +1,7 @@
 """Weight optimizers: how a worker turns gradients into a step, on the flat buffers of its model.
 
     sgd  nesterov  adamw  muon   what takes the step (`bases`)
+    salsa  salsa-sgd             Adam and SGD whose steps are found by a line search
     sam  asam                    SGD with SAM's gradient, with adaptive SAM's
     sam+adamw  asam+muon ...     the same over another one
 
@@ -8,23 +9,40 @@ A step is: backward, average over the gradient scope, update. With SAM two backw
 averaged over `--sam-scope` and forms the perturbation, the second's is averaged over the gradient scope, and weight decay,
 momentum and step act once, at the unperturbed weights. Where workers keep weights of their own, a synchroniser
 (`common.elastic`) couples them around the step.
+
+A line search evaluates the loss at trial points as well, all workers of the gradient scope together: they take the same steps.
+What rates mean to it: `WeightOptimizer.begin_round`.
 """
 
-from collections.abc import Callable
+from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from common.comm import Group
 from common.ecosphere import Ecosphere
 from common.elastic.rules import Synchroniser
+from common.optim.armijo import State
 from common.optim.bases import BASES, LookAhead, OptimizerSettings
+from common.optim.salsa import Salsa
 from common.optim.sam import PERTURBATIONS, Sharpness, frozen_batch_norm
 
 SAM_SCOPES = ("local", "population", "world")
-OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in BASES if base != "sgd"))
+UNDER_SAM = [name for name, base in BASES.items() if name != "sgd" and not base.searches]
+OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in UNDER_SAM))
 
-Closure = Callable[[], Tensor]  # zero the gradient, forward, backward; returns what it wants to report of the batch
+
+class Closure(Protocol):
+    """One batch."""
+
+    def __call__(self, backwards: bool = True) -> Tensor:
+        """Forward; before it, with `backwards`, the gradient is set to zero, and after it backward adds to it.
+
+        Returns what it wants to report of the batch; a line search takes the first number for the summed loss and the last
+        for how many losses they are, a single one for the mean loss.
+        """
+        ...
 
 
 def parts(name: str) -> tuple[str, str]:
@@ -38,6 +56,21 @@ def family(name: str) -> str:
     return BASES[parts(name)[1]].family
 
 
+def searches(name: str) -> bool:
+    """Whether one of OPTIMIZERS finds its steps by a line search."""
+    return BASES[parts(name)[1]].searches
+
+
+def unit(name: str, learning_rate: float, adam_rate: float, momentum: float) -> float:
+    """Eta0 of one of OPTIMIZERS over the one that rates are quoted for, `learning_rate`, that of SGD.
+
+    A line search along SGD has a momentum that averages; what it averages over, SGD's own adds up.
+    """
+    if family(name) == "adam":
+        return adam_rate / learning_rate
+    return 1 / (1 - momentum) if searches(name) else 1.0
+
+
 class WeightOptimizer:
     """One worker's optimizer on the flat parameters of `ecosphere.model`.
 
@@ -49,6 +82,7 @@ class WeightOptimizer:
     Attributes:
         clock: steps since the start of the run.
         passes: backward passes per step; images times passes are the gradient evaluations.
+        salsa: the line search, None where there is none.
     """
 
     def __init__(
@@ -62,30 +96,88 @@ class WeightOptimizer:
         self.sharpness = Sharpness(PERTURBATIONS[sharp], settings.rho) if sharp else None
         self.passes = self.sharpness.passes if self.sharpness else 1
         self._sam_group = _group(ecosphere, settings.sam_scope)
+        self.salsa = next((optimizer for optimizer in self.inner if isinstance(optimizer, Salsa)), None)
+        self._rate = 0.0  # of the round before, where there was one
+        if self.salsa:
+            self.salsa.gather, self.salsa.rank = ecosphere.topology.gradients.gather_rows, ecosphere.topology.world.rank
+
+    @property
+    def searches(self) -> int:
+        """Line searches so far."""
+        return self.salsa.search.searches if self.salsa else 0
+
+    @property
+    def trials(self) -> int:
+        """Trial points so far, each of them a forward pass more."""
+        return self.salsa.search.trials if self.salsa else 0
+
+    def begin_round(self, rate: float) -> None:
+        """A population that moved its workers' rates by some factor moves the step of their line search by it (by the geometric
+        mean over the gradient scope): the next search begins there. That is all a rate means to it; how large it is, and how
+        it changes inside a round, does not concern it. Other optimizers do nothing here. Collective over the gradient scope.
+        """
+        if not self.salsa:
+            return
+        before, self._rate = self._rate, rate
+        moved = np.log(rate / before) if before > 0 and rate > 0 else 0.0
+        factor = np.exp(self.ecosphere.topology.gradients.gather_rows(np.array([moved])).mean())
+        if factor != 1:
+            for group in self.salsa.param_groups:
+                group["lr"] = float(self.salsa.search.eta * factor)
+
+    def step_size(self, rate: float) -> float:
+        """What the record says of a round at this rate: rate * unit, or the step that a line search accepted last."""
+        return self.salsa.search.eta if self.salsa else rate * self.unit
 
     def step(self, closure: Closure, rate: float) -> Tensor:
-        """One update at learning rate `rate * unit`; returns what the (first) closure call returned.
+        """One update at learning rate `rate * unit`, or by a line search; returns what the (first) closure call returned.
 
-        Collective over the gradient scope, and over the SAM scope. Left out where no rank's gradient is finite.
+        Collective over the gradient scope, and over the SAM scope. Left out where no rank's gradient is finite, and by a line
+        search where not all losses are.
         """
         weights, synchroniser = self.model.parameters.data, self.synchroniser
         if synchroniser:
             synchroniser.begin(self.clock, weights)
-        for optimizer in self.inner:
-            if isinstance(optimizer, LookAhead):
-                optimizer.look_ahead()
-        report = closure()
-        if synchroniser:
-            synchroniser.observe(report)
-        if self.sharpness:
-            self._second_pass(closure, self.sharpness)
-        finite = self.ecosphere.average_gradient()
-        if synchroniser.take(self.clock, self.model.gradient, finite) if synchroniser else finite:
-            self._take_step(rate)
+        report = self._search(closure, self.salsa) if self.salsa else self._step_at(closure, rate)
         if synchroniser:
             synchroniser.end(self.clock, weights, self.model.gradient)
         self.clock += 1
         return report
+
+    def _step_at(self, closure: Closure, rate: float) -> Tensor:
+        for optimizer in self.inner:
+            if isinstance(optimizer, LookAhead):
+                optimizer.look_ahead()
+        report = self._observed(closure())
+        if self.sharpness:
+            self._second_pass(closure, self.sharpness)
+        if self._may_step():
+            self._take_step(rate)
+        return report
+
+    def _search(self, closure: Closure, salsa: Salsa) -> Tensor:
+        first: list[Tensor] = []
+
+        def averaged(backwards: bool) -> Tensor:
+            report = closure(backwards)
+            if not backwards:
+                return report
+            first.append(self._observed(report))
+            return report if self._may_step() else torch.full_like(report, torch.nan)
+
+        salsa.step(averaged)
+        return first[0]
+
+    def _observed(self, report: Tensor) -> Tensor:
+        """The report of a step's batch, once the synchroniser has seen it."""
+        if self.synchroniser:
+            self.synchroniser.observe(report)
+        return report
+
+    def _may_step(self) -> bool:
+        """Average the gradient; whether it is finite somewhere, and there is a step to take with it."""
+        finite = self.ecosphere.average_gradient()
+        return self.synchroniser.take(self.clock, self.model.gradient, finite) if self.synchroniser else finite
 
     def _take_step(self, rate: float) -> None:
         if self.settings.clip_norm:
@@ -112,8 +204,11 @@ class WeightOptimizer:
 
     def end_round(self, finite: bool) -> None:
         """After the exchange of a population's weights: momentum stays with its worker, unless the settings or lost weights ask
-        for a fresh one; what a synchroniser remembers begins anew at the weights that all have been given.
+        for a fresh one; what a synchroniser remembers begins anew at the weights that all have been given. Workers that search
+        together forget together (collective over the gradient scope).
         """
+        if self.salsa:
+            finite = bool(self.ecosphere.topology.gradients.gather_rows(np.array([float(finite)])).all())
         if self.settings.reset_momentum or not finite:
             self.forget()
         if self.synchroniser:
@@ -135,8 +230,10 @@ class WeightOptimizer:
         return [self.inner[0].state[parameters].setdefault("momentum_buffer", torch.zeros_like(parameters))]
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep besides the weights, by `optimizer.parameter.name`."""
-        return {
+        """What a checkpoint has to keep besides the weights: by `optimizer.parameter.name`, and `search` of a line search."""
+        numbers = [self._rate, *self.salsa.search.numbers()] if self.salsa else []
+        search = {"search": torch.tensor(numbers, dtype=torch.float64)} if numbers else {}
+        return search | {
             f"{i}.{j}.{name}": value
             for i, optimizer in enumerate(self.inner)
             for j, state in optimizer.state_dict()["state"].items()
@@ -148,10 +245,15 @@ class WeightOptimizer:
         """Put back what `state_tensors` gave."""
         states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.inner]
         for key, value in tensors.items():
+            if key == "search":
+                continue
             i, j, name = key.split(".", 2)
             states[int(i)].setdefault(int(j), {})[name] = value
         for optimizer, state in zip(self.inner, states, strict=True):
-            optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        if self.salsa:
+            self._rate, *numbers = tensors["search"].tolist()
+            self.salsa.search = State.of(numbers)
 
 
 def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
@@ -162,4 +264,15 @@ def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
     return topology.world if scope == "world" else topology.population
 
 
-__all__ = ["BASES", "OPTIMIZERS", "SAM_SCOPES", "Closure", "OptimizerSettings", "WeightOptimizer", "family", "parts"]
+__all__ = [
+    "BASES",
+    "OPTIMIZERS",
+    "SAM_SCOPES",
+    "Closure",
+    "OptimizerSettings",
+    "WeightOptimizer",
+    "family",
+    "parts",
+    "searches",
+    "unit",
+]

@@ -1,9 +1,10 @@
-"""The optimizers that take the step, on the flat buffers of a model; all of them torch's own.
+"""The optimizers that take the step, on the flat buffers of a model; most of them torch's own.
 
     sgd     v = mu v + g + lambda w, w -= x v, on the whole buffer as one tensor
     adamw   decoupled decay (Loshchilov & Hutter 2019), likewise
     muon    orthogonalised momentum (Jordan et al. 2024) for weights with a matrix shape (a convolution's as outputs x the
             rest), scaled so that AdamW's rates fit; biases and normalisation by AdamW at the same rate
+    salsa   Adam with a line search for the step (`common.optim.salsa`); salsa-sgd: SGD with one
 
 An optimizer of your own is one function like these, and one line in `BASES`.
 """
@@ -15,6 +16,8 @@ import torch
 from torch import nn
 
 from common.flat import FlatModel
+from common.optim.armijo import PAPER, Rules
+from common.optim.salsa import Direction, Salsa
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,8 @@ class OptimizerSettings:
 
     momentum, weight_decay: of SGD. adam_decay: decoupled decay of AdamW and Muon. rho: radius of SAM and ASAM. sam_scope:
     communicator over which SAM's first gradient is averaged. clip_norm: largest norm of the averaged gradient, 0 for any.
-    reset_momentum: momentum restarts from zero after every round, as in the reference scripts.
+    reset_momentum: momentum restarts from zero after every round, as in the reference scripts. search: how a line search
+    goes about it. seed: what is drawn inside its steps is drawn from it.
     """
 
     name: str = "asam"
@@ -34,6 +38,8 @@ class OptimizerSettings:
     sam_scope: str = "local"
     clip_norm: float = 0.0
     reset_momentum: bool = False
+    search: Rules = PAPER
+    seed: int = 0
 
 
 Build = Callable[[FlatModel, OptimizerSettings], list[torch.optim.Optimizer]]
@@ -41,10 +47,14 @@ Build = Callable[[FlatModel, OptimizerSettings], list[torch.optim.Optimizer]]
 
 @dataclass(frozen=True)
 class Base:
-    """An optimizer, and which option quotes its base rate eta0: the family `sgd` or `adam`."""
+    """An optimizer, and which option quotes its base rate eta0: the family `sgd` or `adam`.
+
+    searches: whether it finds its steps by itself; the gradient then has to be the loss's own, not SAM's.
+    """
 
     build: Build
     family: str
+    searches: bool = False
 
 
 def _sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
@@ -104,6 +114,26 @@ def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Opt
     return optimizers
 
 
-BASES = {"sgd": Base(_sgd, "sgd"), "nesterov": Base(_nesterov, "sgd"), "adamw": Base(_adamw, "adam")}
+def _salsa(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    return [_search(model, settings, "adam", 0.9, settings.adam_decay)]
+
+
+def _salsa_sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    return [_search(model, settings, "sgd", settings.momentum, settings.weight_decay)]
+
+
+def _search(model: FlatModel, settings: OptimizerSettings, direction: Direction, momentum: float, decay: float) -> Salsa:
+    buffers = [model.buffers, *(b for b in model.module.buffers() if not b.is_floating_point())]
+    betas = (momentum, 0.999)
+    return Salsa([model.parameters], settings.search, direction, betas, 1e-8, decay, buffers, seed=settings.seed)
+
+
+BASES = {
+    "sgd": Base(_sgd, "sgd"),
+    "nesterov": Base(_nesterov, "sgd"),
+    "adamw": Base(_adamw, "adam"),
+    "salsa": Base(_salsa, "adam", searches=True),
+    "salsa-sgd": Base(_salsa_sgd, "sgd", searches=True),
+}
 if hasattr(torch.optim, "Muon"):  # from torch 2.9 on
     BASES["muon"] = Base(_muon, "adam")

@@ -12,12 +12,13 @@ from common.forage import IMPROVED
 FILES = {"config.json", "environment.json", "metrics.csv", "rates.csv", "summary.json", "weights.safetensors"}
 COLUMNS = [
     *("round", "rank", "population", "species", "optimizer", "lr", "fitness"),
-    *("train_loss", "train_accuracy", "val_loss", "val_accuracy"),
+    *("train_loss", "train_accuracy", "val_loss", "val_accuracy", "forward_evaluations", "searches", "trials"),
     *("seconds_train", "seconds_evaluate", "seconds_exchange", "bytes_inside", "bytes_across"),
 ]
 KEYS = {
     *("experiment", "method", "dataset", "model", "seed", "ranks", "populations", "rounds"),
     *("train_images", "gradient_evaluations", "validation_accuracy", "test_accuracy", "test_loss", "diverged"),
+    *("forward_evaluations", "searches", "trials", "extra_forward"),
     *("seconds", "images_per_second", "bytes_sent", "weights_sha256", "commit"),
 }
 SECONDS = {"total", "setup", "train", "evaluate", "exchange", "other"}
@@ -104,4 +105,9 @@ def check_complete(directory: Path, rounds: int, ranks: int) -> RunRecord:
     assert 0 <= summary["test_accuracy"] <= 1
     assert summary["bytes_sent"]["across"] == sum(record.column("bytes_across")) == record.bytes_by_formula()
     assert summary["bytes_sent"]["inside"] == sum(record.column("bytes_inside"))
+    for name in ("forward_evaluations", "searches", "trials"):
+        assert summary[name] == sum(record.column(name))
+    extra = summary["forward_evaluations"] - summary["gradient_evaluations"]
+    assert (extra > 0) == (summary["trials"] > 0)
+    assert abs(summary["extra_forward"] * 3 * summary["gradient_evaluations"] - extra) < 1e-6
     return record

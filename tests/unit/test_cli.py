@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from common import cli
 from common.cli import PRESETS, CommonArgs, check_common, parse_args, settle_batch, settle_precision
-from common.eoa import EoaArgs, settle_reference
+from common.eoa import EoaArgs, check_search, settle_reference
 from common.errors import UsageError
+from common.populations import PopulationSpec
 
 OURS = {
     "smoke": CommonArgs(preset="smoke", dataset="digits", rounds=2, batch_size=64),
@@ -22,16 +23,17 @@ OURS = {
     "paper": CommonArgs(preset="paper", rounds=200),
 }
 SCRIPTS = Path(__file__).parents[2] / "EOA-SAM"
+SALSA = Path(__file__).parents[2] / "SaLSA"
 
 
 def parse(*argv):
     return parse_args(OURS, "a test", list(argv))
 
 
-def load_script(name, monkeypatch):
+def load_script(name, monkeypatch, folder=SCRIPTS):
     """An experiment script as a module; its folder is no importable name."""
-    monkeypatch.syspath_prepend(str(SCRIPTS))
-    spec = importlib.util.spec_from_file_location(name.replace("-", "_"), SCRIPTS / f"{name}.py")
+    monkeypatch.syspath_prepend(str(folder))
+    spec = importlib.util.spec_from_file_location(name.replace("-", "_"), folder / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
     spec.loader.exec_module(module)
@@ -221,3 +223,61 @@ def test_a_scripts_own_flags_can_be_turned_on_and_off():
     assert cli.parse_args(presets, "x", ["--preset", "smoke", "--extra"])[0].extra
     args, given_names = cli.parse_args(presets, "x", ["--preset", "paper", "--no-extra"])
     assert (args.extra, given_names) == (False, {"preset", "extra"})
+
+
+def test_the_line_search_takes_what_is_not_given_from_its_variant(monkeypatch):
+    module = load_script("SaLSA", monkeypatch, SALSA)
+
+    def settled(*argv):
+        return module.settle(*parse_args(module.PRESETS, "x", ["--preset", "smoke", *argv]))
+
+    args, rules = settled()
+    assert (args.optimizer, rules) == ("salsa", module.PAPER)
+    args, rules = settled("--variant", "released", "--c", "0.7", "--direction", "sgd")
+    assert (args.optimizer, args.c, args.beta3, args.eta0) == ("salsa-sgd", 0.7, 0.9, 1.0)
+    assert rules == replace(module.RELEASED, c=0.7)
+    args, rules = settled("--plain", "--every", "3")
+    assert (args.c, args.beta3, rules) == (0.1, 0.0, replace(module.PLAIN, every=3))
+    assert undocumented(module.Args) == []
+    for preset in PRESETS:
+        check_common(module.PRESETS[preset])
+    for argv, said in (
+        (("--optimizer", "sgd"), "--optimizer is for optimizers with a rate"),
+        (("--plain", "--beta3", "0.5"), "leave --beta3 and --variant out"),
+        (("--c", "1.5"), "--c 1.5 has to lie between 0 and 1"),
+        (("--eta0", "20"), "--eta0 20.0 has to lie in (0, 10]"),
+        (("--dataset", "topics", "--model", "cnn"), "--model cnn is for images"),
+        (("--rounds", "0"), "--rounds 0"),
+    ):
+        with pytest.raises(UsageError) as refusal:
+            settled(*argv)
+        assert said in str(refusal.value)
+
+
+def test_a_line_search_is_refused_where_others_would_not_come_to_its_trials_or_its_rate_is_sought():
+    searching = [PopulationSpec("gwo", 2, "sgd"), PopulationSpec("hold", 2, "salsa")]
+    alike = [PopulationSpec("gwo", 2, "salsa"), PopulationSpec("hold", 2, "salsa")]
+    check_search(EoaArgs(), searching)
+    check_search(EoaArgs(scope="world"), alike)
+    check_search(EoaArgs(scope="world", base_rate="forage"), [PopulationSpec("gwo", 4, "sam+adamw")])
+    with pytest.raises(UsageError, match=r"--scope world.*salsa, but there are also sgd"):
+        check_search(EoaArgs(scope="world"), searching)
+    with pytest.raises(UsageError, match="--base-rate forage looks for what salsa finds"):
+        check_search(EoaArgs(base_rate="forage"), searching)
+
+
+@pytest.mark.parametrize(("script", "own"), [("EASGD/EASGD", "decay"), ("PSO-PS/PSOPS", "adam_rate")])
+def test_workers_may_search_alone_where_they_are_coupled_but_not_beside_options_of_a_rate(script, own, monkeypatch):
+    folder, name = script.split("/")
+    module = load_script(name, monkeypatch, SCRIPTS.parent / folder)
+
+    def settled(*argv):
+        args, given = parse_args(module.PRESETS, "x", ["--preset", "cpu", "--optimizer", "salsa", *argv])
+        return module.settle(args, given, *([4] if name == "PSOPS" else []))
+
+    for argv in ((), ("--dataset", "topics")):
+        settled(*(("--method", "easgd") if name == "EASGD" else ()), *argv)
+    for option in ("learning_rate", own):
+        flag = f"--{option.replace('_', '-')}"
+        with pytest.raises(UsageError, match=f"{flag} is for optimizers with a rate, and salsa"):
+            settled(flag, "0.5")

@@ -263,6 +263,15 @@ class TestTables:
         assert list(table["ranks: populations"]) == ["4: 2 gwo + 2 woa", "4", "4"]
         assert list(table["remarks"]) == ["", "1 diverged", "1 incomplete"]
 
+    def test_what_a_line_search_tried_besides_is_remarked(self, tmp_path):
+        for seed, extra in enumerate((0.10, 0.14)):
+            directory = add_run(tmp_path, f"salsa/salsa-s{seed}", seed, **plain("salsa", "salsa"))
+            path = directory / "summary.json"
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"extra_forward": extra}))
+        add_run(tmp_path, "baselines/cosine-s0", 0, 0.8, **plain("cosine"))
+        table = make_tables.accuracy_table(recorded.load(tmp_path, "smoke"))
+        assert sorted(table.remarks) == ["", "trial points: + 12.0 % of the training"]
+
     def test_cost(self, records):
         table = make_tables.cost_table(records).set_index("method")
         assert table["evaluate + exchange, %"]["cosine"] == "23.6"  # (2/8 + 2/9) / 2

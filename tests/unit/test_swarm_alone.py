@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.comm import Group, Traffic
-from common.data import SOURCES, Pictures
+from common.data import SOURCES, Pictures, Texts
 from common.data.augment import Augmenter
 from common.elastic.swarm import MOTIONS, RANDS
 from common.elastic.swarming import Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
+from common.models import build_model
 from common.mpi import MPI
 
 
@@ -89,20 +90,19 @@ def test_what_is_left_of_a_phase_is_measured_at_the_end():
 
 
 def test_the_loss_of_a_phase():
-    mean, last = PhaseLoss(4), PhaseLoss(4, last=True)
+    mean, last = PhaseLoss(), PhaseLoss(last=True)
     assert mean.measure(1) == last.measure(1) == math.inf
     for loss in (8.0, 4.0, 6.0):
         for fitness in (mean, last):
-            fitness.observe(torch.tensor([loss, 1.0]))
-    other = PhaseLoss(4)
+            fitness.observe(torch.tensor([loss, 1.0, 4.0]))
+    other = PhaseLoss()
     other.tensors()["phase"].copy_(mean.tensors()["phase"])
     assert (mean.measure(1), last.measure(1), other.measure(1)) == (1.5, 1.5, 1.5)
-    mean.observe(torch.tensor([2.0, 1.0]))
-    last.observe(torch.tensor([2.0, 1.0]))
-    mean.observe(torch.tensor([4.0, 1.0]))
-    last.observe(torch.tensor([4.0, 1.0]))
+    for loss, answers in ((2.0, 4.0), (8.0, 8.0)):
+        for fitness in (mean, last):
+            fitness.observe(torch.tensor([loss, 1.0, answers], dtype=torch.float64))
     assert (mean.measure(2), last.measure(2)) == (0.75, 1.0)
-    mean.observe(torch.tensor([2.0, 1.0]))
+    mean.observe(torch.tensor([2.0, 1.0, 4.0]))
     mean.restart()
     assert mean.measure(3) == math.inf
 
@@ -134,6 +134,19 @@ def test_a_probe_is_the_mean_loss_in_evaluation_mode_on_images_as_they_are(pictu
     assert matches.any(1).all(), "training images"
     assert len({tuple(i.flatten().tolist()) for i in taken.augmenter.images}) == 25, "different ones"
     assert len(Probe(network, pictures, 1000, "float32", seed=3).pictures) == 40
+
+
+def test_a_probe_of_texts_is_the_mean_loss_over_all_their_places():
+    torch.manual_seed(0)
+    texts = Texts(torch.randint(97, (12, 6)), torch.randint(97, (12, 6)))
+    module = build_model("transformer", 0, 97, depth=1, width=1, image_size=6)
+    probe = Probe(module, texts, 5, "float32", seed=3)
+    found, taken = probe.measure(1), probe.pictures
+    assert len(taken) == 5
+    expected = F.cross_entropy(module.eval()(taken.symbols).flatten(0, 1), taken.labels.flatten())
+    assert found == pytest.approx(expected.item(), rel=1e-5)
+    rows = {(tuple(s.tolist()), tuple(t.tolist())) for s, t in zip(texts.symbols, texts.labels, strict=True)}
+    assert len(rows & {(tuple(s.tolist()), tuple(t.tolist())) for s, t in zip(taken.symbols, taken.labels, strict=True)}) == 5
 
 
 def test_a_probe_is_the_same_everywhere_and_lasts_unless_it_is_to_be_new(pictures, network):

@@ -40,10 +40,11 @@ def closure_of(model, batch, calls=None, spoil=lambda call: False):
     """Forward and backward, counting calls; `spoil(call)` tells which of them end in a gradient that is not finite."""
     calls = [] if calls is None else calls
 
-    def closure():
-        model.zero_gradient()
+    def closure(backwards=True):
         loss = F.cross_entropy(model.module(batch[0]), batch[1])
-        loss.backward()
+        if backwards:
+            model.zero_gradient()
+            loss.backward()
         if spoil(len(calls)):
             model.gradient[2] = float("nan")
         calls.append(model.parameters.detach().clone())

@@ -1,0 +1,105 @@
+"""SaLSA: SGD and Adam whose step sizes find themselves by a line search on moving averages (Kenneweg et al., IJCNN 2024).
+
+All ranks are one worker: they average gradients and losses every step, and take the same step.
+
+    python SaLSA/SaLSA.py --preset smoke                                    # digits, seconds
+    python SaLSA/SaLSA.py --preset smoke --dataset topics --rounds 4        # a language model on Python's reference
+    mpirun --oversubscribe --bind-to none -np 2 python SaLSA/SaLSA.py --direction sgd
+    python SaLSA/SaLSA.py --plain --preset smoke                            # without the averages: Vaswani et al.'s search
+
+To search in a population of an ecosphere: `--populations gwo:4:sgd,hold:4:salsa` (EOA-SAM).
+"""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from common import launch
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
+from common.ecosphere import Ecosphere
+from common.errors import UsageError
+from common.exchange import Exchange
+from common.optim.armijo import PAPER, PLAIN, RELEASED, Rules
+from common.populations import PopulationSpec
+from common.rates import ScheduledRates
+from common.run import Run
+from common.topology import build_topology, world_size
+
+WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # every script has them
+
+
+@dataclass(frozen=True)
+class Args(CommonArgs):
+    """Options of the line search, after those that every script has."""
+
+    direction: Literal["adam", "sgd"] = "adam"
+    """what is searched along"""
+    eta0: float = PAPER.eta0
+    """the first step; any high value (paper: 0.1; released class: 1)"""
+    c: float = PAPER.c
+    """share of the promised decrease that a step has to bring (paper: 0.3; released class: 0.5; plain: 0.1)"""
+    beta3: float = PAPER.beta3
+    """weight of the past in the averages of decrease and slope (paper: 0.99; released class: 0.9)"""
+    every: int = 0
+    """steps between two searches; 0 adapts them, up to 10, to how fast the step changes (paper: adapted)"""
+    variant: Literal["paper", "released"] = "paper"
+    """follow the paper, or the authors' released class where that differs (docs/algorithms.md)"""
+    plain: bool = False
+    """test the present batch alone, without averages"""
+
+
+PRESETS = make_presets(
+    Args,
+    smoke={"label_smoothing": 0.0, "weight_decay": 0.0, "adam_decay": 0.0, "precision": "float32"},
+    cpu={"batch_size": 128, "label_smoothing": 0.0, "weight_decay": 0.0, "adam_decay": 0.0, "precision": "float32"},
+    paper={"batch_size": 128, "label_smoothing": 0.0, "weight_decay": 0.0, "adam_decay": 0.0, "precision": "float32"},
+)
+COST = {
+    "smoke": "10 to 30 seconds",
+    "cpu": "15 minutes on 2 quiet cores",
+    "paper": "200 epochs of WRN-16-8, for GPUs",
+}
+
+
+def main() -> None:
+    """Parse, build one population over all ranks, train."""
+    args, given = parse_args(PRESETS, __doc__)
+    args, rules = settle(args, given)
+    method = "sls" if args.plain else "salsa-released" if rules.released else "salsa"
+    topology = build_topology([PopulationSpec(method, world_size(), args.optimizer)])
+    run = Run("salsa", method, args, given, topology, [headline(f"SaLSA, direction {args.direction}", args.preset, COST)])
+
+    nothing = ScheduledRates(lambda progress: 1.0, args.learning_rate, args.learning_rate, topology.world.size, args.rounds)
+    ecosphere = Ecosphere(topology, nothing, Exchange("average"))  # no rate is moved: steps find themselves
+    ecosphere.adopt(run.build_model())
+    optimizer = run.build_optimizer(ecosphere, search=rules)
+
+    run.start(ecosphere, optimizer, {})
+    with run:
+        for t in run.rounds():
+            rate = ecosphere.rate
+            trained = run.train(t)  # Horovod: gradients of all ranks; MPI: their losses, here and at every trial point
+            judged = run.judge(t)  # for the record only: nothing is decided by it
+            turn = ecosphere.turn(t, judged.fitness)  # batch-norm statistics are averaged
+            run.close_round(t, rate, trained, judged, turn)
+
+
+def settle(args: Args, given: set[str]) -> tuple[Args, Rules]:
+    """The arguments as the search needs them, and its rules. Raises UsageError for those that cannot work."""
+    for name in sorted(given & set(WITHOUT_EFFECT)):
+        raise UsageError(f"--{name.replace('_', '-')} is for optimizers with a rate: SaLSA has --eta0 and --direction")
+    if args.plain and {"beta3", "variant"} & given:
+        raise UsageError("--plain has no averages and no variants: leave --beta3 and --variant out")
+    base = PLAIN if args.plain else RELEASED if args.variant == "released" else PAPER
+    chosen = {name: getattr(args if name in given else base, name) for name in ("eta0", "c", "beta3")}
+    try:
+        rules = replace(base, **chosen, every=args.every)
+    except ValueError as error:
+        raise UsageError(f"--{error}") from None
+    optimizer = "salsa" if args.direction == "adam" else "salsa-sgd"
+    settled = replace(args, **chosen, optimizer=optimizer)
+    check_common(settled)
+    return settled, rules
+
+
+if __name__ == "__main__":
+    launch.run(main)

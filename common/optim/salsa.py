@@ -1,0 +1,261 @@
+"""SaLSA as a torch optimizer: SGD or Adam whose step sizes are found by a line search (the mathematics: `common.optim.armijo`).
+
+    optimizer = Salsa(model.parameters(), buffers=model.buffers())
+
+    def closure(backwards):
+        loss = F.cross_entropy(model(images), labels)
+        if backwards:
+            loss.backward()
+        return loss
+
+    optimizer.zero_grad()
+    optimizer.step(closure)
+
+Everything the closure needs is fixed before: it is called again at trial points, on the same batch. What it draws (dropout) is
+drawn from the same seed in all calls of a step, and buffers (batch-norm statistics) are put back after each trial.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.optim.armijo import PAPER, Rules, State, Step, decide, period, skip
+from common.seeding import Purpose, drawn_from, torch_seed
+
+AGREEMENT = 100  # steps between two looks at whether all ranks still search alike
+
+Closure = Callable[[bool], Tensor]
+Gather = Callable[[np.ndarray], np.ndarray]
+Direction = Literal["adam", "sgd"]
+
+
+@dataclass
+class Move:
+    """Where one parameter goes: to trial points `base - eta direction`, in the end to `base - eta scale momentum / root`.
+
+    root: the denominator of Adam's preconditioner, None for SGD. slope: <g, direction>. base: the weights before the trials.
+    """
+
+    parameter: Tensor
+    momentum: Tensor
+    scale: float
+    direction: Tensor
+    slope: float
+    root: Tensor | None
+    decay: float
+    base: Tensor | None = None
+
+    def try_at(self, eta: float) -> None:
+        """To the trial point; the first time, the weights are kept."""
+        if self.base is None:
+            self.base = self.parameter.clone()
+        torch.sub(self.base, self.direction, alpha=eta, out=self.parameter)
+
+    def return_(self) -> None:
+        """Back to the weights before the trials, bit for bit."""
+        if self.base is not None:
+            self.parameter.copy_(self.base)
+
+    def take(self, eta: float) -> None:
+        """The step with momentum, and decoupled weight decay, from the weights before the trials."""
+        self.return_()
+        self.shrink(eta)
+        if self.root is None:
+            self.parameter.sub_(self.momentum, alpha=eta * self.scale)
+        else:
+            self.parameter.addcdiv_(self.momentum, self.root, value=-eta * self.scale)
+
+    def shrink(self, eta: float) -> None:
+        """Decoupled weight decay: w <- (1 - eta lambda) w."""
+        if self.decay:
+            self.parameter.mul_(1 - eta * self.decay)
+
+
+def alone(row: np.ndarray) -> np.ndarray:
+    """The table of all ranks' rows where there is one rank."""
+    return row[None]
+
+
+class Salsa(torch.optim.Optimizer):
+    """w <- w - eta m^ (sgd) or w - eta m^ / (sqrt(v^) + eps) (adam), eta by the Armijo test along g in the place of m^.
+
+    params: tensors, or groups with `betas`, `eps` and `weight_decay` (decoupled) of their own; one step size for all.
+    rules: how steps are searched for. direction: what is searched along; with the rules of the released class, `sgd` is what
+    its authors advise, Adam with both betas 0, which goes by the sign of the gradient. betas: of SGD only the first counts.
+    buffers: what a forward pass may change and a trial must not: `model.buffers()`. seed, rank: what a step's random numbers
+    are drawn from.
+
+    gather: with several ranks, takes a row of float64 and returns everybody's, shape (ranks, len(row)), in rank order and the
+    same on every rank; the closure then averages the gradient over these ranks. All ranks decide by the sums of such tables
+    alone, so that they take the same step; a rank without that would leave the others waiting at its next trial.
+
+    `step(closure)`: closure(backwards) returns the mean loss of the batch, or several numbers of which the first is the sum
+    of the losses and the last how many they are (needed with several ranks: their batches may differ in size). With
+    `backwards` it also leaves the gradient in `.grad`. It is called once with, and once per trial without.
+
+    `lr` of a parameter group is the step that was taken last; one set from outside is where the next search begins.
+
+    Attributes:
+        search: what the search remembers, counters included; `state_dict` keeps it.
+        last: the last step, with its slope and the decrease at its last trial.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        rules: Rules = PAPER,
+        direction: Direction = "adam",
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
+        weight_decay: float = 0.0,
+        buffers: Iterable[Tensor] = (),
+        seed: int = 0,
+        rank: int = 0,
+        gather: Gather = alone,
+    ) -> None:
+        if direction not in ("adam", "sgd"):
+            raise ValueError(f"unknown direction '{direction}': adam or sgd")
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas {betas} have to lie in [0, 1)")
+        if rules.released and direction == "sgd":
+            betas = (0.0, 0.0)
+        super().__init__(params, {"lr": rules.eta0, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.rules = rules
+        self.preconditioned = direction == "adam" or rules.released
+        self.buffers = list(buffers)
+        self.seed, self.rank, self.gather = seed, rank, gather
+        self.search = State(rules.eta0)
+        self.last = Step(0.0)
+        self._written = rules.eta0
+
+    @property
+    def forward_passes(self) -> int:
+        """Calls of closures so far: one a step, and one a trial."""
+        return self.search.steps + self.search.trials
+
+    @property
+    def period(self) -> float:
+        """L: steps between two searches, at present."""
+        return period(self.search, self.rules)
+
+    @torch.no_grad()
+    def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
+        """One update; returns what the first call of the closure did: the loss before the step.
+
+        Left out, with everything as it was but counters and the gradient, where loss or gradient is not finite.
+        Collective over the ranks of `gather`. Raises RuntimeError where these no longer agree.
+        """
+        lr = self.param_groups[0]["lr"]
+        if lr != self._written:
+            self.search = replace(self.search, eta=lr)
+        report = self._call(closure, backwards=True)
+        loss, steepness = self._mean(report), self._squared_norm()
+        if not (math.isfinite(loss) and math.isfinite(steepness)):
+            self.search, self.last = skip(self.search), Step(0.0)
+            return report
+        moves = list(self._moves())
+        slope = sum(move.slope for move in moves)
+
+        def trial(eta: float) -> float:
+            for move in moves:
+                move.try_at(eta)
+            kept = [buffer.clone() for buffer in self.buffers]
+            there = self._mean(self._call(closure, backwards=False))
+            for buffer, before in zip(self.buffers, kept, strict=True):
+                buffer.copy_(before)
+            return there
+
+        before = self.search.steps
+        self.search, step = decide(self.search, loss, slope, trial, self.rules)
+        self._finish(moves, step)
+        self.last = replace(step, slope=slope)
+        if before // AGREEMENT < self.search.steps // AGREEMENT:
+            self._check_agreement()
+        return report
+
+    def _finish(self, moves: list[Move], step: Step) -> None:
+        """From the last trial point, or from w where there was none, to the end of the step."""
+        for move in moves:
+            if not step.eta:
+                move.return_()
+            elif step.tested and self.rules.released:
+                move.shrink(step.eta)
+            else:
+                move.take(step.eta)
+        self._written = step.eta or self.search.eta
+        for group in self.param_groups:
+            group["lr"] = self._written
+
+    def _call(self, closure: Closure, backwards: bool) -> Tensor:
+        """One call, with the random numbers of this step."""
+        seed = torch_seed(self.seed, Purpose.INSIDE_STEP, self.search.steps, self.rank)
+        with drawn_from(seed, self._devices()), torch.set_grad_enabled(backwards):
+            return closure(backwards)
+
+    def _devices(self) -> set[torch.device]:
+        return {p.device for group in self.param_groups for p in group["params"] if p.is_cuda}
+
+    def _mean(self, report: Tensor) -> float:
+        """The loss per sample over all ranks, summed in float64."""
+        numbers = report.detach().double().flatten().tolist()
+        table = self.gather(np.array([numbers[0], numbers[-1] if len(numbers) > 1 else 1.0]))
+        if len(table) > 1 and len(numbers) == 1:
+            raise ValueError("with several ranks the closure has to return the sum of the losses and their number")
+        total, count = table.sum(axis=0).tolist()
+        return total / count
+
+    def _squared_norm(self) -> float:
+        """||g||^2 over all parameters with a gradient."""
+        return sum(_dot(p.grad, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None)
+
+    def _moves(self) -> Iterator[Move]:
+        """Take the gradients into the moments; parameters without one are left out."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    yield self._move(p, p.grad, group["betas"], group["eps"], group["weight_decay"])
+
+    def _move(self, p: Tensor, g: Tensor, betas: tuple[float, float], eps: float, decay: float) -> Move:
+        """m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, bias-corrected by 1 - b^k (the released class: 1 - b^(k+1))."""
+        state = self.state[p]
+        if not state:
+            state["step"] = torch.tensor(0.0)
+            state["exp_avg"] = torch.zeros_like(p)
+            if self.preconditioned:
+                state["exp_avg_sq"] = torch.zeros_like(p)
+        state["step"] += 1
+        k = int(state["step"]) + self.rules.released
+        m = state["exp_avg"].lerp_(g, 1 - betas[0])
+        scale = 1 / (1 - betas[0] ** k)
+        if not self.preconditioned:
+            return Move(p, m, scale, g, _dot(g, g), None, decay)
+        v = state["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
+        root = v.sqrt().div_(math.sqrt(1 - betas[1] ** k)).add_(eps)
+        direction = g / root
+        return Move(p, m, scale, direction, _dot(g, direction), root, decay)
+
+    def _check_agreement(self) -> None:
+        """All ranks have found the same numbers, bit for bit."""
+        numbers = {name: float(getattr(self.search, name)) for name in ("eta", "h", "s", "since", "trials")}
+        table = self.gather(np.array(list(numbers.values())))
+        if (table != table[0]).any():
+            raise RuntimeError(f"the ranks of a line search disagree: {', '.join(numbers)} are {table.tolist()}")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of every torch optimizer, and what the search remembers."""
+        return {**super().state_dict(), "search": asdict(self.search)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put back what `state_dict` gave; the next step is that of the run that was saved."""
+        super().load_state_dict(state_dict)
+        self.search = State(**state_dict["search"])
+        self._written = self.param_groups[0]["lr"]
+
+
+def _dot(a: Tensor, b: Tensor) -> float:
+    return torch.dot(a.flatten(), b.flatten()).item()

@@ -1,0 +1,72 @@
+"""The line search as a user starts it: records and counts, a population among others, text, resumption, what is refused."""
+
+import pytest
+from launching import CIFAR10, TINY, run
+from run_records import check_complete
+
+SALSA = "SaLSA/SaLSA.py"
+
+
+def test_a_run_of_two_ranks_counts_its_trials_and_resumes_to_the_bits_of_an_uninterrupted_one(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(SALSA, *TINY, "--direction", "sgd", "--out", whole, ranks=2)
+    options = (*TINY, "--direction", "sgd", "--out", broken)
+    assert run(SALSA, *options, ranks=2, code=None, ECOSPHERE_FAULT="kill:1:train:2").code != 0
+    run(SALSA, *options, "--resume", ranks=2)
+    there, here = check_complete(whole, 3, 2), check_complete(broken, 3, 2)
+    assert here.hash == there.hash
+    assert here.untimed_metrics == there.untimed_metrics
+    summary, keys = there.summary, ("forward_evaluations", "searches", "trials", "extra_forward")
+    assert [here.summary[k] for k in keys] == [summary[k] for k in keys]
+    assert (summary["experiment"], summary["method"]) == ("salsa", "salsa")
+    steps, ranks = 3 * 4, 2
+    assert summary["trials"] >= summary["searches"] == steps * ranks, "the early steps are all searched"
+    assert summary["forward_evaluations"] == steps * 48 + summary["trials"] * 48 // ranks
+    for t in range(3):
+        first, second = there.column("lr", round=t)
+        assert first == second, "all ranks take the same step"
+    assert len(set(there.column("lr"))) == 3
+
+
+def test_a_population_searches_among_wolves(tmp_path):
+    run(CIFAR10, *TINY, "--populations", "gwo:2:sgd,hold:2:salsa", "--out", tmp_path / "run", ranks=4)
+    record = check_complete(tmp_path / "run", 3, 4)
+    assert [p["optimizer"] for p in record.summary["populations"]] == ["sgd", "salsa"]
+    for rank in range(4):
+        assert all((trials > 0) == (rank >= 2) for trials in record.column("trials", rank=rank))
+    assert record.column("lr", rank=2) == record.column("lr", rank=3)
+    assert record.summary["gradient_evaluations"] == record.summary["train_images"]
+
+
+def test_a_language_model_trains_on_text_without_a_download(tmp_path):
+    options = ("--preset", "smoke", "--dataset", "topics", "--depth", 1, "--width", 1, "--fitness-images", 20)
+    options += ("--batch-size", 12, "--rounds", 2, "--round-steps", 6, "--dropout", 0.1, "--plain")
+    run(SALSA, *options, "--out", tmp_path / "run")
+    record = check_complete(tmp_path / "run", 2, 1)
+    summary = record.summary
+    assert (summary["method"], summary["model"], summary["classes"]) == ("sls", "Transformer-1-32", 97)
+    assert summary["train_images"] == 2 * 6 * 12
+    assert (record.config["c"], record.config["beta3"]) == (0.1, 0.0)
+    assert len(record.config["data_sha256"]) == 64
+    losses = record.column("train_loss")
+    assert losses[1] < losses[0] < 4.7, "below ln 97, and falling"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("--learning-rate 0.1", "--learning-rate is for optimizers with a rate"),
+        ("--clip-norm 1 --round-steps 1", "--clip-norm 1"),
+    ],
+)
+def test_what_cannot_work_is_refused(tmp_path, options, said):
+    (line,) = run(SALSA, "--preset", "smoke", *options.split(), "--out", tmp_path / "run", code=2).ours
+    assert said in line
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", ["", "--direction sgd", "--plain", "--every 1", "--variant released"])
+def test_the_smoke_preset_learns_the_digits(tmp_path, options):
+    run(SALSA, "--preset", "smoke", *options.split(), "--out", tmp_path / "run", ranks=2)
+    assert check_complete(tmp_path / "run", 12, 2).summary["test_accuracy"] >= 0.93

@@ -1,0 +1,229 @@
+"""A line search on the harness: its steps, its counts and what it leaves alone; losses of images and of texts."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from common.data import SOURCES, Pictures, Texts
+from common.data.augment import Augmenter
+from common.ecosphere import Ecosphere
+from common.elastic.rules import Synchroniser
+from common.exchange import Exchange
+from common.loop import Plan, _closure, evaluate, train_round
+from common.models import build_model
+from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, searches
+from common.optim.armijo import PAPER
+from common.optim.salsa import Salsa
+from common.populations import PopulationSpec
+from common.rates import ScheduledRates
+
+STEPS, BATCH = 12, 10
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    layers = nn.Linear(5, 7, bias=False), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)
+    return nn.Sequential(*layers)  # no bias under batch norm: Adam would step by the signs of its rounding errors
+
+
+def batches(seed=1, steps=STEPS):
+    generator = torch.Generator().manual_seed(seed)
+    return [(torch.randn(BATCH, 5, generator=generator), torch.randint(3, (BATCH,), generator=generator)) for _ in range(steps)]
+
+
+def member(alone, name, module=None, **options):
+    """An ecosphere of one worker, and its optimizer."""
+    ecosphere = Ecosphere(alone, ScheduledRates(lambda progress: 1.0, 0.1, 0.1, 1, 5), Exchange())
+    ecosphere.adopt(module or network())
+    return ecosphere, WeightOptimizer(ecosphere, OptimizerSettings(name, **options))
+
+
+@pytest.mark.parametrize(("name", "direction", "momentum"), [("salsa", "adam", 0.9), ("salsa-sgd", "sgd", 0.6)])
+def test_on_the_flat_buffer_it_is_the_optimizer_on_single_tensors(alone, name, direction, momentum):
+    ecosphere, optimizer = member(alone, name, momentum=0.6, weight_decay=0.01, adam_decay=0.01, seed=4)
+    plain = network()
+    reference = Salsa(
+        plain.parameters(), PAPER, direction, (momentum, 0.999), weight_decay=0.01, buffers=plain.buffers(), seed=4
+    )
+    trained = train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    total = 0.0
+    for x, y in batches():
+
+        def closure(backwards, x=x, y=y):
+            losses = F.cross_entropy(plain(x), y, label_smoothing=0.1, reduction="none").double()
+            if backwards:
+                losses.mean().backward()
+            return losses.mean()
+
+        reference.zero_grad()
+        total += reference.step(closure).item()
+    assert optimizer.salsa.search.eta == pytest.approx(reference.search.eta, rel=1e-6)
+    assert (optimizer.searches, optimizer.trials) == (reference.search.searches, reference.search.trials)
+    # Sums over one long tensor instead of several short ones, in float32.
+    for ours, theirs in zip(ecosphere.model.module.state_dict().values(), plain.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert trained.loss == pytest.approx(total / STEPS, rel=1e-5)
+    assert trained.gradient_evaluations == STEPS * BATCH
+    assert trained.forward_evaluations == STEPS * BATCH + trained.trials * BATCH
+    assert (trained.searches, trained.trials) == (optimizer.searches, optimizer.trials)
+    assert trained.trials >= trained.searches > 0
+    assert int(ecosphere.model.module[1].num_batches_tracked) == STEPS, "trials do not count as batches"
+
+
+@pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("asam", 2), ("adamw", 1)])
+def test_without_a_search_forward_passes_are_as_many_as_backward_passes(alone, name, passes):
+    ecosphere, optimizer = member(alone, name)
+    trained = train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    assert trained.forward_evaluations == trained.gradient_evaluations == passes * STEPS * BATCH
+    assert (trained.searches, trained.trials) == (0, 0)
+
+
+def test_its_steps_do_not_depend_on_the_rates_unless_these_are_moved(alone):
+    ends = []
+    for first, second in ((0.1, 0.1), (7.0, 7.0), (0.1, 0.05)):
+        ecosphere, optimizer = member(alone, "salsa")
+        for rate in (first, second):
+            ecosphere.rate = rate
+            train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+        ends.append((ecosphere.model.state.detach().clone(), optimizer.step_size(rate)))
+    assert torch.equal(ends[0][0], ends[1][0])
+    assert not torch.equal(ends[0][0], ends[2][0])
+
+
+def test_a_rate_that_is_halved_halves_where_the_next_search_begins(alone):
+    ecosphere, optimizer = member(alone, "salsa")
+    optimizer.begin_round(0.1)
+    train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    eta = optimizer.salsa.search.eta
+    optimizer.begin_round(ecosphere.rate)
+    assert optimizer.salsa.param_groups[0]["lr"] == eta
+    optimizer.begin_round(0.5 * ecosphere.rate)
+    assert optimizer.salsa.param_groups[0]["lr"] == pytest.approx(0.5 * eta)
+    optimizer.begin_round(0.0)  # the end of a schedule is no factor
+    assert optimizer.salsa.param_groups[0]["lr"] == pytest.approx(0.5 * eta)
+
+
+def test_what_a_checkpoint_keeps_brings_the_search_and_the_rate_back(alone):
+    ecosphere, optimizer = member(alone, "salsa-sgd")
+    plan = Plan(BATCH, STEPS, 0.1, "float32")
+    train_round(ecosphere, optimizer, batches(), 0, 0, plan)
+    again, other = member(alone, "salsa-sgd", copy.deepcopy(ecosphere.model.module))
+    other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
+    for e, o in ((ecosphere, optimizer), (again, other)):
+        e.rate = 0.02
+        train_round(e, o, batches(2), 0, 1, plan)
+    assert torch.equal(ecosphere.model.state, again.model.state)
+    assert other.salsa.search == optimizer.salsa.search
+
+
+class Listener(Synchroniser):
+    """Notes what it is told, and allows or forbids steps."""
+
+    def __init__(self, steps):
+        self.steps, self.told = steps, []
+
+    def begin(self, t, x):
+        self.told.append(("begin", x.clone()))
+
+    def observe(self, report):
+        self.told.append(("observe", report.clone()))
+
+    def end(self, t, x, gradient):
+        self.told.append(("end", x.clone()))
+
+
+@pytest.mark.parametrize("steps", [True, False])
+@pytest.mark.parametrize("name", ["salsa", "salsa-sgd", "sgd"])
+def test_a_synchroniser_sees_one_report_a_step_and_the_weights_around_it_and_may_forbid_it(alone, name, steps):
+    ecosphere, optimizer = member(alone, name)
+    optimizer.synchroniser = listener = Listener(steps)
+    trained = train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    kinds, values = zip(*listener.told, strict=True)
+    assert kinds == ("begin", "observe", "end") * STEPS, "trial points are not reported"
+    for before, after in zip(values[::3], values[2::3], strict=True):
+        assert torch.equal(before, after) != steps
+    reports = torch.stack(values[1::3])
+    assert reports[:, 0].sum().item() / (BATCH * STEPS) == pytest.approx(trained.loss, rel=1e-5)
+    assert (trained.trials > 0) == (steps and searches(name))
+
+
+def test_a_step_without_any_finite_gradient_is_left_out_but_reported(alone):
+    ecosphere, optimizer = member(alone, "salsa")
+    model, before = ecosphere.model, ecosphere.model.state.detach().clone()
+
+    def closure(backwards=True):
+        assert backwards
+        model.gradient.fill_(torch.inf)
+        return torch.tensor([6.0, 1.0, 3.0])
+
+    assert optimizer.step(closure, 0.1).tolist() == [6.0, 1.0, 3.0]
+    assert torch.equal(model.state, before)
+    assert optimizer.salsa.search.skipped == 1
+
+
+def test_sam_is_not_offered_over_a_search():
+    assert {name for name in OPTIMIZERS if searches(name)} == {"salsa", "salsa-sgd"}
+    assert "sam+adamw" in OPTIMIZERS
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 4), st.booleans(), st.floats(0, 0.3))
+def test_the_report_of_a_batch_is_the_sums_of_its_parts(alone, parts, exact, smoothing):
+    ecosphere, _ = member(alone, "sgd", nn.Linear(5, 3))
+    x, y = batches()[0]
+    plan = Plan(BATCH, 1, smoothing, "float32", parts)
+    report = _closure(ecosphere, x, y, plan, exact)()
+    logits = ecosphere.model.module(x).detach()
+    losses = F.cross_entropy(logits, y, label_smoothing=smoothing, reduction="none").double()
+    assert report.dtype == (torch.float64 if exact else torch.float32)
+    assert report[0].item() == pytest.approx(losses.sum().item(), rel=1e-12 if exact and parts == 1 else 1e-5)
+    assert report[1:].tolist() == [float((logits.argmax(1) == y).sum()), BATCH]
+    gradient = ecosphere.model.gradient.clone()
+    again = _closure(ecosphere, x, y, plan, exact)(backwards=False)
+    assert torch.equal(again, report)
+    assert torch.equal(ecosphere.model.gradient, gradient), "a trial leaves the gradient alone"
+
+
+def test_losses_of_texts_are_means_over_all_places(alone):
+    module = build_model("transformer", 0, 97, depth=1, width=1, image_size=6)
+    ecosphere, optimizer = member(alone, "salsa", module)
+    generator = torch.Generator().manual_seed(0)
+    symbols, labels = (torch.randint(97, (9, 6), generator=generator) for _ in range(2))
+    texts = Texts(symbols, labels)
+    judged = evaluate(module, texts, "float32")
+    losses, right = [], 0
+    module.eval()
+    with torch.no_grad():
+        for window, truth in zip(symbols, labels, strict=True):
+            for logits, symbol in zip(module(window[None])[0], truth, strict=True):
+                losses.append(-logits.log_softmax(0)[symbol].item())
+                right += int(logits.argmax() == symbol)
+    assert judged.loss == pytest.approx(sum(losses) / 54, rel=1e-5)
+    assert judged.accuracy == right / 54
+    trained = train_round(ecosphere, optimizer, [(symbols, labels)], 0, 0, Plan(9, 1, 0.0, "float32"))
+    assert trained.loss == pytest.approx(judged.loss, rel=1e-5)
+    assert (trained.images, trained.gradient_evaluations) == (9, 9), "windows, not characters"
+
+
+def test_pictures_and_texts_answer_the_same_questions():
+    images = torch.randint(256, (4, 6, 6, 1), dtype=torch.uint8)
+    pictures = Pictures(Augmenter(images, SOURCES["digits"]), torch.arange(4))
+    texts = Texts(torch.zeros(4, 9, dtype=torch.int64), torch.ones(4, 9, dtype=torch.int64))
+    for split, size, shape in ((pictures, 6, (2, 1, 6, 6)), (texts, 9, (2, 9))):
+        indices = torch.tensor([3, 1])
+        assert (len(split), split.size) == (4, size)
+        for inputs, labels in (split.plain(indices), split.augmented(indices, split.draw(0, 0))):
+            assert inputs.shape == shape
+            assert torch.equal(labels, split.labels[indices])
+        taken = split.take(indices)
+        for ours, theirs in zip(taken.plain(torch.tensor([0, 1])), split.plain(indices), strict=True):
+            assert torch.equal(ours, theirs)
+
+
+def test_populations_of_searchers_are_a_weight_optimizer_like_others():
+    assert PopulationSpec("hold", 4, "salsa").optimizer in OPTIMIZERS
