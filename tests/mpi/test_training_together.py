@@ -1,5 +1,6 @@
 """Training on many ranks against what one process computes: data, whole runs of steps, SAM's first gradient, evaluation."""
 
+import hashlib
 from dataclasses import replace
 from functools import cache
 
@@ -73,6 +74,14 @@ def test_the_data_are_the_same_on_every_rank():
     splits = (data.train, data.validation, data.fitness, data.test)
     sums = [(len(s), int(s.labels.sum()), int(s.augmenter.images.long().sum())) for s in splits]
     assert all(s == sums for s in everyones(sums))
+    assert len(data.fitness) == 50
+
+
+def test_a_text_is_the_same_on_every_rank():
+    data = open_data("topics", "unused", build(LAYOUTS[0]), 0, 0.1, 50)
+    splits = (data.train, data.validation, data.fitness, data.test)
+    found = [hashlib.sha256(a.numpy().tobytes()).hexdigest() for s in splits for a in (s.symbols, s.labels)]
+    assert all(f == [data.source.digest, *found] for f in everyones([data.source.digest, *found]))
     assert len(data.fitness) == 50
 
 
