@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from common import launch
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, refuse_rates
+from common.cli import CommonArgs, check_batches, check_common, headline, make_presets, parse_args, refuse_rates
 from common.ecosphere import Ecosphere
 from common.elastic.rules import (
     Admm,
@@ -163,6 +163,7 @@ def main() -> None:
 def settle(args: Args, given: set[str]) -> Args:
     """The arguments as the method needs them. Raises UsageError for those that cannot work."""
     check_common(args)
+    check_batches(args, given)
     refuse_rates(args, given, "decay")
     for name in ("period", "servers", "worker_batch", "tree_degree"):
         if getattr(args, name) < 1:
@@ -249,6 +250,8 @@ def prepare(run: CentredRun) -> tuple[Args, Ecosphere]:
     """The model, at the same x_0 everywhere, and the rate of every step."""
     args: Args = run.args  # type: ignore[assignment]
     steps = args.rounds * run.plan.steps
+    if args.method in (*TOGETHER, *SERVED) and args.period > min(steps, args.max_steps or steps):
+        run.headlines.append(f"note: --period {args.period} is more than the steps of the run: no exchange after the first one")
     shape = lambda progress: (1 + args.decay * progress * steps) ** -0.5  # noqa: E731
     rates = ScheduledRates(shape, args.learning_rate, args.learning_rate, run.topology.world.size, args.rounds)
     ecosphere = Ecosphere(run.topology, rates, Exchange("average"))

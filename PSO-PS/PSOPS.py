@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from common import launch
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, refuse_rates
+from common.cli import CommonArgs, check_batches, check_common, headline, make_presets, parse_args, refuse_rates
 from common.ecosphere import Ecosphere
 from common.elastic import theory
 from common.elastic.swarm import MEMORIES, MOTIONS, RANDS, UNITS, Motion
@@ -122,6 +122,7 @@ def main() -> None:
 def settle(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
     """The arguments with the swarm's coefficients filled in, and these alone. Raises UsageError for what cannot work."""
     check_common(args)
+    check_batches(args, given)
     refuse_rates(args, given)
     for name in ("period", "probe_images", "worker_batch"):
         require(getattr(args, name) >= 1, args, name, "has to be at least 1")
@@ -161,10 +162,11 @@ def cautions(motion: Motion) -> list[str]:
 
 def make_swarm(args: Args, motion: Motion, run: SwarmRun, ecosphere: Ecosphere, optimizer: WeightOptimizer) -> Swarm:
     """This worker's particle, at rest at x_0."""
+    steps = args.rounds * run.plan.steps
     settings = SwarmSettings(
         motion,
         args.period,
-        rounds=max(1, args.rounds * run.plan.steps // args.period),
+        rounds=max(1, min(steps, args.max_steps or steps) // args.period),
         memory=args.memory,
         consensus=args.consensus,
         reset=args.opt_state == "reset",

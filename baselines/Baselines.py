@@ -28,7 +28,7 @@ from typing import Any, Literal
 
 from common import launch
 from common.apart import ApartRun, CalibratedRun
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, refuse_rates
+from common.cli import CommonArgs, check_batches, check_common, headline, make_presets, parse_args, refuse_rates
 from common.ecosphere import Ecosphere
 from common.elastic.local import Gathering, LocalSteps, Rhythm
 from common.elastic.run import CentredRun
@@ -144,8 +144,7 @@ def check_numbers(args: Args, given: set[str]) -> None:
     for name in given & {"period", "worker_batch"}:
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
-    if {"batch_size", "worker_batch"} <= given:
-        raise UsageError("--batch-size is of all workers together and --worker-batch of one: leave one of them out")
+    check_batches(args, given)
     if not 0 <= args.switch <= 1:
         raise UsageError(f"--switch {args.switch} is a share of the run, in [0, 1]")
     if not 0 < args.outer_rate < math.inf:

@@ -241,6 +241,12 @@ def settle_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
     return below if below and args.batch_size - below <= above - args.batch_size else above
 
 
+def check_batches(args: CommonArgs, given: set[str]) -> None:
+    """Refuse a batch of all workers beside one of each. Raises UsageError."""
+    if {"batch_size", "worker_batch"} <= given:
+        raise UsageError("--batch-size is of all workers together and --worker-batch of one: leave one of them out")
+
+
 def settle_precision(wanted: str, device_type: str) -> str:
     """`float32` or `bfloat16`; auto takes bfloat16 where this process's processor or GPU computes in it natively."""
     if wanted != "auto":

@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -283,8 +284,12 @@ def launcher() -> str:
     return "horovodrun" if any({"--tag-output", "-map-by", "ob1"} <= words for words in ancestors) else "mpirun"
 
 
+@cache
 def commit() -> str:
-    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` outside a checkout."""
+    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` outside a checkout.
+
+    As it was when it was first asked for: a run is made by the code that it was started with.
+    """
     root = Path(__file__).parent.parent
 
     def git(*words: str) -> str:

@@ -105,7 +105,7 @@ def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
         f"{settings.get('train_images') or 'all'} images, {first.rounds} rounds, batch {settings.get('worker_batch')} a worker"
     )
     names = "; ".join(f"{row.title} at {period_name(row.period)}, η {row.asked:g}" for _, row in lost.iterrows())
-    diverged = f"Diverged: {names}." if names else "No run diverged."
+    diverged = f"Diverged: {names}." if names else "No run became non-finite."
     network = ""
     if has_own_images(rows):
         judged = (
@@ -126,8 +126,8 @@ def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
         ]
     return [
         f"Test accuracy in % of {judged}: mean ± standard deviation over n seeds, and the learning rate η, which had the best "
-        f"validation accuracy of those tried on the first seed. {first.data}, {first.model}{network}: {reduced}, "
-        f"{count(chosen.train_images_mean.max())} images seen in a run. {diverged}",
+        f"validation accuracy of those tried on the first seed (which is in the mean). {first.data}, {first.model}{network}: "
+        f"{reduced}, {count(chosen.train_images_mean.max())} images seen in a run. {diverged}",
         *about,
         f"Rows {rows.index.min()} to {rows.index.max()} of accuracy.csv and of the commands in accuracy.md. {TEST_RULE}",
     ]
