@@ -22,7 +22,7 @@ from common.loop import Judged, Trained, evaluate
 from common.smoother import calibrate
 
 COLUMNS = (
-    *("swarm_rounds", "new_bests", "best_worker", "restarts", "personal_best", "global_best", "distance"),
+    *("swarm_rounds", "new_bests", "global_best_worker", "restarts", "personal_best", "global_best", "distance"),
     *("global_val_accuracy", "average_val_accuracy"),
 )
 

@@ -24,7 +24,7 @@ def check(out, ranks, rounds=3):
     assert [(int(m["round"]), int(m["rank"])) for m in metrics] == [(t, r) for t in range(rounds) for r in range(ranks)]
     last = [m for m in metrics if int(m["round"]) == rounds - 1]
     new, meetings = int(last[0]["new_bests"]), int(last[0]["swarm_rounds"])
-    assert len({(m["new_bests"], m["best_worker"], m["global_best"], m["global_val_accuracy"]) for m in last}) == 1
+    assert len({(m["new_bests"], m["global_best_worker"], m["global_best"], m["global_val_accuracy"]) for m in last}) == 1
     assert float(last[0]["global_best"]) <= min(float(m["personal_best"]) for m in last) + 1e-9
     assert all(math.isfinite(float(m["distance"])) for m in metrics)
     assert 0 <= swarm["new_best_share"] <= 1
