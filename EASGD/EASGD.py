@@ -24,7 +24,16 @@ import torch
 from torch import Tensor
 
 from common import launch
-from common.cli import CommonArgs, check_batches, check_common, headline, make_presets, parse_args, refuse_rates
+from common.cli import (
+    CommonArgs,
+    check_batches,
+    check_common,
+    headline,
+    make_presets,
+    parse_args,
+    refuse_options_of_others,
+    refuse_rates,
+)
 from common.ecosphere import Ecosphere
 from common.elastic.rules import (
     Admm,
@@ -190,6 +199,7 @@ def settle(args: Args, given: set[str]) -> Args:
     if "optimizer" not in given:
         momentum = args.method in WITH_MOMENTUM and args.method != "mdownpour"
         args = replace(args, optimizer="nesterov" if momentum else "sgd")
+    refuse_options_of_others(args, given)
     if args.method in WITH_MOMENTUM or "momentum_factor" in given:
         return args
     return replace(args, momentum_factor=0.0)

@@ -16,7 +16,16 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
 from common import launch
-from common.cli import CommonArgs, check_batches, check_common, headline, make_presets, parse_args, refuse_rates
+from common.cli import (
+    CommonArgs,
+    check_batches,
+    check_common,
+    headline,
+    make_presets,
+    parse_args,
+    refuse_options_of_others,
+    refuse_rates,
+)
 from common.ecosphere import Ecosphere
 from common.elastic import theory
 from common.elastic.swarm import MEMORIES, MOTIONS, RANDS, UNITS, Motion
@@ -124,6 +133,7 @@ def settle(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
     check_common(args)
     check_batches(args, given)
     refuse_rates(args, given)
+    refuse_options_of_others(args, given)
     for name in ("period", "probe_images", "worker_batch"):
         require(getattr(args, name) >= 1, args, name, "has to be at least 1")
     own = {f.name: getattr(args, f.name) for f in fields(Motion) if getattr(args, f.name) is not None}

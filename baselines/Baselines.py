@@ -28,7 +28,16 @@ from typing import Any, Literal
 
 from common import launch
 from common.apart import ApartRun, CalibratedRun
-from common.cli import CommonArgs, check_batches, check_common, headline, make_presets, parse_args, refuse_rates
+from common.cli import (
+    CommonArgs,
+    check_batches,
+    check_common,
+    headline,
+    make_presets,
+    parse_args,
+    refuse_options_of_others,
+    refuse_rates,
+)
 from common.ecosphere import Ecosphere
 from common.elastic.local import Gathering, LocalSteps, Rhythm
 from common.elastic.run import CentredRun
@@ -52,7 +61,6 @@ WHOSE = {  # options that not every method has
 }
 PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # where none is given
 KINDS = {**dict.fromkeys(LOCAL, CentredRun), "independent": ApartRun, **dict.fromkeys(("sync", "pbt"), CalibratedRun)}
-OTHERS = {"sgd": ("adam_rate", "adam_decay"), "adam": ("learning_rate", "momentum_factor", "weight_decay")}
 SHAPES = {"constant": lambda progress: 1.0, "cosine": lambda progress: cosine(1.0, progress)}
 
 
@@ -172,8 +180,7 @@ def check_optimizer(args: Args, given: set[str]) -> None:
         raise UsageError(f"--method pbt copies weights, rate and momentum, but not the moments of {name}: choose sgd or sam")
     if args.method == "sync" and args.period > 1 and parts(name)[1] == "nesterov":
         raise UsageError(f"--optimizer {name} looks ahead at every batch, sync steps every {args.period}: choose sgd")
-    for option in sorted(given.intersection(OTHERS[family(name)])):
-        raise UsageError(f"--{option.replace('_', '-')} is not an option of --optimizer {name}: leave one of them out")
+    refuse_options_of_others(args, given)
 
 
 def train(run: Run, args: Args, rates: RateRule) -> None:

@@ -16,7 +16,7 @@ from common.data.sources import SOURCES
 from common.errors import UsageError
 from common.launch import say
 from common.models import FOR_TEXT, MODELS, NETWORKS
-from common.optim import OPTIMIZERS, searches
+from common.optim import OPTIMIZERS, family, searches
 
 # The sizes that all methods share under a preset, so that what is compared is the method.
 SIZES: dict[str, dict[str, Any]] = {
@@ -218,6 +218,17 @@ def refuse_rates(args: CommonArgs, given: set[str], *others: str) -> None:
         raise UsageError(
             f"--{name.replace('_', '-')} is for optimizers with a rate, and {args.optimizer} finds its steps by itself: "
             "leave one of them out"
+        )
+
+
+OTHERS = {"sgd": ("adam_rate", "adam_decay"), "adam": ("learning_rate", "momentum_factor", "weight_decay")}
+
+
+def refuse_options_of_others(args: CommonArgs, given: set[str]) -> None:
+    """Refuse options that the only weight optimizer of a run does not have. Raises UsageError."""
+    for option in sorted(given.intersection(OTHERS[family(args.optimizer)])):
+        raise UsageError(
+            f"--{option.replace('_', '-')} is not an option of --optimizer {args.optimizer}: leave one of them out"
         )
 
 

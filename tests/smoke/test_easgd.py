@@ -111,6 +111,8 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
         (("--method", "adownpour", "--server", "rma"), 1, "--server rma"),
         (("--method", "easgd-tree"), 1, "at least 2 ranks"),
         (("--period", 0), 1, "--period 0"),
+        (("--batch-size", 48), 1, "--worker-batch of one"),
+        (("--method", "easgd", "--optimizer", "adamw", "--momentum-factor", 0.5), 1, "--momentum-factor is not an option"),
         (("--method", "msgd", "--period", 2), 1, "--period is for"),
         (("--method", "easgd", "--servers", 1), 1, "--servers is for"),
         (("--method", "sgd", "--shards", "own"), 1, "--shards is for"),
