@@ -117,8 +117,8 @@ def cost_notes(records: Records) -> list[str]:
     hardware = "; ".join(dict.fromkeys(records.rows.hardware))
     return [
         "Seconds of wall time, mean over ranks. evaluate + exchange: their share of train + evaluate + exchange, waiting for "
-        "others included. Bytes: payload handed over, summed over ranks, inside communicators and across populations. All of its "
-        "sweep: the mean over a method's rows, whatever their rate or period (bytes go with one over the period).",
+        "others included. Bytes: payload handed over, summed over ranks, inside communicators and across populations. All of "
+        "its sweep: the mean over a method's rows, whatever their rate or period (bytes go with one over the period).",
         f"Measured on: {hardware}.",
     ]
 
