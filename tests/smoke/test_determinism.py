@@ -2,7 +2,7 @@
 
 import pytest
 
-LAUNCHES = [("mpirun", 1), ("horovodrun", 1), ("horovodrun", 3), ("horovodrun", 8)]
+LAUNCHES = [("mpirun", 1), ("horovodrun", 1), pytest.param("horovodrun", 3, marks=pytest.mark.slow), ("horovodrun", 8)]
 
 
 @pytest.mark.parametrize(("launcher", "ranks"), LAUNCHES)
