@@ -55,7 +55,7 @@ PRESETS = make_presets(
 )
 COST = {
     "smoke": "10 to 30 seconds",
-    "cpu": "15 minutes on 2 quiet cores",
+    "cpu": "not timed yet; Baselines.py at this size takes 15 to 20 minutes on 2 quiet cores",
     "paper": "200 epochs of WRN-16-8, for GPUs",
 }
 
