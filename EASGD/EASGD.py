@@ -31,6 +31,7 @@ from common.cli import (
     headline,
     make_presets,
     parse_args,
+    refuse_averages,
     refuse_options_of_others,
     refuse_rates,
 )
@@ -174,6 +175,7 @@ def settle(args: Args, given: set[str]) -> Args:
     check_common(args)
     check_batches(args, given)
     refuse_rates(args, given, "decay")
+    refuse_averages([args.optimizer], "workers that are pulled to a centre")
     for name in ("period", "servers", "worker_batch", "tree_degree"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")

@@ -23,6 +23,7 @@ from common.cli import (
     headline,
     make_presets,
     parse_args,
+    refuse_averages,
     refuse_options_of_others,
     refuse_rates,
 )
@@ -133,6 +134,7 @@ def settle(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
     check_common(args)
     check_batches(args, given)
     refuse_rates(args, given)
+    refuse_averages([args.optimizer], "workers that fly to a best place")
     refuse_options_of_others(args, given)
     for name in ("period", "probe_images", "worker_batch"):
         require(getattr(args, name) >= 1, args, name, "has to be at least 1")

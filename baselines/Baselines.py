@@ -1,8 +1,11 @@
 """What a user would pick instead of an ecosphere or a swarm, on the same harness.
 
-    cosine        synchronous SGD at eta0, annealed to 0 by a cosine
-    linear        the same from k eta0 (k = batch / 128), after one epoch of linear warm-up
-    sqrt          the same from sqrt(k) eta0
+    constant      synchronous SGD at eta0
+    cosine        annealed to 0 by a cosine
+    step          times 0.2 at 30, 60 and 80 % of the run
+    onecycle      from eta0 / 25 up to eta0 at 30 % of the run, then down to next to nothing
+    linear        cosine from k eta0 (k = batch / 128), after one epoch of linear warm-up
+    sqrt          cosine from sqrt(k) eta0, likewise
     replay        the rates that an ecosphere or pbt found, from its rates.csv; fair at the batch of one of its populations
     sync          synchronous SGD, by default at a constant rate; --period n: one step with the gradients of n batches
     average       local SGD: every --period steps all workers take the mean of their weights
@@ -11,9 +14,11 @@
     independent   workers that never meet; the best one is the run's model
     pbt           population-based training of the rate: the worst workers copy the best ones
 
-For example:
+SGD stands for any --optimizer. --find-lr trains at rates that rise by decades, plots the loss over them and names one.
 
     python baselines/Baselines.py --method cosine --preset smoke
+    python baselines/Baselines.py --optimizer schedulefree-adamw --preset smoke
+    python baselines/Baselines.py --find-lr --preset smoke
     mpirun --oversubscribe --bind-to none -np 4 python baselines/Baselines.py --method diloco --preset smoke
     python baselines/Baselines.py --replay runs/eoa-sam/RUN/rates.csv --preset cpu
 """
@@ -43,25 +48,36 @@ from common.elastic.local import Gathering, LocalSteps, Rhythm
 from common.elastic.run import CentredRun
 from common.errors import UsageError
 from common.exchange import Exchange
-from common.optim import family, parts, searches
+from common.optim import averages, family, parts, searches
 from common.populations import PopulationSpec
-from common.rates import QUOTED_BATCH, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates, cosine
+from common.range_test import RangeTest
+from common.rates import QUOTED_BATCH, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates
 from common.run import Run
 from common.topology import build_topology, world_size
 
-SCHEDULED = ("cosine", "linear", "sqrt", "replay")  # by what their names say; images are dealt out anew every round
+SCHEDULED = (
+    "constant",
+    "cosine",
+    "step",
+    "onecycle",
+    "linear",
+    "sqrt",
+    "replay",
+)  # by what their names say; images are dealt out anew every round
 LOCAL = ("average", "post-local", "diloco")
 APART = ("independent", "pbt")
 COUPLED = ("sync", *LOCAL, *APART)  # a worker has a batch, and by default images, of its own
 METHODS = (*SCHEDULED, *COUPLED)
+STEADY = ("constant", "sync", "independent")  # what a schedule-free optimizer can be under
 SEARCHABLE = (*LOCAL, "independent")  # where a worker may find its steps by a line search of its own
 WHOSE = {  # options that not every method has
     **{"period": ("sync", *LOCAL), "switch": ("post-local",), "outer_rate": ("diloco",), "outer_momentum": ("diloco",)},
     **{"schedule": ("sync", *LOCAL, "independent"), "worker_batch": COUPLED, "shards": COUPLED},
+    "warmup": SCHEDULED[:-1],
 }
 PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # where none is given
 KINDS = {**dict.fromkeys(LOCAL, CentredRun), "independent": ApartRun, **dict.fromkeys(("sync", "pbt"), CalibratedRun)}
-SHAPES = {"constant": lambda progress: 1.0, "cosine": lambda progress: cosine(1.0, progress)}
+WARMUPS = {"linear": 1.0, "sqrt": 1.0}  # epochs, where none are given
 
 
 @dataclass(frozen=True)
@@ -75,8 +91,12 @@ class Args(CommonArgs):
     period: int = 0
     """n: steps between two exchanges of sync, average, post-local and diloco; 0 for 1 (sync) or 10 (the others)
     (DiLoCo's paper: 500)"""
-    schedule: Literal["constant", "cosine"] = "constant"
+    schedule: Literal[*SHAPES] = "constant"  # type: ignore[valid-type]
     """of the learning rate, where the method brings none"""
+    warmup: float = 0.0
+    """epochs of linear warm-up from 0; linear and sqrt begin at eta0 instead, and have one unless told otherwise"""
+    find_lr: bool = False
+    """only look for a learning rate: 200 steps, or --max-steps, in which it rises from 1e-4 to 100 times the base rate"""
     worker_batch: int = 128
     """images per step of one worker, unless --batch-size says how many all workers together have"""
     shards: Literal["own", "all"] = "own"
@@ -101,6 +121,11 @@ COST = {
     "cpu": "15 to 20 minutes on 2 quiet cores",
     "paper": "200 epochs of WRN-16-8, for GPUs",
 }
+COST_OF_RANGE_TEST = {
+    "smoke": "seconds",
+    "cpu": "about a minute on 2 quiet cores",
+    "paper": "200 steps, for GPUs",
+}
 
 
 def main() -> None:
@@ -114,8 +139,13 @@ def main() -> None:
     specs = [PopulationSpec(method, 1 if apart else ranks, args.optimizer)] * (ranks if apart else 1)
     topology = build_topology(specs, "population" if method in SCHEDULED else "worker")
     title = headline(f"Baseline {method}", args.preset, COST)
+    if args.find_lr:
+        title = headline("Learning-rate range test", args.preset, COST_OF_RANGE_TEST)
     shards = "drawn" if method in SCHEDULED else args.shards
     run = KINDS.get(method, Run)("baselines", method, args, given, topology, [title], ranks, shards)
+    if args.find_lr:
+        RangeTest(run).go()
+        return
     rates = rate_rule(args, run, *replayed)
     if isinstance(run, CentredRun):
         train_locally(run, args, rates)
@@ -132,14 +162,18 @@ def settle(args: Args, given: set[str], ranks: int) -> Args:
         args = replace(args, method="replay")
     elif args.method == "replay":
         raise UsageError("--method replay needs --replay FILE: a rates.csv that an EOA or pbt run wrote")
+    if (averages(args.optimizer) or args.find_lr) and "method" not in given:
+        args = replace(args, method="constant")
     method = args.method
     for name, methods in WHOSE.items():
         if name in given and method not in methods:
             raise UsageError(f"--{name.replace('_', '-')} is for --method {', '.join(methods)}, not {method}: leave it out")
     check_numbers(args, given)
     check_search(args, given)
+    check_steady(args, given)
     if method in SCHEDULED:
-        return args
+        refuse_options_of_others(args, given)
+        return args if "warmup" in given else replace(args, warmup=WARMUPS.get(method, 0.0))
     own: dict[str, Any] = {"batch_size": args.worker_batch * ranks, "period": PERIODS.get(method, 0)}
     own |= {"optimizer": "adamw" if method == "diloco" else "sgd", "shards": "all" if method == "pbt" else "own"}
     args = replace(args, **{name: value for name, value in own.items() if name not in given})
@@ -153,6 +187,8 @@ def check_numbers(args: Args, given: set[str]) -> None:
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
     check_batches(args, given)
+    if not 0 <= args.warmup < math.inf:
+        raise UsageError(f"--warmup {args.warmup} is a number of epochs, 0 or more")
     if not 0 <= args.switch <= 1:
         raise UsageError(f"--switch {args.switch} is a share of the run, in [0, 1]")
     if not 0 < args.outer_rate < math.inf:
@@ -171,6 +207,22 @@ def check_search(args: Args, given: set[str]) -> None:
             f"SaLSA/SaLSA.py, or --method {', '.join(SEARCHABLE)}"
         )
     refuse_rates(args, given, "schedule")
+
+
+def check_steady(args: Args, given: set[str]) -> None:
+    """Refuse a schedule where there is to be none: over a schedule-free optimizer, and in a range test. Raises UsageError."""
+    if args.find_lr:
+        if args.method != "constant":
+            raise UsageError(f"--find-lr tries rates, --method {args.method} moves them: leave one of them out")
+        if family(args.optimizer) == "one":
+            raise UsageError(f"--find-lr: {args.optimizer} estimates its rate by itself")
+        for name in sorted(given & {"resume", "rounds", "round_steps", "warmup"}):
+            raise UsageError(f"--{name.replace('_', '-')} is for training, --find-lr only tries rates: leave it out")
+    if averages(args.optimizer) and (args.method not in STEADY or args.schedule != "constant"):
+        moving = f"--schedule {args.schedule}" if args.method in STEADY else f"--method {args.method}"
+        raise UsageError(
+            f"{moving}: {args.optimizer} is for a constant rate and weights that nobody moves: use --method {', '.join(STEADY)}"
+        )
 
 
 def check_optimizer(args: Args, given: set[str]) -> None:
@@ -236,9 +288,9 @@ def rate_rule(args: Args, run: Run, replayed: Sequence[float] = (), warmed: bool
             return PopulationBasedRates(run.topology.sizes, eta0, args.seed)
         case "linear" | "sqrt":
             scale = k if args.method == "linear" else math.sqrt(k)
-            return ScheduledRates(SHAPES["cosine"], scale * eta0, eta0, ranks, rounds, epoch)
-    shape = SHAPES["cosine" if args.method == "cosine" else args.schedule]
-    return ScheduledRates(shape, eta0, eta0, ranks, rounds)
+            return ScheduledRates(SHAPES["cosine"], scale * eta0, eta0, ranks, rounds, args.warmup * epoch)
+    shape = SHAPES[args.method if args.method in SHAPES else args.schedule]
+    return ScheduledRates(shape, eta0, 0.0, ranks, rounds, args.warmup * epoch)
 
 
 def read_rates(args: Args) -> tuple[list[float], bool]:

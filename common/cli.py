@@ -5,7 +5,7 @@ import io
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -16,7 +16,7 @@ from common.data.sources import SOURCES
 from common.errors import UsageError
 from common.launch import say
 from common.models import FOR_TEXT, MODELS, NETWORKS
-from common.optim import OPTIMIZERS, family, searches
+from common.optim import OPTIMIZERS, averages, family, searches
 
 # The sizes that all methods share under a preset, so that what is compared is the method.
 SIZES: dict[str, dict[str, Any]] = {
@@ -102,9 +102,10 @@ class CommonArgs:
     optimizer: Optimizer = "asam"
     """weight optimizer of populations that name none; sam and asam alone are over sgd (paper: asam; sgd in EOA-ViT)"""
     adam_rate: float = 0.001
-    """base rate eta0 of adamw and muon, where --learning-rate is that of sgd; rates are compared as multiples of eta0"""
+    """base rate eta0 of adamw, muon and schedulefree-adamw, where --learning-rate is that of sgd (prodigy's is 1); rates are
+    compared as multiples of eta0"""
     adam_decay: float = 0.05
-    """decoupled weight decay of adamw and muon"""
+    """weight decay of adamw, muon, schedulefree-adamw, prodigy and salsa"""
     clip_norm: float = 0.0
     """largest norm of an averaged gradient; 0 for any (paper: 1 in EOA-ViT)"""
     rho: float = 0.5
@@ -221,7 +222,19 @@ def refuse_rates(args: CommonArgs, given: set[str], *others: str) -> None:
         )
 
 
-OTHERS = {"sgd": ("adam_rate", "adam_decay"), "adam": ("learning_rate", "momentum_factor", "weight_decay")}
+def refuse_averages(optimizers: Iterable[str], beside: str) -> None:
+    """Refuse a schedule-free optimizer where its two places for the weights cannot be. Raises UsageError."""
+    for name in sorted({name for name in optimizers if averages(name)}):
+        raise UsageError(
+            f"{name} is judged by an average of its weights, which does not go together with {beside}: leave one of them out"
+        )
+
+
+OTHERS = {
+    "sgd": ("adam_rate", "adam_decay"),
+    "adam": ("learning_rate", "momentum_factor", "weight_decay"),
+    "one": ("learning_rate", "adam_rate", "momentum_factor", "weight_decay"),
+}
 
 
 def refuse_options_of_others(args: CommonArgs, given: set[str]) -> None:

@@ -8,7 +8,7 @@ The round loop itself stands in the scripts.
 from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
-from common.cli import CommonArgs, check_common
+from common.cli import CommonArgs, check_common, refuse_averages
 from common.ecosphere import Ecosphere
 from common.elastic.synchronous import couple
 from common.errors import UsageError
@@ -172,8 +172,13 @@ def check_search(args: EoaArgs, specs: list[PopulationSpec]) -> None:
     """Refuse a line search among workers that would not come to its trials, and one under a search for the base rate."""
     kinds = {s.optimizer for s in specs}
     searching = sorted(k for k in kinds if searches(k))
-    if searching and args.base_rate == "forage":
-        raise UsageError(f"--base-rate forage looks for what {searching[0]} finds by itself: leave one of them out")
+    finding = sorted(k for k in kinds if searches(k) or family(k) == "one")
+    if finding and args.base_rate == "forage":
+        raise UsageError(f"--base-rate forage looks for what {finding[0]} finds by itself: leave one of them out")
+    if args.base_rate == "forage":
+        refuse_averages(kinds, "rounds that --base-rate forage takes back")
+    if args.inside != "gradients":
+        refuse_averages(kinds, f"--inside {args.inside}")
     if searching and args.scope == "world" and len(kinds) > 1:
         raise UsageError(
             f"--scope world: all workers would have to try the steps of {searching[0]}, but there are also "

@@ -33,7 +33,7 @@ from common.optim.armijo import PAPER, Rules
 from common.progress import Reporter, span
 from common.record import Record, Totals, check_same_config, choose_directory, commit
 from common.seeding import Purpose, torch_seed
-from common.smoother import Smoother
+from common.smoother import Smoother, calibrate
 from common.topology import Topology
 
 
@@ -116,6 +116,8 @@ class Run:
         args, name = self.args, self.topology.spec.optimizer
         if args.clip_norm and any(searches(spec.optimizer) for spec in self.topology.specs):
             raise UsageError(f"--clip-norm {args.clip_norm:g}: a line search bounds its steps by itself; leave it out")
+        if args.momentum_factor == 0 and any(spec.optimizer == "schedulefree-sgd" for spec in self.topology.specs):
+            raise UsageError("--momentum-factor 0: schedulefree-sgd takes gradients between two places; 0.9 is usual")
         settings = OptimizerSettings(
             name=name,
             momentum=args.momentum_factor,
@@ -224,10 +226,20 @@ class Run:
 
         batches = self.batches(t, self._steps_left(t))
         trained = train_round(self.ecosphere, self.optimizer, batches, self.args.seed, t, plan, after_step)
+        if self.optimizer.rest():
+            trained = replace(trained, seconds=trained.seconds + self._measure_statistics())
         self._note_time("train", trained.seconds)
         self.totals.add(trained)
         self._trained = trained
         return trained
+
+    def _measure_statistics(self) -> float:
+        """Batch-norm statistics of weights that no gradient was taken at; returns the seconds. Collective over the gradient
+        scope.
+        """
+        began = time.perf_counter()
+        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.gradients)
+        return time.perf_counter() - began
 
     def judge(self, t: int) -> Judged:
         """This worker's own weights on the fitness images; under foraging its population's smoothed ones."""

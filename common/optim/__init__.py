@@ -2,6 +2,8 @@
 
     sgd  nesterov  adamw  muon   what takes the step (`bases`)
     salsa  salsa-sgd             Adam and SGD whose steps are found by a line search
+    schedulefree-sgd  -adamw     SGD and AdamW at a constant rate, judged by an average of the weights
+    prodigy                      AdamW times an estimate of its own
     sam  asam                    SGD with SAM's gradient, with adaptive SAM's
     sam+adamw  asam+muon ...     the same over another one
 
@@ -12,6 +14,9 @@ momentum and step act once, at the unperturbed weights. Where workers keep weigh
 
 A line search evaluates the loss at trial points as well, all workers of the gradient scope together: they take the same steps.
 What rates mean to it: `WeightOptimizer.begin_round`.
+
+Schedule-free optimizers have two places for the weights; between `begin_round` and `rest` they are where gradients are taken,
+otherwise where they are judged, exchanged and saved.
 """
 
 from typing import Protocol
@@ -24,12 +29,12 @@ from common.comm import Group
 from common.ecosphere import Ecosphere
 from common.elastic.rules import Synchroniser
 from common.optim.armijo import State
-from common.optim.bases import BASES, LookAhead, OptimizerSettings
+from common.optim.bases import BASES, Averaging, LookAhead, OptimizerSettings
 from common.optim.salsa import Salsa
 from common.optim.sam import PERTURBATIONS, Sharpness, frozen_batch_norm
 
 SAM_SCOPES = ("local", "population", "world")
-UNDER_SAM = [name for name, base in BASES.items() if name != "sgd" and not base.searches]
+UNDER_SAM = [name for name, base in BASES.items() if name != "sgd" and base.plain]
 OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in UNDER_SAM))
 
 
@@ -52,7 +57,9 @@ def parts(name: str) -> tuple[str, str]:
 
 
 def family(name: str) -> str:
-    """`sgd` or `adam`: which option quotes the base rate of one of OPTIMIZERS, and, for sgd, that it has a momentum."""
+    """Which option quotes the base rate of one of OPTIMIZERS: `sgd`, which has a momentum as well, or `adam`; `one`: none, it
+    is 1.
+    """
     return BASES[parts(name)[1]].family
 
 
@@ -61,13 +68,18 @@ def searches(name: str) -> bool:
     return BASES[parts(name)[1]].searches
 
 
+def averages(name: str) -> bool:
+    """Whether one of OPTIMIZERS is judged by an average of its weights."""
+    return BASES[parts(name)[1]].averages
+
+
 def unit(name: str, learning_rate: float, adam_rate: float, momentum: float) -> float:
     """Eta0 of one of OPTIMIZERS over the one that rates are quoted for, `learning_rate`, that of SGD.
 
     A line search along SGD has a momentum that averages; what it averages over, SGD's own adds up.
     """
-    if family(name) == "adam":
-        return adam_rate / learning_rate
+    if family(name) != "sgd":
+        return (adam_rate if family(name) == "adam" else 1.0) / learning_rate
     return 1 / (1 - momentum) if searches(name) else 1.0
 
 
@@ -97,6 +109,9 @@ class WeightOptimizer:
         self.passes = self.sharpness.passes if self.sharpness else 1
         self._sam_group = _group(ecosphere, settings.sam_scope)
         self.salsa = next((optimizer for optimizer in self.inner if isinstance(optimizer, Salsa)), None)
+        self.averaging = next((optimizer for optimizer in self.inner if isinstance(optimizer, Averaging)), None)
+        self._rested: Tensor | None = None  # the weights that `rest` left
+        self._numbers = BASES[base].numbers
         self._rate = 0.0  # of the round before, where there was one
         if self.salsa:
             self.salsa.gather, self.salsa.rank = ecosphere.topology.gradients.gather_rows, ecosphere.topology.world.rank
@@ -114,8 +129,11 @@ class WeightOptimizer:
     def begin_round(self, rate: float) -> None:
         """A population that moved its workers' rates by some factor moves the step of their line search by it (by the geometric
         mean over the gradient scope): the next search begins there. That is all a rate means to it; how large it is, and how
-        it changes inside a round, does not concern it. Other optimizers do nothing here. Collective over the gradient scope.
+        it changes inside a round, does not concern it. A schedule-free optimizer goes to where gradients are taken. Others do
+        nothing here. Collective over the gradient scope.
         """
+        if self.averaging:
+            self.averaging.train()
         if not self.salsa:
             return
         before, self._rate = self._rate, rate
@@ -125,9 +143,21 @@ class WeightOptimizer:
             for group in self.salsa.param_groups:
                 group["lr"] = float(self.salsa.search.eta * factor)
 
+    def rest(self) -> bool:
+        """After the steps of a round: to the weights that are judged. Returns whether these are others than those that
+        gradients were taken at; batch-norm statistics then have to be measured.
+        """
+        if not self.averaging:
+            return False
+        self.averaging.eval()
+        self._rested = self.model.parameters.detach().clone()
+        return True
+
     def step_size(self, rate: float) -> float:
-        """What the record says of a round at this rate: rate * unit, or the step that a line search accepted last."""
-        return self.salsa.search.eta if self.salsa else rate * self.unit
+        """What the record says of a round at this rate: rate * unit, times its estimate under Prodigy, or the step that a line
+        search accepted last.
+        """
+        return self.salsa.search.eta if self.salsa else rate * self.unit * self.inner[0].param_groups[0].get("d", 1.0)
 
     def step(self, closure: Closure, rate: float) -> Tensor:
         """One update at learning rate `rate * unit`, or by a line search; returns what the (first) closure call returned.
@@ -211,13 +241,19 @@ class WeightOptimizer:
             finite = bool(self.ecosphere.topology.gradients.gather_rows(np.array([float(finite)])).all())
         if self.settings.reset_momentum or not finite:
             self.forget()
+        if self.averaging and self._rested is not None:
+            moved = self.model.parameters.detach() - self._rested
+            for state in self.inner[0].state.values():
+                state["z"].add_(moved)  # the place that gradients move goes along with the weights
         if self.synchroniser:
             self.synchroniser.restart(self.model.parameters.data)
 
     def forget(self) -> None:
-        """Momentum and moments begin anew."""
+        """Momentum, moments and averages begin anew."""
         for optimizer in self.inner:
             optimizer.state.clear()
+            for group in optimizer.param_groups:
+                group.update({name: optimizer.defaults[name] for name in self._numbers})
 
     def momentum(self) -> list[Tensor]:
         """SGD's momentum as flat tensors, to travel with the weights; other optimizers keep their state to themselves.
@@ -230,30 +266,35 @@ class WeightOptimizer:
         return [self.inner[0].state[parameters].setdefault("momentum_buffer", torch.zeros_like(parameters))]
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep besides the weights: by `optimizer.parameter.name`, and `search` of a line search."""
-        numbers = [self._rate, *self.salsa.search.numbers()] if self.salsa else []
-        search = {"search": torch.tensor(numbers, dtype=torch.float64)} if numbers else {}
-        return search | {
-            f"{i}.{j}.{name}": value
-            for i, optimizer in enumerate(self.inner)
-            for j, state in optimizer.state_dict()["state"].items()
-            for name, value in state.items()
-            if isinstance(value, Tensor)
-        }
+        """What a checkpoint has to keep besides the weights: by `optimizer.parameter.name`, `optimizer.numbers`, and `search`
+        of a line search.
+        """
+        kept: dict[str, Tensor] = {}
+        if self.salsa:
+            kept["search"] = torch.tensor([self._rate, *self.salsa.search.numbers()], dtype=torch.float64)
+        for i, optimizer in enumerate(self.inner):
+            if self._numbers:
+                numbers = [float(optimizer.param_groups[0][name]) for name in self._numbers]
+                kept[f"{i}.numbers"] = torch.tensor(numbers, dtype=torch.float64)
+            for j, state in optimizer.state_dict()["state"].items():
+                kept |= {f"{i}.{j}.{name}": torch.as_tensor(value) for name, value in state.items() if value is not None}
+        return kept
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `state_tensors` gave."""
-        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in self.inner]
-        for key, value in tensors.items():
-            if key == "search":
-                continue
-            i, j, name = key.split(".", 2)
-            states[int(i)].setdefault(int(j), {})[name] = value
-        for optimizer, state in zip(self.inner, states, strict=True):
-            optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        for i, optimizer in enumerate(self.inner):
+            states: dict[int, dict[str, Tensor]] = {}
+            for key, value in tensors.items():
+                if key.startswith(f"{i}.") and key != f"{i}.numbers":
+                    _, j, name = key.split(".", 2)
+                    states.setdefault(int(j), {})[name] = value
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+            for group in optimizer.param_groups if self._numbers else ():
+                numbers = zip(self._numbers, tensors[f"{i}.numbers"].tolist(), strict=True)
+                group.update({name: type(optimizer.defaults[name])(value) for name, value in numbers})
         if self.salsa:
-            self._rate, *numbers = tensors["search"].tolist()
-            self.salsa.search = State.of(numbers)
+            self._rate, *found = tensors["search"].tolist()
+            self.salsa.search = State.of(found)
 
 
 def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
@@ -271,6 +312,7 @@ __all__ = [
     "Closure",
     "OptimizerSettings",
     "WeightOptimizer",
+    "averages",
     "family",
     "parts",
     "searches",

@@ -5,14 +5,22 @@
     muon    orthogonalised momentum (Jordan et al. 2024) for weights with a matrix shape (a convolution's as outputs x the
             rest), scaled so that AdamW's rates fit; biases and normalisation by AdamW at the same rate
     salsa   Adam with a line search for the step (`common.optim.salsa`); salsa-sgd: SGD with one
+    schedulefree-sgd, schedulefree-adamw   the rate stays what it is, and what is judged is an average of the weights
+            (Defazio et al. 2024); the library's own switch between the two places is `Averaging`
+    prodigy AdamW times an estimate of the distance to the solution (Mishchenko, Defazio 2023); its rate multiplies that
 
 An optimizer of your own is one function like these, and one line in `BASES`.
 """
 
+import contextlib
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
 import torch
+from prodigyopt import Prodigy
+from schedulefree import AdamWScheduleFree, SGDScheduleFree
 from torch import nn
 
 from common.flat import FlatModel
@@ -45,16 +53,37 @@ class OptimizerSettings:
 Build = Callable[[FlatModel, OptimizerSettings], list[torch.optim.Optimizer]]
 
 
+@runtime_checkable
+class Averaging(Protocol):
+    """An optimizer with two places for the weights: one to take gradients at, one to be judged at."""
+
+    def train(self) -> None:
+        """Weights to where gradients are taken."""
+        ...
+
+    def eval(self) -> None:
+        """Weights to the average, which is what has been learnt."""
+        ...
+
+
 @dataclass(frozen=True)
 class Base:
-    """An optimizer, and which option quotes its base rate eta0: the family `sgd` or `adam`.
+    """An optimizer, and which option quotes its base rate eta0: the family `sgd`, `adam`, or `one` where eta0 is 1.
 
     searches: whether it finds its steps by itself; the gradient then has to be the loss's own, not SAM's.
+    averages: whether it is `Averaging`. numbers: what it remembers beside tensors, as its parameter groups name it.
     """
 
     build: Build
     family: str
     searches: bool = False
+    averages: bool = False
+    numbers: tuple[str, ...] = ()
+
+    @property
+    def plain(self) -> bool:
+        """Whether it takes the gradient as it comes, and may have SAM's."""
+        return not (self.searches or self.averages or self.family == "one")
 
 
 def _sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
@@ -114,6 +143,20 @@ def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Opt
     return optimizers
 
 
+def _schedulefree_sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    mu, decay = settings.momentum, settings.weight_decay
+    return [SGDScheduleFree([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]
+
+
+def _schedulefree_adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    return [AdamWScheduleFree([model.parameters], 1.0, weight_decay=settings.adam_decay, foreach=False)]
+
+
+def _prodigy(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+    with contextlib.redirect_stdout(io.StringIO()):  # it would say on every rank that its decay is decoupled
+        return [Prodigy([model.parameters], 1.0, weight_decay=settings.adam_decay)]
+
+
 def _salsa(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
     return [_search(model, settings, "adam", 0.9, settings.adam_decay)]
 
@@ -134,6 +177,9 @@ BASES = {
     "adamw": Base(_adamw, "adam"),
     "salsa": Base(_salsa, "adam", searches=True),
     "salsa-sgd": Base(_salsa_sgd, "sgd", searches=True),
+    "schedulefree-sgd": Base(_schedulefree_sgd, "sgd", averages=True, numbers=("k", "weight_sum", "lr_max")),
+    "schedulefree-adamw": Base(_schedulefree_adamw, "adam", averages=True, numbers=("k", "weight_sum", "lr_max")),
+    "prodigy": Base(_prodigy, "one", numbers=("k", "d", "d_max", "d_numerator")),
 }
 if hasattr(torch.optim, "Muon"):  # from torch 2.9 on
     BASES["muon"] = Base(_muon, "adam")

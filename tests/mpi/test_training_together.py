@@ -39,16 +39,17 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 10))
 
 
-def trained(topology, settings=PLAIN, rounds=1, plan=PLAN):
-    """A model after so many rounds at one rate for everybody."""
+def trained(topology, settings=PLAIN, rounds=1, plan=PLAN, unit=1.0):
+    """A model after so many rounds at one rate for everybody, where it is judged."""
     rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, topology.world.size, rounds)
     member = Ecosphere(topology, rates, Exchange())
     model = member.adopt(network())
-    optimizer = WeightOptimizer(member, settings)
+    optimizer = WeightOptimizer(member, settings, unit)
     for t in range(rounds):
         train_round(member, optimizer, shard(topology, t, plan.steps), seed=3, t=t, plan=plan)
+        optimizer.rest()
         if t + 1 < rounds:
-            member.turn(t, 0.5)
+            optimizer.end_round(member.turn(t, 0.5).finite)
     return model.state.detach()
 
 
@@ -106,6 +107,18 @@ def test_two_rounds_with_an_exchange_between_are_still_one_process():
     settings = OptimizerSettings("sgd", momentum=0.9, weight_decay=5e-4)
     here, together = trained(alone(), settings, rounds=2), trained(build(LAYOUTS[0], "world"), settings, rounds=2)
     assert float((together - here).norm() / here.norm()) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "unit"), [("schedulefree-sgd", 1.0), ("schedulefree-adamw", 0.05), ("prodigy", 10.0)])
+def test_optimizers_that_average_or_estimate_do_it_alike_on_all_ranks(name, unit):
+    settings = OptimizerSettings(name, momentum=0.9, weight_decay=5e-4)
+    here = trained(alone(), settings, rounds=2, unit=unit)
+    together = trained(build(LAYOUTS[0], "world"), settings, rounds=2, unit=unit)
+    assert len(set(everyones(together.numpy().tobytes()))) == 1
+    start = trained(alone(), settings, rounds=0)
+    assert float((here - start).norm() / start.norm()) > 1e-3, "it has gone somewhere"
+    # Adam divides by roots of tiny gradients, which magnifies the rounding of their sums.
+    assert float((together - here).norm() / here.norm()) < 1e-4
 
 
 @each_layout

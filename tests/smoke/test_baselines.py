@@ -1,6 +1,7 @@
 """What a user would pick instead, as a user starts it: every method, lineage and replay, faults, resumption."""
 
 import csv
+import itertools
 import math
 
 import pytest
@@ -132,3 +133,35 @@ def test_where_everybody_is_lost_the_last_finite_weights_are_kept(tmp_path, meth
     record = RunRecord(out)
     assert record.summary["diverged"] is True
     assert math.isfinite(record.summary["test_loss"])
+
+
+def test_a_range_test_leaves_a_curve_and_a_picture_and_trains_nothing(tmp_path):
+    out = tmp_path / "run"
+    done = run(BASELINES, "--find-lr", "--preset", "smoke", "--max-steps", 60, "--out", out, ranks=2)
+    with open(out / "find-lr.csv", newline="") as file:
+        rates = [float(line["rate"]) for line in csv.DictReader(file)]
+    assert rates[0] == pytest.approx(1e-5)
+    ratios = [b / a for a, b in itertools.pairwise(rates)]
+    assert ratios == pytest.approx([1e6 ** (1 / 59)] * len(ratios))
+    assert "try --learning-rate" in done.out
+    assert (out / "find-lr.png").read_bytes().startswith(b"\x89PNG")
+    assert not (out / "summary.json").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("optimizer", ["schedulefree-sgd", "schedulefree-adamw", "prodigy"])
+def test_optimizers_without_a_schedule_learn_the_digits_and_resume_to_the_bit(tmp_path, optimizer):
+    words = (BASELINES, "--optimizer", optimizer, "--preset", "smoke")
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    run(*words, "--out", whole, ranks=2)
+    assert RunRecord(whole).summary["test_accuracy"] >= 0.9
+    run(*words, "--out", broken, ranks=2, code=None, ECOSPHERE_FAULT="kill:1:train:7")
+    run(*words, "--out", broken, "--resume", ranks=2)
+    assert RunRecord(broken).hash == RunRecord(whole).hash
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["constant", "step", "onecycle"])
+def test_every_schedule_learns_the_digits(tmp_path, method):
+    run(BASELINES, "--method", method, "--preset", "smoke", "--out", tmp_path / "run", ranks=2)
+    assert RunRecord(tmp_path / "run").summary["test_accuracy"] >= 0.9

@@ -4,13 +4,24 @@ from math import cos, pi
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from slow_eoa import SLOW, Case, numbers_needed
 
 from common.election import Standings
 from common.populations import PopulationSpec
-from common.rates import REFERENCE, EcosphereRates, EoaSettings, ReplayedRates, ScheduledRates, base_rate, cosine, warmed_up
+from common.rates import (
+    REFERENCE,
+    SHAPES,
+    EcosphereRates,
+    EoaSettings,
+    ReplayedRates,
+    ScheduledRates,
+    base_rate,
+    cosine,
+    warmed_up,
+)
 from common.seeding import Purpose, stream
 from common.species import DAMPINGS, SPECIES, Moment, Rules
 
@@ -207,3 +218,32 @@ def test_replayed_rates_are_the_files_one_a_round_and_then_its_last():
     rounds = [replay.start.tolist(), *(replay.next(t, nobody, 0).tolist() for t in range(4))]
     assert rounds == [[0.4] * 2, [0.3] * 2, [0.05] * 2, [0.05] * 2, [0.05] * 2]
     assert [replay.at(0.4, 0.0), replay.at(0.4, 0.5), replay.at(0.3, 1.0)] == pytest.approx([0.1, 0.25, 0.3])
+
+
+def test_one_cycle_is_torchs():
+    steps = 1000
+    parameter = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=1.0, total_steps=steps, cycle_momentum=False)
+    for t in range(steps - 1):
+        # torch counts the first step of the way up and the last of the way down in, so its curve lies up to a step beside ours
+        near = [SHAPES["onecycle"](min(1.0, max(0.0, (t + shift) / steps))) for shift in (-1, 0, 1, 2)]
+        rate = optimizer.param_groups[0]["lr"]
+        assert min(near) - 1e-4 <= rate <= max(near) + 1e-4
+        optimizer.step()
+        theirs.step()
+    assert SHAPES["onecycle"](0.0) == pytest.approx(1 / 25)
+    assert SHAPES["onecycle"](0.3) == pytest.approx(1)
+    assert SHAPES["onecycle"](1.0) == pytest.approx(1 / 25e4)
+
+
+def test_steps_down_are_those_of_wide_resnets():
+    """0.1, 0.02, 0.004, 0.0008 from epochs 0, 60, 120 and 160 of 200."""
+    epochs = [0, 59, 60, 119, 120, 159, 160, 200]
+    rates = [0.1 * SHAPES["step"](epoch / 200) for epoch in epochs]
+    assert rates == pytest.approx([0.1, 0.1, 0.02, 0.02, 0.004, 0.004, 0.0008, 0.0008])
+
+
+@given(name=st.sampled_from(list(SHAPES)), progress=st.floats(0, 1))
+def test_a_schedule_stays_between_nothing_and_its_peak(name, progress):
+    assert 0 <= SHAPES[name](progress) <= 1

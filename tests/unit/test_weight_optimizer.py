@@ -251,14 +251,20 @@ def test_muon_steps_matrices_and_leaves_vectors_to_adamw(alone):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizers_saved_state_goes_on_bit_for_bit(alone, name):
     model, optimizer = adopt(alone, network(), name)
+    optimizer.begin_round(0.01)
     for batch in batches()[:2]:
         optimizer.step(closure_of(model, batch), 0.01)
+    optimizer.rest()
+    optimizer.end_round(True)
     again, other = adopt(alone, copy.deepcopy(model.module), name)
     other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
+    for one in (optimizer, other):
+        one.begin_round(0.01)
     for batch in batches()[2:]:
         optimizer.step(closure_of(model, batch), 0.02)
         other.step(closure_of(again, batch), 0.02)
     assert torch.equal(model.state, again.state)
+    assert optimizer.step_size(0.02) == other.step_size(0.02)
 
 
 @given(limit=st.floats(1e-3, 10))
