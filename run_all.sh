@@ -98,18 +98,68 @@ replay() {
 }
 
 # The rates of one experiment on seed 0, then the best of them, by validation accuracy, on the other seeds.
-tuned() { # NAME RANKS RATES SCRIPT ARGS...
-    local name=$1 np=$2 rates=$3 script=$4 group rate seed best runs=()
-    shift 4
+tuned() { tuned_by --learning-rate "$@"; } # NAME RANKS RATES SCRIPT ARGS...
+
+tuned_by() { # OPTION NAME RANKS RATES SCRIPT ARGS...
+    local option=$1 name=$2 np=$3 rates=$4 script=$5 group rate seed best runs=()
+    shift 5
     wanted "$name" || return 0
     group=$(dirname "$script" | tr '[:upper:]' '[:lower:]')
     for rate in $rates; do
-        run_once "$name-$rate" "$np" "$script" 0 --learning-rate "$rate" "$@"
+        run_once "$name-$rate" "$np" "$script" 0 "$option" "$rate" "$@"
         runs+=("results/$profile/$group/$name-$rate-seed0")
     done
     best=$(python results/best.py "${runs[@]}")
     rate=${best##*/"$name"-} rate=${rate%-seed0}
-    for ((seed = 1; seed < seeds; seed++)); do run_once "$name-$rate" "$np" "$script" "$seed" --learning-rate "$rate" "$@"; done
+    for ((seed = 1; seed < seeds; seed++)); do run_once "$name-$rate" "$np" "$script" "$seed" "$option" "$rate" "$@"; done
+}
+
+# What line searches are compared by: `bare` for all, `small` the data and network; losses without smoothing or decay.
+compare_steps_on() { # DATA
+    small=(--dataset "$1" --precision float32)
+    case $1 in
+        digits) small+=(--model cnn --width 2 --batch-size 64 --rounds 12) ;;
+        mnist) small+=(--model cnn --width 4 --train-images 20000 --rounds 8) ;;
+        cifar10) small+=(--model wrn --depth 10 --width 1 --train-images 10000 --rounds 12) ;;
+        topics) small+=(--depth 2 --width 2 --batch-size 16 --rounds 12) ;;
+    esac
+    bare=(baselines/Baselines.py "${small[@]}" --label-smoothing 0)
+}
+
+# Line searches that nobody tunes, and rates, schedules and optimizers at the best of five rates.
+steps() { # DATA
+    local data=$1 small bare
+    compare_steps_on "$data"
+    local sgd=(--optimizer sgd --weight-decay 0) adam=(--optimizer adamw --adam-decay 0)
+    local sgd_rates="0.003 0.01 0.03 0.1 0.3" adam_rates="0.0003 0.001 0.003 0.01 0.03"
+    for method in constant cosine; do
+        tuned_by --adam-rate $method-adam-$data 1 "$adam_rates" "${bare[@]}" --method $method "${adam[@]}"
+        experiment $method-prodigy-$data 1 "${bare[@]}" --method $method --optimizer prodigy --adam-decay 0
+    done
+    for method in constant cosine step onecycle; do
+        tuned $method-sgd-$data 1 "$sgd_rates" "${bare[@]}" --method $method "${sgd[@]}"
+    done
+    tuned schedulefree-sgd-$data 1 "0.03 0.1 0.3 1 3" "${bare[@]}" --optimizer schedulefree-sgd --weight-decay 0
+    tuned_by --adam-rate schedulefree-adam-$data 1 "$adam_rates" "${bare[@]}" --optimizer schedulefree-adamw --adam-decay 0
+    for direction in adam sgd; do
+        experiment salsa-$direction-$data 1 SaLSA/SaLSA.py --direction $direction "${small[@]}"
+        experiment sls-$direction-$data 1 SaLSA/SaLSA.py --direction $direction --plain "${small[@]}"
+    done
+}
+
+# The first step of a line search from 1e-4 to 10, and the same as a rate.
+first_steps() { # DATA
+    local data=$1 small bare x
+    compare_steps_on "$data"
+    for x in 0.0001 0.001 0.01 0.1 1 10; do
+        for direction in adam sgd; do
+            local name=salsa-$direction-$data-first-$x
+            [ $x != 0.1 ] || name=salsa-$direction-$data # the usual one
+            experiment $name 1 SaLSA/SaLSA.py --direction $direction "${small[@]}" --eta0 $x
+        done
+        experiment constant-sgd-$data-$x 1 "${bare[@]}" --method constant --optimizer sgd --weight-decay 0 --learning-rate $x
+        experiment constant-adam-$data-$x 1 "${bare[@]}" --method constant --optimizer adamw --adam-decay 0 --adam-rate $x
+    done
 }
 
 experiments() {
@@ -130,8 +180,14 @@ experiments() {
             experiment salsa-sgd 1 SaLSA/SaLSA.py --direction sgd
             experiment sls 1 SaLSA/SaLSA.py --plain
             experiment salsa-text 1 SaLSA/SaLSA.py --dataset topics --rounds 3 --round-steps 20
-            experiment adam-text 1 baselines/Baselines.py --dataset topics --rounds 3 --round-steps 20 --optimizer adamw \
-                --adam-decay 0 --label-smoothing 0
+            local bare=(baselines/Baselines.py --label-smoothing 0)
+            experiment adam-text 1 "${bare[@]}" --dataset topics --rounds 3 --round-steps 20 --optimizer adamw --adam-decay 0
+            for method in constant step onecycle; do
+                experiment $method-sgd 1 "${bare[@]}" --method $method --optimizer sgd --weight-decay 0
+            done
+            for optimizer in adamw schedulefree-adamw prodigy; do
+                experiment $optimizer 1 "${bare[@]}" --optimizer $optimizer --adam-decay 0
+            done
             replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;
         cpu)
@@ -169,6 +225,9 @@ experiments() {
                 done
                 for name in clerc shi oz; do tuned $name-$data-tau20 "${swarm[@]}" --period 20 --swarm $name; done
             done
+            for data in mnist cifar10 topics; do steps $data; done # steps that find themselves, and what one would pick instead
+            first_steps cifar10
+            first_steps digits
             for data in cifar10 cifar100; do
                 experiment linear-$data 2 baselines/Baselines.py --method linear --dataset $data --batch-size 256
                 experiment sqrt-$data 2 baselines/Baselines.py --method sqrt --dataset $data --batch-size 256

@@ -10,6 +10,7 @@ TEXT = {
     "method",
     "ranks: populations",
     "remarks",
+    "rate",
     "commit",
     "experiment / run",
     "state",

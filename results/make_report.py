@@ -14,6 +14,7 @@ import cells
 import jinja2
 import make_tables
 import pandas as pd
+import step_tables
 import sweep_tables
 from PIL import Image
 from records import Records, from_command_line
@@ -31,6 +32,8 @@ KINDS = (
     "start",
     "period",
     "distance",
+    "steps",
+    "first",
     "workers",
     "seconds",
 )  # of figures, in the order they are shown; others follow
@@ -103,6 +106,15 @@ def render(records: Records, folder: Path) -> str:
                 sweep_tables.SWARM_NOTE,
             )
             for _, rows in records.periods()
+        ],
+        steps=[
+            (
+                f"{rows.data.iloc[0]}, {rows.model.iloc[0]}",
+                [_cells(table) for table in (step_tables.steps_table(rows), step_tables.first_step_table(rows)) if len(table)],
+                step_tables.steps_notes(records, rows),
+                step_tables.FIRST_STEP_NOTE,
+            )
+            for _, rows in records.steps()
         ],
         cost=_cells(make_tables.cost_table(records)),
         cost_notes=make_tables.cost_notes(records),

@@ -2,10 +2,10 @@
 
     python results/make_tables.py [smoke|cpu|gpu|paper]
 
-Writes results/<profile>/tables/: accuracy.md and cost.md (rows carry the same numbers in both), start.md (methods by the
-base rate they were started with) and periods.md (by communication period), where those were varied (such rows are not
-in accuracy.md), accuracy.csv (all numbers, unrounded) and runs.csv (one line per run directory, finished or not). Columns:
-results/README.md.
+Writes results/<profile>/tables/: accuracy.md and cost.md (rows carry the same numbers in both); where there is something to
+say, start.md (methods by the base rate they were started with), periods.md (by communication period) and steps.md (line
+searches and what they are compared to), whose rows are not in accuracy.md; accuracy.csv (all numbers, unrounded) and runs.csv
+(one line per run directory, finished or not). Columns: results/README.md.
 """
 
 from pathlib import Path
@@ -13,14 +13,16 @@ from pathlib import Path
 import pandas as pd
 from cells import TEST_RULE, UNKNOWN, count, markdown, number, percent, regenerate
 from records import NUMBERS, Records, from_command_line
+from step_tables import steps_text
 from sweep_tables import period_text, start_text
 
 KEYS = ("#", "data, model", "method")
 
 
 def shown_rows(records: Records) -> pd.DataFrame:
-    """The rows of accuracy.md: all but those of sweeps over base rates or periods."""
-    return records.rows.drop(index=[row for _, rows in [*records.sweeps(), *records.periods()] for row in rows.index])
+    """The rows of accuracy.md: all but those of sweeps over base rates or periods, and of comparisons of steps."""
+    elsewhere = [*records.sweeps(), *records.periods(), *records.steps()]
+    return records.rows.drop(index=[row for _, rows in elsewhere for row in rows.index])
 
 
 def accuracy_table(records: Records) -> pd.DataFrame:
@@ -45,7 +47,7 @@ def cost_table(records: Records) -> pd.DataFrame:
     """What each method cost; means over the same runs as in the table of accuracies, sweeps with one line a method."""
     shown = shown_rows(records)
     lines = [_cost_line(shown.loc[[number]], method) for number, method in zip(shown.index, _methods(shown), strict=True)]
-    for _, rows in [*records.sweeps(), *records.periods()]:
+    for _, rows in [*records.sweeps(), *records.periods(), *records.steps()]:
         lines += [_cost_line(part, f"{title}, all of its sweep") for title, part in rows.groupby("title", sort=False)]
     return pd.DataFrame(lines)
 
@@ -147,7 +149,8 @@ def write(records: Records, folder: Path) -> list[Path]:
         "accuracy.csv": numbers_csv(records).to_csv(index_label="#", lineterminator="\n"),
         "runs.csv": records.runs.drop(columns="settings").to_csv(lineterminator="\n"),
     }
-    texts |= {name: text for name, text in (("start.md", start_text(records)), ("periods.md", period_text(records))) if text}
+    more = {"start.md": start_text, "periods.md": period_text, "steps.md": steps_text}
+    texts |= {name: text for name, write_text in more.items() if (text := write_text(records))}
     for name, text in texts.items():
         (folder / name).write_text(text)
     return [folder / name for name in texts]

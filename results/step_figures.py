@@ -1,0 +1,69 @@
+"""Figures of steps: line searches beside tuned rates, and what a wrong start does to either."""
+
+import numpy as np
+import pandas as pd
+from drawing import COLOURS, STYLES, WIDTH, Picture, commits, footnote, headline, ranks, seeds, slug, subject_title
+from matplotlib.figure import Figure
+from names import SEARCHES
+from records import LEAST_IN_A_SWEEP, Records
+
+
+def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
+    """Final training loss and test accuracy of every kind of step, a dot a seed."""
+    chosen = rows[rows.chosen]
+    figure = Figure((WIDTH, 1.7 + 0.3 * len(chosen)), layout="constrained")
+    left, right = figure.subplots(1, 2, sharey=True)
+    places = np.arange(len(chosen))[::-1]
+    for place, (number, row) in zip(places, chosen.iterrows(), strict=True):
+        runs = records.counted(number)
+        colour = COLOURS[1] if row.method in SEARCHES else COLOURS[0] if row.asked == row.asked else COLOURS[2]
+        for axes, values in ((left, runs.train_loss.astype(float)), (right, 100 * runs.test_accuracy.astype(float))):
+            axes.plot([values.min(), values.max()], [place, place], color=colour, lw=1.2)
+            axes.plot(values, [place] * len(values), "o", ms=5, mec="white", mew=0.6, color=colour)
+    left.set_yticks(places, chosen.title)
+    left.set_xscale("log")
+    left.set_xlabel("training loss, last round")
+    right.set_xlabel("test accuracy, %")
+    for axes in (left, right):
+        axes.tick_params(axis="y", length=0)
+    handles = [
+        left.plot([], [], "o", color=c, label=words)[0]
+        for c, words in zip(COLOURS[1::-1], ("line search", "tuned rate"), strict=True)
+    ]
+    if chosen.asked.isna().any():
+        handles += left.plot([], [], "o", color=COLOURS[2], label="no rate")
+    title = f"Steps that find themselves and steps that are tuned, {subject_title(rows)}"
+    headline(figure, left, title, 3, handles)
+    footnote(figure, [f"profile {records.profile}", ranks(chosen), seeds(chosen), f"commit {commits(chosen)}", "a dot a seed"])
+    caption = (
+        "Training loss of the last round (without smoothed labels or decay) and test accuracy at the end, a dot a seed; rates "
+        "are those with the best validation accuracy of the ones tried, line searches are not tuned."
+    )
+    return Picture(f"steps-{slug(subject)}", title, caption, figure)
+
+
+def first_step(records: Records, subject: str, rows: pd.DataFrame) -> Picture | None:
+    """Test accuracy over the learning rate or the first step; None without a line search begun with several."""
+    wide = rows.groupby("title").filter(lambda part: part.asked.nunique() >= LEAST_IN_A_SWEEP)
+    wide = wide[wide.method.isin((*SEARCHES, "constant"))]
+    if not wide.method.isin(SEARCHES).any():
+        return None
+    figure = Figure((WIDTH, 4.4), layout="constrained")
+    axes = figure.subplots()
+    for i, (title, part) in enumerate(wide.groupby("title", sort=False)):
+        part = part.sort_values("asked")
+        accuracies = [100 * records.counted(number).test_accuracy.astype(float) for number in part.index]
+        colour, style = COLOURS[i % len(COLOURS)], "-" if part.method.iloc[0] in SEARCHES else STYLES[1]
+        axes.plot(part.asked, [a.mean() for a in accuracies], marker="o", ms=4, color=colour, ls=style, lw=1.8, label=title)
+        low, high = ([f(a) for a in accuracies] for f in (np.min, np.max))
+        axes.fill_between(part.asked, low, high, color=colour, alpha=0.12, lw=0)
+    axes.set_xscale("log")
+    axes.set(xlabel="learning rate, or first step of a line search", ylabel="test accuracy, %")
+    title = f"What a wrong start does, {subject_title(rows)}"
+    headline(figure, axes, title, 2)
+    band = "band: lowest to highest seed" if wide.n.max() > 1 else "one seed"
+    footnote(figure, [f"profile {records.profile}", ranks(wide), seeds(wide), f"commit {commits(wide)}", band])
+    caption = (
+        "Test accuracy at the end over the learning rate, or over the first step that a line search tries, mean over seeds."
+    )
+    return Picture(f"first-step-{slug(subject)}", title, caption, figure)
