@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 from torch import Tensor
 
 from common.ecosphere import Ecosphere
@@ -46,6 +45,8 @@ def read_off(rates: np.ndarray, losses: np.ndarray) -> Found | None:
 
     Steepest: least derivative by log10 of the rate, among the rates below the lowest place of the curve.
     """
+    from scipy.ndimage import gaussian_filter1d  # takes long to import, and no other run needs it
+
     if len(rates) < 3:
         return None
     smoothed = gaussian_filter1d(losses, max(1.0, BLUR * len(losses)), mode="nearest")

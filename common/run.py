@@ -178,6 +178,8 @@ class Run:
         )
         if first:
             self.reporter.line(f"resuming after round {first} of {len(self.lengths)}")
+        elif self.args.resume:
+            self.reporter.line(f"no complete round in {self.directory} to go on after: starting with the first")
 
     def _engine(self) -> str:
         """What is averaged by what."""

@@ -3,7 +3,6 @@
 import io
 import re
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 from textwrap import fill
 
@@ -13,7 +12,7 @@ from cells import percent
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from names import ECOSPHERE, ELASTIC, SEARCHES
+from names import ECOSPHERE, SEARCHES
 from PIL import Image, PngImagePlugin
 from records import count_ranks
 
@@ -24,7 +23,6 @@ THEIRS = ("#882255", "#44AA99", "#999933")  # Tol's, beside the palette that is 
 METHOD_COLOURS = {
     **dict(zip(ECOSPHERE, OWN, strict=True)),
     **dict(zip(SEARCHES, THEIRS, strict=True)),
-    **dict(zip(ELASTIC, cycle(COLOURS), strict=False)),
 }
 STYLES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))  # of those that come after each colour has been used once
 GREY = "#5F6670"

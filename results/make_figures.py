@@ -33,7 +33,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from names import ELASTIC, SPECIES
+from names import SPECIES
 from records import Records, count_ranks, from_command_line
 from run_reading import PHASES
 from step_figures import first_step, steps
@@ -80,14 +80,14 @@ def accuracy(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     figure = Figure((WIDTH, 4.1 + 0.2 * -(-len(rows) // columns)), layout="constrained")
     axes = figure.subplots()
     lows = []
-    for i, (number, row) in enumerate(rows.iterrows()):
-        colour = _colour(rows, i)
+    for i, number in enumerate(rows.index):
+        look = _look(rows, i)
         curve = _curve(records, number)
         x = curve.index * (1 if same_cost else passes[number])
-        line = {"color": colour, "lw": 1.8 if len(curve) < 50 else 1.2, "ls": _dashes(row.method), "zorder": 5 - 0.1 * i}
+        line = {**look, "lw": 1.8 if len(curve) < 50 else 1.2, "zorder": 5 - 0.1 * i}
         axes.plot(x, 100 * curve["mean"], label=labels[i], **line)
         if (curve.high > curve.low).any():
-            axes.fill_between(x, 100 * curve.low, 100 * curve.high, color=colour, alpha=0.1, lw=0)
+            axes.fill_between(x, 100 * curve.low, 100 * curve.high, color=look["color"], alpha=0.1, lw=0)
         lows.append(100 * np.nanmin([*curve["mean"].iloc[len(curve) // 4 :], np.inf]))
     title = f"Validation accuracy during training, {subject_title(rows)}"
     axes.set_ylabel("validation accuracy, %")
@@ -208,17 +208,15 @@ def _bands(rows: pd.DataFrame) -> str:
     return "band: lowest to highest of the " + (" (one seed) or ".join(over) if one and several else over[0])
 
 
-def _colour(rows: pd.DataFrame, i: int) -> str:
-    """The method's own colour; the i-th of the palette where a method has several rows or no colour of its own."""
+def _look(rows: pd.DataFrame, i: int) -> dict[str, object]:
+    """The method's own colour and dashes; the i-th of the palette where a method has several rows or no colour of its own, and
+    other dashes when all its colours have been used.
+    """
     method = rows.method.iloc[i]
     own = METHOD_COLOURS.get(method)
-    return own if own and not rows.method.duplicated().any() else COLOURS[i % len(COLOURS)]
-
-
-def _dashes(method: str) -> str | tuple[int, tuple[int, ...]]:
-    styles = {"eoa-reference": (0, (6, 2)), "replay": (0, (4, 1.5))}
-    styles |= {name: STYLES[i // len(COLOURS)] for i, name in enumerate(ELASTIC)}
-    return styles.get(method, "-")
+    if own and not rows.method.duplicated().any():
+        return {"color": own, "ls": {"eoa-reference": (0, (6, 2)), "replay": (0, (4, 1.5))}.get(method, "-")}
+    return {"color": COLOURS[i % len(COLOURS)], "ls": STYLES[i // len(COLOURS) % len(STYLES)]}
 
 
 def _focus(axes: Axes, lows: list[float]) -> None:
