@@ -123,15 +123,24 @@ class Args(CommonArgs):
 
 PRESETS = make_presets(
     Args,
-    smoke={"worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05, "momentum_factor": 0.9, "weight_decay": 1e-4}
+    smoke={
+        "optimizer": "sgd",
+        "worker_batch": 16,
+        "rounds": 15,
+        "width": 2,
+        "learning_rate": 0.05,
+        "momentum_factor": 0.9,
+        "weight_decay": 1e-4,
+    }
     | {"average_rate": 0.05},  # some hundred updates in all
     cpu={
         **{"model": "easgd-cnn", "width": 4, "crop": 28, "train_images": 20000, "rounds": 12, "worker_batch": 32},
+        **{"optimizer": "sgd"},
         **{"average_rate": 0.01},
         **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
     },
     paper={
-        **{"model": "easgd-cnn", "width": 8, "crop": 28, "dropout": 0.5, "rounds": 400},
+        **{"model": "easgd-cnn", "width": 8, "crop": 28, "dropout": 0.5, "rounds": 400, "optimizer": "sgd"},
         **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
     },
 )
@@ -198,9 +207,8 @@ def settle(args: Args, given: set[str]) -> Args:
         raise UsageError("--server rma has one window that is only added to: no averages, no momentum, no --servers")
     if "learning_rate" not in given:
         args = replace(args, learning_rate=RATES[args.preset].get(args.method, args.learning_rate))
-    if "optimizer" not in given:
-        momentum = args.method in WITH_MOMENTUM and args.method != "mdownpour"
-        args = replace(args, optimizer="nesterov" if momentum else "sgd")
+    if "optimizer" not in given and args.method in WITH_MOMENTUM and args.method != "mdownpour":
+        args = replace(args, optimizer="nesterov")
     refuse_options_of_others(args, given)
     if args.method in WITH_MOMENTUM or "momentum_factor" in given:
         return args
