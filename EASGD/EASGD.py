@@ -124,19 +124,12 @@ class Args(CommonArgs):
 PRESETS = make_presets(
     Args,
     smoke={
-        "optimizer": "sgd",
-        "worker_batch": 16,
-        "rounds": 15,
-        "width": 2,
-        "learning_rate": 0.05,
-        "momentum_factor": 0.9,
-        "weight_decay": 1e-4,
-    }
-    | {"average_rate": 0.05},  # some hundred updates in all
+        **{"optimizer": "sgd", "worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05},
+        **{"momentum_factor": 0.9, "weight_decay": 1e-4, "average_rate": 0.05},  # some hundred updates in all
+    },
     cpu={
         **{"model": "easgd-cnn", "width": 4, "crop": 28, "train_images": 20000, "rounds": 12, "worker_batch": 32},
-        **{"optimizer": "sgd"},
-        **{"average_rate": 0.01},
+        **{"optimizer": "sgd", "average_rate": 0.01},
         **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
     },
     paper={
