@@ -17,9 +17,9 @@ from PIL import Image, PngImagePlugin
 from records import count_ranks
 
 # Okabe & Ito's palette, told apart by colour-blind readers as well.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+THEIRS = ("#882255", "#44AA99", "#999933")  # Tol's, for those that come after
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", *THEIRS)
 OWN = ("#0072B2", "#56B4E9", "#E69F00", "#000000", "#D55E00", "#009E73", "#CC79A7")
-THEIRS = ("#882255", "#44AA99", "#999933")  # Tol's, beside the palette that is used up
 METHOD_COLOURS = {
     **dict(zip(ECOSPHERE, OWN, strict=True)),
     **dict(zip(SEARCHES, THEIRS, strict=True)),

@@ -264,13 +264,13 @@ def _asked(settings: dict[str, Any]) -> float:
 
 
 def _title(row: pd.Series) -> str:
-    """A method as tables name it; coefficients of a swarm other than the default ones make another method, and so does the
-    optimizer where steps are compared.
+    """A method as tables name it; other coefficients of a swarm make another method, and so does the optimizer where steps are
+    compared.
     """
-    swarm, title = row.settings.get("swarm", SWARMS[0]), METHODS.get(row.method, row.method)
+    swarm, title = row.settings.get("swarm"), METHODS.get(row.method, row.method)
     if row.family == STEPS:
         return f"{title}, {OPTIMIZERS[row.settings['optimizer']][0]}"
-    return f"{title}, {swarm}" if swarm != SWARMS[0] else title
+    return f"{title}, {swarm}" if swarm else title
 
 
 def count_ranks(n: int) -> str:

@@ -13,7 +13,7 @@ PHASES = ("setup", "train", "evaluate", "exchange", "other")
 NOT_A_SETTING = {"seed", "out", "data_dir", "resume", "replay", "replayed_rates", "preset", "populations"}
 CONFIG_KEYS = ("method", "dataset", "model", "seed", "ranks", "rounds", "population_list", "batch_size", "round_steps")
 ENVIRONMENT_KEYS = ("commit", "command", "device", "processor", "cores", "memory_gib")
-SWARM = ("average_test_accuracy", "best_worker_test_accuracy", "new_best_share", "distance")  # of a swarm's summary.json
+SWARM = ("average_test_accuracy", "best_worker_test_accuracy", "new_best_share", "distance")
 METRICS_COLUMNS = ("round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy")
 
 

@@ -70,6 +70,8 @@ def period(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
             line |= {"marker": "o", "ms": 4}
         axes.plot(x, y, **line)
         axes.fill_between(x, low, high, color=colour, alpha=0.12, lw=0)
+        if len(x) == 1:  # a band without a width
+            axes.plot(x * 2, [*low, *high], color=colour, lw=1)
     axes.set_xscale("log", base=2)
     axes.set_xticks(periods, [f"{p:g}" for p in periods])
     axes.set_xlabel("communication period τ: steps of a worker between two exchanges")
@@ -88,29 +90,34 @@ def period(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
 
 def distance(records: Records, subject: str, rows: pd.DataFrame) -> Picture | None:
     """How far a swarm's workers are from its best place over the rounds, by its coefficients; None without several of them."""
-    swarms = rows[rows.chosen & rows.distance_mean.notna()]
+    swarms = rows[rows.chosen & rows.new_best_share_mean.notna()]
     if swarms.title.nunique() < 2:
         return None
     several = swarms.groupby("period").title.nunique()
     swarms = swarms[swarms.period == several.idxmax()]
     figure = Figure((WIDTH, 4.1), layout="constrained")
     axes = figure.subplots()
+    apart = False
     for i, (number, row) in enumerate(swarms.iterrows()):
-        metrics = records.metrics[records.metrics.run.isin(records.counted(number).index)]
-        by_run = metrics.groupby(["round", "run"]).distance.mean()
-        spread = by_run.groupby(level="round")
-        axes.plot(spread.mean().index + 1, spread.mean(), color=COLOURS[i], lw=1.8, marker="o", ms=3, label=_swarm_label(row))
-        axes.fill_between(spread.min().index + 1, spread.min(), spread.max(), color=COLOURS[i], alpha=0.12, lw=0)
+        for k, run in enumerate(records.counted(number).index):
+            spread = records.rounds_of(run).groupby("round").distance.mean()
+            near = spread[np.isfinite(spread)]
+            line = {"color": COLOURS[i], "lw": 1.2, "marker": "o", "ms": 3}
+            axes.plot(near.index + 1, near, label=_swarm_label(row) if k == 0 else None, **line)
+            if len(near) < len(spread):
+                apart = True
+                axes.plot(near.index[-1:] + 1, near[-1:], "^", color=COLOURS[i], ms=9)
     axes.set_yscale("log")
     axes.set(xlabel="round", ylabel="mean distance of a worker to G")
     axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
     title = f"How far a swarm is spread, {subject_title(rows)}: PSO-PS (our reconstruction)"
     headline(figure, axes, title, 2)
     parts = [f"profile {records.profile}", ranks(swarms), seeds(swarms), f"commit {commits(swarms)}"]
-    footnote(figure, [*parts, f"τ = {swarms.period.iloc[0]:g}; band: lowest to highest seed"])
+    footnote(figure, [*parts, f"τ = {swarms.period.iloc[0]:g}; a line a seed{'; ▲ then it flies apart' * apart}"])
     caption = (
-        "Euclidean distance of a worker's weights to the best place of all, G, after every round: mean over workers and seeds, "
-        "for each set of coefficients at the rate with the best validation accuracy. In the legend: test accuracy of G."
+        "Euclidean distance of a worker's weights to the best place of all, G, after every round: mean over workers, a line a "
+        "seed, for each set of coefficients at the rate with the best validation accuracy. A line ends in a triangle where "
+        "weights are then too far apart for single precision to square. In the legend: test accuracy of G."
     )
     return Picture(f"distance-{slug(subject)}", title, caption, figure)
 

@@ -136,7 +136,9 @@ def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
 def swarm_table(rows: pd.DataFrame) -> pd.DataFrame:
     """What a swarm came to, besides the accuracy of its best place: rows of one sweep."""
     lines = []
-    for _, row in rows[rows.chosen & rows.new_best_share_mean.notna()].iterrows():
+    swarms = rows[rows.chosen & rows.new_best_share_mean.notna()]
+    place = {title: i for i, title in enumerate(dict.fromkeys(swarms.title))}
+    for _, row in swarms.sort_values(["title", "period"], key=lambda c: c.map(place) if c.name == "title" else c).iterrows():
         lines.append(
             {
                 "method": row.title,
@@ -156,7 +158,8 @@ def swarm_table(rows: pd.DataFrame) -> pd.DataFrame:
 SWARM_NOTE = (
     "Swarms in the table above, PSO-PS (our reconstruction): test accuracy in % of the best place G (the run's model), of the "
     "mean of all workers' weights, and of the best worker by validation; share of the moves that found a new G; mean distance "
-    "of a worker to G at the end; share of time in measuring, judging and exchanging; payload sent by all workers."
+    "of a worker to G at the end (–: they have flown apart, further than single precision can square); share of time in "
+    "measuring, judging and exchanging; payload sent by all workers."
 )
 
 

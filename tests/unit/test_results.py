@@ -405,7 +405,7 @@ class TestFigures:
 
         for tau in (1, 5, 20):
             add(f"hull-{tau}", tau, "hull", [1, 2, 4, 8])
-        add("clerc-20", 20, "clerc", [5, 5, 5, 5])
+        add("clerc-20", 20, "clerc", [5, 5, np.inf, np.inf])
         add_run(tmp_path, "baselines/sync", 0, 0.9, **plain("sync", "sgd"), period=1, **own)
         add_run(tmp_path, "easgd/all-images", 0, 0.7, **plain("easgd", "sgd"), period=1, learning_rate=0.1)
         records = recorded.load(tmp_path, "smoke")
@@ -417,13 +417,16 @@ class TestFigures:
         )
         assert list(table.columns) == ["τ = 1", "τ = 5", "τ = 20", "rates tried"]
         swarms = sweep_tables.swarm_table(rows)
-        assert list(swarms.loc[0])[:7] == [name, "1", "80.00", "85.00", "75.00", "25.0", "2.00"]
+        assert list(swarms.loc[0])[:7] == [f"{name}, hull", "1", "80.00", "85.00", "75.00", "25.0", "2.00"]
+        assert list(swarms["τ"]) == ["1", "5", "20", "20"], "in the order of the numbers"
         assert len(swarms) == 4
         pictures = {p.name: p for p in make_figures.draw(records)}
         level = pictures["period-digits-cnn-2-own-images"].figure.axes[0].get_lines()[0]
         np.testing.assert_allclose(level.get_xydata(), [[1, 90], [5, 90], [20, 90]])
         assert level.get_label() == "synchronous SGD: every step"
-        (hull, _) = pictures["distance-digits-cnn-2-own-images"].figure.axes[0].get_lines()
+        hull, clerc, mark = pictures["distance-digits-cnn-2-own-images"].figure.axes[0].get_lines()
+        np.testing.assert_allclose(clerc.get_ydata(), [6.5, 6.5], err_msg="until it flies apart")
+        assert (mark.get_marker(), list(mark.get_xdata())) == ("^", [2])
         np.testing.assert_allclose(hull.get_ydata(), [2.5, 3.5, 5.5, 9.5])  # mean over ranks 0 to 3
         assert "85.00" in make_report.render(records, tmp_path)
 
