@@ -3,13 +3,14 @@
     worker -> coordinator    Ready | Report(id, step, value) | Result(id, state, value, cost, error)
     coordinator -> worker    Task(id, setting, seed) or None, the end | True or False, whether the trial goes on
 
-A worker is `ranks_per_trial` consecutive ranks; the first of them talks, and tells the others. It asks and is answered, one message
-each, a pickle of a few hundred bytes; it is answered late where it has to wait. Nothing collective happens between workers.
+A worker is `ranks_per_trial` consecutive ranks; the first of them talks, and tells the others. It asks and is answered, one
+message each, a pickle of a few hundred bytes; it is answered late where it has to wait. Workers never meet.
 
-On rank 0 a thread serves, on a communicator of its own, and the main thread works like everybody else, and talks to it by a queue;
-so an objective need not be interrupted for others. With one worker there is neither thread nor message. All wait asleep.
+On rank 0 a thread serves, on a communicator of its own, and the main thread works like everybody else, and talks to it by a
+queue; so an objective need not be interrupted for others. With one worker there is neither thread nor message. All wait asleep.
 """
 
+import math
 import queue
 import threading
 import time
@@ -68,17 +69,25 @@ Objective: TypeAlias = Callable[[Task, Reporter], float]
 
 
 class Stopped(Exception):
-    """A trial is not to go on; raised by what an objective reports to, and not to be caught by it."""
+    """A trial is not to go on; raised by what an objective reports to, and not to be caught by it. value: its last one."""
+
+    def __init__(self, value: float) -> None:
+        super().__init__(f"stopped at {value}")
+        self.value = value
+
+
+class _NotFinite(ArithmeticError):
+    """A trial has reported a value that is not finite."""
 
 
 class Coordinator:
     """The search, its clock and its journal, on rank 0; answers messages, wherever they come from.
 
-    progress: called after every trial that has ended.
+    progress: called with the number of a trial when it has ended, or is to be repeated.
     """
 
     def __init__(
-        self, search: Search, journal: Journal | None = None, progress: Callable[[Search], None] = lambda s: None
+        self, search: Search, journal: Journal | None = None, progress: Callable[[int], None] = lambda number: None
     ) -> None:
         self.search, self.journal, self.progress = search, journal, progress
         self.told = 0  # workers that know that the search is over
@@ -104,7 +113,7 @@ class Coordinator:
                     answers.append((worker, self.search.report(message.id, message.step, message.value)))
                 case Result():
                     self.search.end(message.id, message.state, message.value, self.now, message.cost, message.error)
-                    self.progress(self.search)
+                    self.progress(message.id)
                     self.search.ready(worker)
                 case Ready():
                     self.search.ready(worker)
@@ -213,9 +222,9 @@ def run(
     """Evaluate trials until the search is over. Collective over `comm`; returns the search on its rank 0, None elsewhere.
 
     objective: called as `objective(task, report)` on all ranks of a group together; returns the value of the trial, the larger
-    the better, and may call `report(step, value so far)` after each step, which does not return where the trial is to be stopped.
-    make_coordinator: called on rank 0 only. group: the ranks that this one evaluates trials with, by default itself alone; all
-    groups are of one size, and consecutive. Raises UsageError where MPI cannot be called from two threads.
+    the better, and may call `report(step, value so far)` after each step but the last, which raises Stopped where the trial is
+    not to go on. make_coordinator: called on rank 0 only. group: the ranks that this one evaluates trials with, by default
+    itself alone; all groups are of one size, and consecutive. Raises UsageError where MPI cannot be called from two threads.
     """
     group = group or Group(MPI.COMM_SELF, Traffic())
     workers = comm.Get_size() // group.size
@@ -259,23 +268,27 @@ def _ask(line: Line | None, message: Message, group: Group) -> Answer:
 def _attempt(objective: Objective, task: Task, line: Line | None, group: Group) -> Result:
     """One trial to its end, whatever that is.
 
-    In a group only errors that all of its ranks make alike are taken for the trial's: usage and divergence. After another one
-    the ranks that did not make it wait in some collective for ever, so it ends the job; the journal outlives that.
+    In a group only errors that all of its ranks make alike are taken for the trial's, those of usage. After another one the
+    ranks that did not make it would wait in some collective for ever, so it ends the job; the journal outlives that.
     """
     began = time.perf_counter()
-    expected = Exception if group.size == 1 else (UsageError, Diverged)
 
     def report(step: int, value: float) -> None:
-        if value != value:  # nothing can come of a NaN, and nobody may be compared with it
-            raise ArithmeticError(f"value {value} at step {step}")
+        if not math.isfinite(value):  # nothing will come of it, and nobody may be compared with it
+            raise _NotFinite
         if not _ask(line, Report(task.id, step, value), group):
             raise Stopped(value)
 
-    state, value, error = State.COMPLETE, None, ""
+    state, error = State.COMPLETE, ""
+    value: float | None = None
     try:
         value = float(objective(task, report))
     except Stopped as stop:
-        state, value = State.PRUNED, stop.args[0]
-    except (expected, ArithmeticError) as problem:
+        state, value = State.PRUNED, stop.value
+    except (_NotFinite, Diverged):
+        value = math.nan  # a failure that another attempt would only repeat
+    except Exception as problem:
+        if group.size > 1 and not isinstance(problem, UsageError):
+            raise
         state, error = State.FAILED, f"{type(problem).__name__}: {problem}"
     return Result(task.id, state, value, time.perf_counter() - began, error)

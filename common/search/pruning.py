@@ -43,8 +43,8 @@ class Median:
 class Halving:
     """Asynchronous successive halving (ASHA, Li et al., arXiv 1810.05934), one bracket.
 
-    Rungs are r_min eta^k < r_max steps. At a rung a trial goes on if, of the n values seen there so far, its own included, it is
-    among the best max(1, floor(n / eta)), or n < eta.
+    Rungs are r_min eta^k < r_max steps. At a rung a trial goes on if, of the n values seen there so far, its own included, it
+    is among the best max(1, floor(n / eta)), or n < eta.
     """
 
     longest: int

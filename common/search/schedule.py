@@ -12,7 +12,7 @@ import numpy as np
 
 from common.search.search import Limits, Search
 from common.search.space import Setting
-from common.search.steady import Order
+from common.search.steady import FREE, Order
 from common.search.strategies import Known, Proposal, Strategy
 from common.search.trial import State, Trial
 
@@ -37,7 +37,7 @@ class Generations:
 class Queue:
     """A strategy without generations."""
 
-    order: Order = Order(None)
+    order: Order = FREE
     static = False
 
     def needs(self, i: int) -> int | None:

@@ -1,9 +1,9 @@
-"""The state of a search, and everything that is decided about it: who evaluates what, what goes on, when it ends. No MPI, no clock.
+"""The state of a search, and all that is decided about it: who evaluates what, what goes on, when it ends. No MPI, no clock.
 
     propose -> start -> report ... report -> end       (or, after an error, back to waiting)
 
-Whatever happens to a trial is an event, a dictionary that JSON can hold. `apply` is the only place that changes trials, and events
-are handed to `log` first: a search is rebuilt by applying the events of its journal.
+Whatever happens to a trial is an event, a dictionary that JSON can hold. `apply` is the only place that changes trials, and
+events are handed to `log` first: a search is rebuilt by applying the events of its journal.
 """
 
 import math
@@ -43,7 +43,7 @@ class Search:
 
     Attributes:
         trials: all that have been proposed, by id.
-        free: whether trials are stopped by what is known of all others at that moment, instead of by what their proposals may know.
+        free: whether trials are stopped by what is known of all others just then, not by what their proposals may know.
         log: is given every event before it takes effect.
         events: so many there have been.
         sessions: seconds at which the search was begun and gone on with.
@@ -119,7 +119,7 @@ class Search:
         return self.pruner.keeps(trial.curve, others)
 
     def end(self, number: int, state: State, value: float | None, now: float, cost: float = 0.0, error: str = "") -> None:
-        """A trial is over. A value that is not finite is a failure; an error is followed by another attempt, `retries` times."""
+        """A trial is over. A value that is not finite is a failure; after an error there are `retries` further attempts."""
         trial = self.trials[number]
         if value is not None and not math.isfinite(value):
             state, value, error = State.FAILED, None, f"value {value} after {len(trial.curve)} steps"
@@ -235,6 +235,7 @@ class Search:
             return
         trial.end = event["time"]
         if trial.state is State.COMPLETE and trial.value is not None:
+            trial.curve.append(trial.value)  # of its last step
             self._best = max(self._best, trial.value)
         while self._ended < len(self.trials) and self.trials[self._ended].has_ended:
             self._ended += 1

@@ -1,6 +1,6 @@
 """What is searched: variables with their scales and conditions, and settings of them. Pure; no MPI.
 
-A space is a TOML file, or a dictionary of the same form; `when` names earlier variables and the values at which this one exists:
+A space is a TOML file, or a dictionary of that form; `when` names earlier variables and the values at which this one exists:
 
     [learning_rate]
     kind = "float"                  # or "int", "categorical"
@@ -14,8 +14,8 @@ A space is a TOML file, or a dictionary of the same form; `when` names earlier v
     high = 0.99
     when = {optimizer = ["sgd", "nesterov"]}
 
-A setting is a dictionary of the variables that exist in it; floats have six significant digits, so that what is printed, recorded
-and trained with is the same number. Variables are moved and spaced on their own scale: `to_unit` maps it to [0, 1].
+A setting is a dictionary of the variables that exist in it; floats have six significant digits, so that what is printed,
+recorded and trained with is the same number. Variables are moved and spaced on their own scale: `to_unit` maps it to [0, 1].
 """
 
 import math

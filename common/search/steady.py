@@ -33,13 +33,16 @@ class Order:
         return None if self.lag is None else max(0, i - self.lag + 1)
 
 
+LAG, FREE = Order(), Order(None)
+
+
 @dataclass(frozen=True)
 class Steady:
     """Steady-state evolution on the best `population` of all trials that have ended."""
 
     space: Space
     population: int = 4
-    order: Order = Order()
+    order: Order = LAG
     static = False
 
     def needs(self, i: int) -> int | None:

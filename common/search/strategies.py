@@ -150,8 +150,7 @@ class Evolution:
                 break
             found[key_of(setting)] = Proposal(setting)
         everyone = list(found.values())
-        chosen = rng.choice(len(everyone), min(self.population, len(everyone)), replace=False) if everyone else []
-        return [everyone[c] for c in chosen]
+        return [everyone[c] for c in rng.permutation(len(everyone))[: self.population]]
 
 
 def mutation_deviations(space: Space, settings: Sequence[Setting]) -> dict[str, float]:

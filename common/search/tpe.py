@@ -1,8 +1,8 @@
 """Optuna's tree-structured Parzen estimator as a strategy: what one would use instead, under the same coordinator.
 
-Every proposal asks a fresh study that is told what the proposal may know, with a sampler seeded from the proposal's generator: so
-TPE, too, is a function of the trials it knows, and can be resumed and run in lag order. Trials that are not known yet count as
-running, at a poor value (Optuna's "constant liar"), so that ranks do not all try the same place.
+Every proposal asks a fresh study that is told what the proposal may know, with a sampler seeded from the proposal's generator:
+so TPE, too, is a function of the trials it knows, and can be resumed and run in lag order. Trials that are not known yet count
+as running, at a poor value (Optuna's "constant liar"), so that ranks do not all try the same place.
 """
 
 import datetime
@@ -14,7 +14,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from common.search.space import Space, Value, Variable, key_of
-from common.search.steady import Order
+from common.search.steady import LAG, Order
 from common.search.strategies import GIVE_UP, Known, Proposal, draw_new
 from common.search.trial import State, Trial
 
@@ -26,7 +26,7 @@ class Tpe:
     """TPE with Optuna's defaults: ten random settings first."""
 
     space: Space
-    order: Order = Order()
+    order: Order = LAG
     static = False
 
     def needs(self, i: int) -> int | None:
@@ -99,7 +99,9 @@ def to_optuna(variable: Variable, value: Value) -> Value:
 def suggest(trial: optuna.Trial, variable: Variable) -> Value:
     """Optuna's suggestion, rounded as ours are."""
     if not variable.is_numeric:
-        return trial.suggest_categorical(variable.name, variable.choices)
+        choice = trial.suggest_categorical(variable.name, variable.choices)
+        assert choice is not None
+        return choice
     logarithmic = variable.scale == "log"
     if variable.kind == "int":
         return trial.suggest_int(variable.name, int(variable.low), int(variable.high), log=logarithmic)
