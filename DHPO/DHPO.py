@@ -83,7 +83,8 @@ class Args(CommonArgs):
     retries: int = 1
     """further attempts at a trial that raised an error"""
     trial_seeds: Literal["common", "own"] = "common"
-    """whether all trials are trained with --seed, so that settings are compared, or each with a seed of its own (published: common)"""
+    """whether all trials are trained with --seed, so that settings are compared, or each with a seed of its own (published:
+    common)"""
     ranks_per_trial: int = 1
     """ranks that train one trial together"""
     threads: int = 1
@@ -156,7 +157,7 @@ def main() -> None:
         test = evaluate(winner.model.module, data.test, precision, trial.world)  # the only time that anybody looks at it
         if search is not None:
             settled = with_setting(replace(args, precision=precision), best.setting, args.objective, args.populations, seed)
-            command = command_of(settled, space.names, args.schedule, args.ranks_per_trial, args.threads)
+            command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
             shares_of = importance(space, search.trials, args.seed)
             write_weights(directory, winner.model.module)
             write_trials(directory / "trials.csv", space, search.trials)
@@ -188,12 +189,13 @@ def settle(args: Args, given: set[str], ranks: int) -> Space:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least {least}")
     if not (args.time_budget >= 0 and 0 <= args.target <= 1 and args.threads >= 1):
         raise UsageError(
-            f"--time-budget {args.time_budget:g}, --target {args.target:g} and --threads {args.threads}: seconds of 0 or more, an "
-            "accuracy in [0, 1], and at least 1"
+            f"--time-budget {args.time_budget:g}, --target {args.target:g} and --threads {args.threads}: these are seconds of 0 or "
+            "more, an accuracy in [0, 1], and at least 1"
         )
     if args.ranks_per_trial < 1 or ranks % args.ranks_per_trial:
         raise UsageError(
-            f"--ranks-per-trial {args.ranks_per_trial} does not divide the {ranks} ranks: start with a multiple of it, or leave it out"
+            f"--ranks-per-trial {args.ranks_per_trial} does not divide the {ranks} ranks: start with a multiple of it, or leave it "
+            "out"
         )
     for name, (of, choices) in WHOSE.items():
         if name in given and getattr(args, of) not in choices:
@@ -291,8 +293,8 @@ def say_end(summary: dict[str, Any], directory: Path) -> None:
     setting = ", ".join(f"{name} {value}" for name, value in best["setting"].items())
     print(
         f"best: trial {best['id']} with {setting}\n"
-        f"validation accuracy {100 * summary['validation_accuracy']:.2f} %, test accuracy {100 * summary['test_accuracy']:.2f} %; "
-        f"{summary['seconds']['search']:.0f} s, {100 * summary['utilisation']:.0f} % of the workers' time in trials; "
+        f"validation accuracy {100 * summary['validation_accuracy']:.2f} %, test accuracy {100 * summary['test_accuracy']:.2f} "
+        f"%; {summary['seconds']['search']:.0f} s, {100 * summary['utilisation']:.0f} % of the workers' time in trials; "
         f"record in {directory}\nto train it again: {best['command']}",
         flush=True,
     )

@@ -10,14 +10,15 @@ import csv
 import json
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from common.cli import SIZES, CommonArgs
+from common.cli import OTHERS, SIZES, CommonArgs
 from common.eoa import EoaArgs
 from common.errors import UsageError
+from common.optim import family
 from common.search.schedule import utilisation
 from common.search.search import Search
 from common.search.space import Space
@@ -72,8 +73,11 @@ def check_same_search(directory: Path, config: Mapping[str, Any]) -> None:
         raise UsageError(f"cannot resume {directory} with another search: recorded {was}, given {now}")
 
 
-def command_of(args: CommonArgs, searched: Iterable[str], schedule: str, ranks: int, threads: int) -> str:
-    """The command line that trains with these options by the script they belong to, at the precision they name."""
+def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks: int, threads: int) -> str:
+    """The command line that trains with these options by the script they belong to, at the precision they name.
+
+    searched: options to be named in any case.
+    """
     preset: Mapping[str, Any] = {f.name: f.default for f in fields(EoaArgs)} | SIZES[args.preset]
     words = ["--preset", args.preset]
     if isinstance(args, EoaArgs):
@@ -81,8 +85,9 @@ def command_of(args: CommonArgs, searched: Iterable[str], schedule: str, ranks: 
     else:
         script = "baselines/Baselines.py"
         words += ["--method", "cosine"] if schedule == "cosine" else ["--method", "sync", "--shards", "all"]
+    never = {*NEVER, *(OTHERS[family(args.optimizer)] if schedule == "constant" else ())}  # which sync refuses
     for name, value in vars(args).items():
-        if name not in NEVER and (value != preset[name] or name in ALWAYS or name in searched):
+        if name not in never and (value != preset[name] or name in ALWAYS or name in searched):
             words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
     start = f"mpirun --oversubscribe --bind-to none -np {ranks} " if ranks > 1 else ""
     return f"OMP_NUM_THREADS={threads} {start}python {script} {shlex.join(words)}"
