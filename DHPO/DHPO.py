@@ -39,7 +39,7 @@ from common.search.space import Space, read_space
 from common.search.steady import Order, Steady
 from common.search.strategies import Evolution, Grid, Random, Strategy
 from common.search.tpe import Tpe
-from common.search.trial import State
+from common.search.trial import State, Trial
 from common.topology import Topology, build_topology, split_world, world_size
 
 STATIC = ("grid", "random", "evolution")
@@ -116,69 +116,89 @@ COST = {
 
 
 def main() -> None:
-    """Parse, read the data once, search, train the winner again and judge it on the test images."""
+    """Parse, read the data once, search, and train the winner again to judge it on the test images."""
     args, given = parse_args(PRESETS, __doc__)
     ranks = world_size()
     space = settle(args, given, ranks)
     topology = build_topology([PopulationSpec("search", ranks, args.optimizer)], "worker", horovod=False)
     trial = trial_topology(args, topology)
     torch.set_num_threads(args.threads)
-    world = topology.world
     directory = choose_directory(args.out, "dhpo", args.dataset, args.seed, args.resume, topology)
-    where = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
-    shares = (args.val_fraction, args.fitness_images, args.train_images)
-    data = open_data(args.dataset, where, topology, args.seed, *shares, args.image_size, args.crop_scale, args.crop)
-    precision = world.share(settle_precision(args.precision, topology.device.type))
-    kind = (args.objective, args.schedule, args.populations, args.trial_seeds == "own")
-    training = Training(args, trial, data, precision, *kind)
-
-    config = {**vars(args), "experiment": "dhpo", "method": args.strategy, "space": space.as_dict(), "precision": precision}
-    with topology.agreed():
-        if world.rank == 0:
-            check_same_search(directory, config)
+    training = build_objective(args, topology, trial)
     launch.say(headline(f"Search by {args.strategy}", args.preset, COST))
-    if world.rank == 0:
-        directory.mkdir(parents=True, exist_ok=True)
-        write_json(directory / "environment.json", environment(topology))
-        write_json(directory / "config.json", config)
+    start_record(directory, args, space, training, topology)
     setup = time.time() - psutil.Process().create_time()
 
     journal = Journal(directory)
-    search = run(training, lambda: coordinator(args, space, ranks // args.ranks_per_trial, journal), world.comm, trial.world)
-    best = world.share(search and search.best)
+    workers = ranks // args.ranks_per_trial
+    search = run(training, lambda: coordinator(args, space, workers, journal), topology.world.comm, trial.world)
+
+    best = topology.world.share(search and search.best)
     if best is None:
         launch.leave(1, f"no trial has come to a value; what went wrong stands in {directory / 'journal.jsonl'}")
+    if topology.world.rank < args.ranks_per_trial:  # the ranks of worker 0; the others are done
+        finish(args, space, training, search, best, directory, setup)
+    topology.world.rest()
 
+
+def build_objective(args: Args, topology: Topology, trial: Topology) -> Training:
+    """The data, the same on all ranks, and what a trial does with them. Collective over the world."""
+    where = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
+    shares = (args.val_fraction, args.fitness_images, args.train_images)
+    data = open_data(args.dataset, where, topology, args.seed, *shares, args.image_size, args.crop_scale, args.crop)
+    args = replace(args, precision=topology.world.share(settle_precision(args.precision, topology.device.type)))
+    return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
+
+
+def start_record(directory: Path, args: Args, space: Space, training: Training, topology: Topology) -> None:
+    """Write config.json and environment.json; before resuming, the search has to be the one recorded. Collective."""
+    named = {"experiment": "dhpo", "method": args.strategy, "space": space.as_dict(), "space_name": args.space}
+    config = {**vars(args), "precision": training.args.precision, **named}
+    with topology.agreed():
+        if topology.world.rank == 0:
+            check_same_search(directory, config)
+            directory.mkdir(parents=True, exist_ok=True)
+            write_json(directory / "environment.json", environment(topology))
+            write_json(directory / "config.json", config)
+
+
+def finish(
+    args: Args, space: Space, training: Training, search: Search | None, best: Trial, directory: Path, setup: float
+) -> None:
+    """Train the winner again, judge it on the test images, write the record. Collective over the ranks of a trial.
+
+    Trained again, not kept: so weights need not outlive a kill, and it is seen whether the value can be had again.
+    """
     began = time.perf_counter()
     seed = training.seed_of(best.id)
-    if world.rank < args.ranks_per_trial:  # the ranks of worker 0; the others are done
-        winner = training.train(best.setting, seed)
-        validation = evaluate(winner.model.module, data.validation, precision, trial.world)
-        test = evaluate(winner.model.module, data.test, precision, trial.world)  # the only time that anybody looks at it
-        if search is not None:
-            settled = with_setting(replace(args, precision=precision), best.setting, args.objective, args.populations, seed)
-            command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
-            shares_of = importance(space, search.trials, args.seed)
-            write_weights(directory, winner.model.module)
-            write_trials(directory / "trials.csv", space, search.trials)
-            about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": seed, "command": command}
-            write_json(directory / "best.json", about)
-            title = f"{args.strategy}, {data.source.title}, {world.size} rank{'s'[: world.size > 1]}"
-            write_figures(directory / "figures", search, space, shares_of, title)
-            summary = {
-                **{"experiment": "dhpo", "method": args.strategy, "dataset": args.dataset, "seed": args.seed},
-                **{"model": model_title(settled.model, settled.depth, settled.width), "ranks": world.size},
-                **{"parameters": winner.model.parameters.numel(), "ranks_per_trial": args.ranks_per_trial},
-                **totals(search),
-                **{"best": about, "reproduced": winner.value == best.value, "importance": shares_of},
-                **{"validation_accuracy": validation.accuracy, "validation_loss": validation.loss},
-                **{"test_accuracy": test.accuracy, "test_loss": test.loss},
-                "seconds": {"setup": setup, "search": search.now, "winner": time.perf_counter() - began},
-                **{"weights_sha256": winner.model.sha256(), "commit": commit()},
-            }
-            write_json(directory / "summary.json", summary)
-            say_end(summary, directory)
-    world.rest()
+    winner = training.train(best.setting, seed)
+    module, data, precision, group = winner.model.module, training.data, training.args.precision, training.topology.world
+    validation = evaluate(module, data.validation, precision, group)
+    test = evaluate(module, data.test, precision, group)  # the only time that anybody looks at it
+    if search is None:
+        return
+    settled = with_setting(training.args, best.setting, args.objective, args.populations, seed)
+    command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
+    about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": seed, "command": command}
+    shares = importance(space, search.trials, args.seed)
+    summary = {
+        **{"experiment": "dhpo", "method": args.strategy, "dataset": args.dataset, "seed": args.seed},
+        **{"model": model_title(settled.model, settled.depth, settled.width), "parameters": winner.model.parameters.numel()},
+        **{"ranks": group.size * search.workers, "ranks_per_trial": group.size},
+        **totals(search),
+        **{"best": about, "reproduced": winner.value == best.value, "importance": shares},
+        **{"validation_accuracy": validation.accuracy, "validation_loss": validation.loss},
+        **{"test_accuracy": test.accuracy, "test_loss": test.loss},
+        "seconds": {"setup": setup, "search": search.now, "winner": time.perf_counter() - began},
+        **{"weights_sha256": winner.model.sha256(), "commit": commit()},
+    }
+    title = f"{args.strategy}, {data.source.title}, {search.workers} worker{'s'[: search.workers > 1]}"
+    write_weights(directory, module)
+    write_trials(directory / "trials.csv", space, search.trials)
+    write_figures(directory / "figures", search, space, shares, title)
+    write_json(directory / "best.json", about)
+    write_json(directory / "summary.json", summary)
+    say_end(summary, directory)
 
 
 def settle(args: Args, given: set[str], ranks: int) -> Space:
@@ -188,15 +208,11 @@ def settle(args: Args, given: set[str], ranks: int) -> Space:
         if getattr(args, name) < least:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least {least}")
     if not (args.time_budget >= 0 and 0 <= args.target <= 1 and args.threads >= 1):
-        raise UsageError(
-            f"--time-budget {args.time_budget:g}, --target {args.target:g} and --threads {args.threads}: these are seconds of 0 or "
-            "more, an accuracy in [0, 1], and at least 1"
-        )
+        asked = f"--time-budget {args.time_budget:g}, --target {args.target:g} and --threads {args.threads}"
+        raise UsageError(f"{asked} are to be seconds (0: no limit), an accuracy in [0, 1] (0: none), and at least 1")
     if args.ranks_per_trial < 1 or ranks % args.ranks_per_trial:
-        raise UsageError(
-            f"--ranks-per-trial {args.ranks_per_trial} does not divide the {ranks} ranks: start with a multiple of it, or leave it "
-            "out"
-        )
+        size = args.ranks_per_trial
+        raise UsageError(f"--ranks-per-trial {size} does not divide the {ranks} ranks: start a multiple of it, or leave it out")
     for name, (of, choices) in WHOSE.items():
         if name in given and getattr(args, of) not in choices:
             raise UsageError(

@@ -52,8 +52,9 @@ class Trained:
 class Training:
     """The objective of the search script; called on all ranks of a trial together.
 
-    args: what is not searched. topology: of the ranks of a trial, as their world. kind: `train`, or `eoa` for an ecosphere of
-    `populations`. schedule: of the learning rate of the former. own_seeds: a seed for each trial, instead of one for all.
+    args: what is not searched, its precision settled. topology: of the ranks of a trial, as their world. kind: `train`, or
+    `eoa` for an ecosphere of `populations`. schedule: of the learning rate of the former. own_seeds: a seed for each trial,
+    instead of one for all.
     """
 
     def __init__(
@@ -61,13 +62,12 @@ class Training:
         args: CommonArgs,
         topology: Topology,
         data: DataSet,
-        precision: str,
         kind: str = "train",
         schedule: str = "cosine",
         populations: str = "auto",
         own_seeds: bool = False,
     ) -> None:
-        self.args, self.topology, self.data, self.precision = args, topology, data, precision
+        self.args, self.topology, self.data, self.precision = args, topology, data, args.precision
         self.kind, self.schedule, self.populations, self.own_seeds = kind, schedule, populations, own_seeds
 
     def seed_of(self, trial: int) -> int:

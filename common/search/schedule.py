@@ -13,7 +13,7 @@ import numpy as np
 from common.search.search import Limits, Search
 from common.search.space import Setting
 from common.search.steady import FREE, Order
-from common.search.strategies import Known, Proposal, Strategy
+from common.search.strategies import Generators, Known, Proposal, Strategy
 from common.search.trial import State, Trial
 
 
@@ -24,13 +24,13 @@ class Generations:
     size: int
     static = True
 
-    def needs(self, i: int) -> int | None:
+    def needs(self, i: int) -> int:
         """All generations before."""
         return i // self.size * self.size
 
-    def propose(self, i: int, known: Known, rng: np.random.Generator) -> list[Proposal]:
-        """A generation."""
-        return [Proposal({"number": i + k}) for k in range(self.size)]
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """What is left of a generation."""
+        return [Proposal({"number": k}) for k in range(i, self.needs(i) + self.size)]
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Queue:
         """As the order has it."""
         return self.order.needs(i)
 
-    def propose(self, i: int, known: Known, rng: np.random.Generator) -> list[Proposal]:
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One trial."""
         return [Proposal({"number": i})]
 

@@ -10,6 +10,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from common.search.pruning import Pruner
@@ -179,7 +180,7 @@ class Search:
         if not self._may_propose or (bound is not None and self._ended < bound):
             return []
         known = Known(self.trials, bound, self.keys)
-        proposals = self.strategy.propose(i, known, stream(self.seed, Purpose.PROPOSE, i))
+        proposals = self.strategy.propose(i, known, partial(stream, self.seed, Purpose.PROPOSE))
         self.exhausted = not proposals
         for proposal in proposals[: self.limits.trials - i]:
             event = {"event": "propose", "id": len(self.trials), "setting": proposal.setting}

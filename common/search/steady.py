@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.search.space import Setting, Space, Value, Variable, key_of
-from common.search.strategies import GIVE_UP, Known, Proposal, draw_new
+from common.search.strategies import GIVE_UP, Generators, Known, Proposal, draw_new
 from common.search.trial import State, Trial, best_first
 
 FRESH = 0.1  # p_init: a random setting instead of a child
@@ -49,8 +49,9 @@ class Steady:
         """As the order has it."""
         return self.order.needs(i)
 
-    def propose(self, i: int, known: Known, rng: np.random.Generator) -> list[Proposal]:
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One new setting: random until there is a population, then bred."""
+        rng = generators(i)
         pool = best_first([t for t in known.ended() if t.state is not State.FAILED])[: self.population]
         if len(pool) >= self.population:
             for _ in range(GIVE_UP):

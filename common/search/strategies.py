@@ -1,16 +1,17 @@
 """What is tried next: grid, random, and the reference project's evolution. Pure: the generator is an argument.
 
 A strategy proposes trial i from what it may know, and says what it has to know: `needs(i)` is the number of trials, from the
-first on, that have to have ended before. A proposal depends on nothing else, so a search can stop anywhere and go on with the
-same proposals, on any number of ranks.
+first on, that have to have ended before. A proposal depends on nothing else, so a search can stop anywhere, even within a
+generation, and go on with the same proposals, on any number of ranks. Random numbers come from generators with addresses:
+`generators(k)` is that of trial k, whenever and however often it is asked for.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -19,6 +20,8 @@ from common.search.trial import Trial, best_first
 
 LEAST_DEVIATION = 0.01  # of a mutation
 GIVE_UP = 100  # tries to find a setting that is new
+
+Generators: TypeAlias = Callable[[int], np.random.Generator]
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ class Strategy(Protocol):
         """Number of trials that trial i may know, and that have to have ended before; None for those that happen to have."""
         ...
 
-    def propose(self, i: int, known: Known, rng: np.random.Generator) -> list[Proposal]:
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """Trial i, or trials i, i + 1, ...; [] where there is nothing left to try."""
         ...
 
@@ -74,13 +77,11 @@ class Grid:
         """Nothing."""
         return 0
 
-    def propose(self, i: int, known: Known, rng: np.random.Generator) -> list[Proposal]:
-        """All of it."""
-        if i > 0:
-            return []
-        points = rng.permutation(math.prod(self.space.grid_shape(self.size)))
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """All that is left of it."""
+        points = generators(0).permutation(math.prod(self.space.grid_shape(self.size)))
         settings = (self.space.grid_point(int(p), self.size) for p in points)
-        return [Proposal(s) for s in {key_of(s): s for s in settings}.values()]
+        return [Proposal(s) for s in {key_of(s): s for s in settings}.values()][i:]
 
 
 @dataclass(frozen=True)
@@ -94,9 +95,9 @@ class Random:
         """Nothing."""
         return 0
 
-    def propose(self, i: int, known: Known, rng: np.random.Generator) -> list[Proposal]:
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One setting that was not proposed before."""
-        setting = draw_new(self.space, known.keys, rng)
+        setting = draw_new(self.space, known.keys, generators(i))
         return [] if setting is None else [Proposal(setting)]
 
 
@@ -113,16 +114,19 @@ class Evolution:
     mutation: float = 0.2
     static = True
 
-    def needs(self, i: int) -> int | None:
+    def needs(self, i: int) -> int:
         """All generations before."""
         return i // self.population * self.population
 
-    def propose(self, i: int, known: Known, rng: np.random.Generator) -> list[Proposal]:
-        """Generation 0 is random; after it the children of the best so far, which are the population: elitism is total."""
-        if i == 0:
-            return self._first(rng)
-        parents = best_first(known.ended())[: self.population]
-        return self.children(parents, known.keys, rng)
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """What is left of a generation. The first is random, the others are children of the best so far: elitism is total."""
+        first = self.needs(i)
+        rng = generators(first)
+        if first == 0:
+            return self._first(rng)[i:]
+        before = known.trials[:first]
+        keys = {key_of(t.setting) for t in before}
+        return self.children(best_first(list(before))[: self.population], keys, rng)[i - first :]
 
     def _first(self, rng: np.random.Generator) -> list[Proposal]:
         settings: dict[Key, Setting] = {}

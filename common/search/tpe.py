@@ -9,13 +9,12 @@ import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from common.search.space import Space, Value, Variable, key_of
 from common.search.steady import LAG, Order
-from common.search.strategies import GIVE_UP, Known, Proposal, draw_new
+from common.search.strategies import GIVE_UP, Generators, Known, Proposal, draw_new
 from common.search.trial import State, Trial
 
 STATES = {State.COMPLETE: optuna.trial.TrialState.COMPLETE, State.PRUNED: optuna.trial.TrialState.PRUNED}
@@ -33,8 +32,9 @@ class Tpe:
         """As the order has it."""
         return self.order.needs(i)
 
-    def propose(self, i: int, known: Known, rng: np.random.Generator) -> list[Proposal]:
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One new setting."""
+        rng = generators(i)
         ended = known.ended()
         seen = {t.id for t in ended}
         study = study_of(self.space, [*ended, *(t for t in known.trials if t.id not in seen)], seen)
