@@ -68,9 +68,11 @@ class Search:
         self.now = 0.0
         self.keys: set[Key] = set()
         self.exhausted = False
-        self._idle: deque[int] = deque()
-        self._waiting: deque[Trial] = deque()  # for whoever is free
-        self._dealt: list[deque[Trial]] = [deque() for _ in range(workers)]  # for one worker, of a static strategy
+        self._asking: deque[int] = deque()  # workers without a trial, for whom there may be one
+        self._idle: dict[int, None] = {}  # those for whom there was none, in the order they came
+        self._waiting: deque[Trial] = deque()  # trials for whoever is free
+        self._dealt: list[deque[Trial]] = [deque() for _ in range(workers)]  # trials of one worker, of a static strategy
+        self._queued = 0  # trials in the last two
         self._ended = 0  # trials before the first that has not ended
         self._running = 0
         self._best = -math.inf
@@ -80,33 +82,35 @@ class Search:
     def begin(self, now: float) -> None:
         """A session begins; trials that the one before left unfinished wait again, with the same ids and settings."""
         self._happen({"event": "session", "time": now})
-        unfinished = [t for t in self.trials if not t.has_ended]
-        self._deal(unfinished) if self.strategy.static else self._waiting.extend(unfinished)
+        self._queue([t for t in self.trials if not t.has_ended])
 
     def ready(self, worker: int) -> None:
         """A worker has nothing to do."""
-        self._idle.append(worker)
+        self._asking.append(worker)
 
     def assign(self, now: float) -> Iterator[tuple[int, Trial]]:
         """What idle workers are to do; those for whom there is nothing yet go on being idle."""
         self.now = max(self.now, now)
-        idle = list(self._idle)
-        self._idle.clear()
-        for n, worker in enumerate(idle):
+        if not self.strategy.static:  # what has ended since may have made more trials possible, for all
+            self._asking.extendleft(reversed(self._idle))
+            self._idle.clear()
+        while self._asking:
+            worker = self._asking.popleft()
             trial = self._next_of(worker)
             if trial is not None:
                 self._happen({"event": "start", "id": trial.id, "worker": worker, "time": now})
                 yield worker, trial
-            elif self.strategy.static:
-                self._idle.append(worker)
-            else:  # there is nothing for the others either
-                self._idle.extend(idle[n:])
-                break
+                continue
+            self._idle[worker] = None
+            if not self.strategy.static:  # there is nothing for the others either
+                self._idle |= dict.fromkeys(self._asking)
+                self._asking.clear()
 
     def dismiss(self) -> list[int]:
         """The idle workers; nothing more is expected of them."""
-        workers = list(self._idle)
+        workers = [*self._idle, *self._asking]
         self._idle.clear()
+        self._asking.clear()
         return workers
 
     def report(self, number: int, step: int, value: float) -> bool:
@@ -129,7 +133,7 @@ class Search:
         event = {"event": "end", "id": number, "state": str(state), "value": value}
         self._happen({**event, "time": now, "cost": cost, "error": error})
         if state is State.WAITING:
-            self._deal([trial]) if self.strategy.static else self._waiting.appendleft(trial)
+            self._queue([trial])
 
     # ---- what is known ----
 
@@ -155,23 +159,19 @@ class Search:
         return self.now >= self.limits.seconds or self._best >= self.limits.target
 
     @property
-    def _queued(self) -> bool:
-        return bool(self._waiting) or any(self._dealt)
-
-    @property
     def _may_propose(self) -> bool:
         return len(self.trials) < self.limits.trials and not self.exhausted
 
     def _next_of(self, worker: int) -> Trial | None:
         if self._stopped:
             return None
-        if not self.strategy.static:
-            if not self._waiting:
-                self._waiting.extend(self._propose())
-            return self._waiting.popleft() if self._waiting else None
-        if self._running == 0 and not self._queued:
-            self._deal(self._propose_batch())
-        return self._dealt[worker].popleft() if self._dealt[worker] else None
+        if not self._queued and (self._running == 0 or not self.strategy.static):
+            self._queue(self._propose_batch() if self.strategy.static else self._propose())
+        source = self._dealt[worker] if self.strategy.static else self._waiting
+        if not source:
+            return None
+        self._queued -= 1
+        return source.popleft()
 
     def _propose(self) -> list[Trial]:
         """The next trials, [] where they have to wait for others or there are none."""
@@ -194,10 +194,17 @@ class Search:
             batch += more
         return batch
 
-    def _deal(self, batch: list[Trial]) -> None:
-        """A slice to each worker, behind what it has already."""
+    def _queue(self, batch: list[Trial]) -> None:
+        """For whoever is free; of a static strategy a slice to each worker, behind what it has already."""
+        self._queued += len(batch)
+        if not self.strategy.static:
+            self._waiting.extend(batch)
+            return
         for worker, part in enumerate(split_evenly(len(batch), self.workers)):
             self._dealt[worker].extend(batch[k] for k in part)
+            if part and worker in self._idle:
+                del self._idle[worker]
+                self._asking.append(worker)
 
     def _happen(self, event: Event) -> None:
         self.log(event)

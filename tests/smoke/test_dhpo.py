@@ -77,8 +77,7 @@ def killed_and_resumed(out, whole, moments, ranks):
     assert "resuming after" in done.out
     check(out)
     assert rows(out) == rows(whole)
-    for name in ("best.json",):
-        assert read(out, name) == read(whole, name)
+    assert read(out, "best.json") == read(whole, "best.json")
 
 
 def test_a_killed_search_goes_on_on_another_number_of_ranks(whole, tmp_path):
@@ -128,10 +127,3 @@ def test_an_ecosphere_of_two_ranks_is_a_trial(tmp_path):
         OMP_NUM_THREADS="1",
     )
     assert read(tmp_path / "again", "summary.json")["weights_sha256"] == summary["weights_sha256"]
-
-
-def test_what_cannot_work_is_one_line_and_no_record(tmp_path):
-    done = run(DHPO, *TINY, "--ranks-per-trial", 3, "--out", tmp_path / "run", ranks=2, code=2)
-    (line,) = done.ours
-    assert "--ranks-per-trial 3 does not divide the 2 ranks" in line
-    assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""What is made of a search that is over: importance, trials.csv, the winner's command, figures; what a resumption may change."""
+"""What is made of a search that is over: importance, trials.csv, the command of the winner, figures; what may change later."""
 
 import csv
 import json
