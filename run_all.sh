@@ -97,6 +97,12 @@ replay() {
     done
 }
 
+# Searches are compared by their means: three seeds at least.
+searched() { # NAME RANKS SCRIPT ARGS...
+    local seeds=$((seeds > 3 ? seeds : 3))
+    experiment "$@"
+}
+
 # The rates of one experiment on seed 0, then the best of them, by validation accuracy, on the other seeds.
 tuned() { # NAME RANKS RATES SCRIPT ARGS...
     local name=$1 np=$2 rates=$3 script=$4 group rate seed best runs=()
@@ -132,6 +138,9 @@ experiments() {
             experiment salsa-text 1 SaLSA/SaLSA.py --dataset topics --rounds 3 --round-steps 20
             experiment adam-text 1 baselines/Baselines.py --dataset topics --rounds 3 --round-steps 20 --optimizer adamw \
                 --adam-decay 0 --label-smoothing 0
+            for strategy in grid random evolution async-evolution tpe; do
+                experiment search-$strategy 2 DHPO/DHPO.py --strategy $strategy
+            done
             replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;
         cpu)
@@ -169,6 +178,14 @@ experiments() {
                 done
                 for name in clerc shi oz; do tuned $name-$data-tau20 "${swarm[@]}" --period 20 --swarm $name; done
             done
+            for strategy in grid random evolution async-evolution tpe; do # 64 trials each; two ranks need no longer lag than 4
+                local lag=()
+                case $strategy in async-evolution | tpe) lag=(--lag 4) ;; esac
+                searched search-mnist-$strategy 2 DHPO/DHPO.py --strategy $strategy "${lag[@]}" --dataset mnist --space mnist \
+                    --model dhpo-cnn --width 1 --crop 28 --rounds 1 --train-images 20000 --schedule constant \
+                    --label-smoothing 0 --weight-decay 0
+                searched search-cifar10-$strategy 2 DHPO/DHPO.py --strategy $strategy "${lag[@]}"
+            done
             for data in cifar10 cifar100; do
                 experiment linear-$data 2 baselines/Baselines.py --method linear --dataset $data --batch-size 256
                 experiment sqrt-$data 2 baselines/Baselines.py --method sqrt --dataset $data --batch-size 256
@@ -200,6 +217,10 @@ listing=no
 experiments
 
 echo "== tables, figures, report"
+if [ -z "$(find "results/$profile" -mindepth 3 -maxdepth 3 -name config.json -not -path '*/dhpo/*' -print -quit)" ]; then
+    python results/searches.py "$profile" # there is nothing else
+    exit
+fi
 python results/make_tables.py "$profile"
 python results/make_figures.py "$profile"
 python results/make_report.py "$profile"

@@ -5,7 +5,7 @@
 Writes results/<profile>/figures/*.png: accuracy-* (validation accuracy of all methods), workers-* (learning rate and fitness of
 every worker of one run), seconds-* (where the time went). Where methods were run with three base rates or periods or more:
 start-* and period-* (test accuracy over them); of base rates the others then show the middle one. distance-*: how far
-swarms are spread. Each file carries its title
+swarms are spread. search-*: the best so far of searches (searches.py). Each file carries its title
 and caption as PNG text, which make_report.py shows beside it.
 """
 
@@ -20,6 +20,7 @@ from textwrap import fill
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import searches
 from cells import percent
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -413,7 +414,8 @@ def write(records: Records, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    return [picture.save(folder) for picture in draw(records)]
+    found = (Picture(*parts) for parts in searches.pictures(folder.parent))
+    return [picture.save(folder) for picture in (*draw(records), *found)]
 
 
 def main() -> None:

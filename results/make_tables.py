@@ -4,13 +4,14 @@
 
 Writes results/<profile>/tables/: accuracy.md and cost.md (rows carry the same numbers in both), start.md (methods by the
 base rate they were started with) and periods.md (by communication period), where those were varied (such rows are not
-in accuracy.md), accuracy.csv (all numbers, unrounded) and runs.csv (one line per run directory, finished or not). Columns:
-results/README.md.
+in accuracy.md), search.md (of searches.py), accuracy.csv (all numbers, unrounded) and runs.csv (one line per run directory,
+finished or not). Columns: results/README.md.
 """
 
 from pathlib import Path
 
 import pandas as pd
+import searches
 from cells import TEST_RULE, UNKNOWN, count, markdown, number, percent, regenerate
 from records import NUMBERS, Records, from_command_line
 from sweep_tables import period_text, start_text
@@ -148,6 +149,7 @@ def write(records: Records, folder: Path) -> list[Path]:
         "runs.csv": records.runs.drop(columns="settings").to_csv(lineterminator="\n"),
     }
     texts |= {name: text for name, text in (("start.md", start_text(records)), ("periods.md", period_text(records))) if text}
+    texts |= {name: text for name, text in (("search.md", searches.text(folder.parent)),) if text}
     for name, text in texts.items():
         (folder / name).write_text(text)
     return [folder / name for name in texts]
