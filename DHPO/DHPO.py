@@ -26,7 +26,7 @@ from common.errors import UsageError
 from common.loop import evaluate
 from common.models import model_title
 from common.populations import PopulationSpec
-from common.record import choose_directory, commit, environment, write_json, write_weights
+from common.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
 from common.search.coordinator import Coordinator, run
 from common.search.figures import write_figures
 from common.search.importance import importance
@@ -158,7 +158,8 @@ def start_record(directory: Path, args: Args, space: Space, training: Training, 
         if topology.world.rank == 0:
             check_same_search(directory, config)
             directory.mkdir(parents=True, exist_ok=True)
-            write_json(directory / "environment.json", environment(topology))
+            inside = {"all_reduce": all_reduce(training.topology), "threads_per_rank": args.threads}
+            write_json(directory / "environment.json", {**environment(topology), **inside})
             write_json(directory / "config.json", config)
 
 

@@ -252,7 +252,7 @@ def environment(topology: Topology) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in VERSIONS},
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
-        "all_reduce": _all_reduce(topology),
+        "all_reduce": all_reduce(topology),
         "launcher": launcher(),
         "ranks": topology.world.size,
         "ranks_on_this_node": topology.node.size,
@@ -266,7 +266,7 @@ def environment(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _all_reduce(topology: Topology) -> str:
+def all_reduce(topology: Topology) -> str:
     """What adds up gradients, or the weights of workers that meet: `horovod`, `mpi` or `none`."""
     groups = (topology.gradients, topology.population)
     if any(group.horovod for group in groups):
