@@ -28,8 +28,6 @@ from common.models import model_title
 from common.populations import PopulationSpec
 from common.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
 from common.search.coordinator import Coordinator, run
-from common.search.figures import write_figures
-from common.search.importance import importance
 from common.search.journal import Journal
 from common.search.objective import Training, check_searchable, population_specs, with_setting
 from common.search.pruning import Halving, Median, Pruner
@@ -38,7 +36,6 @@ from common.search.search import Limits, Search
 from common.search.space import Space, read_space
 from common.search.steady import Order, Steady
 from common.search.strategies import Evolution, Grid, Random, Strategy
-from common.search.tpe import Tpe
 from common.search.trial import State, Trial
 from common.topology import Topology, build_topology, split_world, world_size
 
@@ -178,6 +175,9 @@ def finish(
     test = evaluate(module, data.test, precision, group)  # the only time that anybody looks at it
     if search is None:
         return
+    from common.search.figures import write_figures  # seconds to import, and only rank 0 needs them
+    from common.search.importance import importance
+
     settled = with_setting(training.args, best.setting, args.objective, args.populations, seed)
     command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
     about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": seed, "command": command}
@@ -272,6 +272,8 @@ def strategy_of(args: Args, space: Space) -> Strategy:
         case "evolution":
             return Evolution(space, args.population)
         case "tpe":
+            from common.search.tpe import Tpe  # Optuna takes a second
+
             return Tpe(space, order)
     return Steady(space, args.population, order)
 

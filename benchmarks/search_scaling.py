@@ -178,7 +178,8 @@ def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], tr
         *sleeping,
         "",
         *([*training, ""] if training else []),
-        f"Made by `mpirun --oversubscribe --bind-to none -np {ranks} python benchmarks/search_scaling.py`, commit {commit()}.",
+        f"Made by `mpirun --oversubscribe --bind-to none -np {ranks} python benchmarks/search_scaling.py"
+        f"{'' if args.trained else ' --trained 0'}`, commit {commit()}.",
     ]
     print("\n".join(text))
     args.out.mkdir(parents=True, exist_ok=True)
