@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from common.search.schedule import utilisation
 from common.search.search import Search
@@ -112,7 +113,7 @@ def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Fig
     for place, variable in enumerate(space.variables):
         for height, text in _ticks(variable):
             axes.text(place, height, f" {text}", fontsize=7.5, color=GREY, va="center")
-    axes.set_xticks(list(x), [*space.names, "value"])
+    axes.set_xticks(list(x), [*space.names, "value"], fontsize=8)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label="value")
@@ -130,7 +131,7 @@ def _height(variable: Variable, trial: Trial) -> float:
 
 def _ticks(variable: Variable) -> list[tuple[float, str]]:
     if variable.is_numeric:
-        return [(u, f"{float(variable.from_unit(u)):g}") for u in (0.0, 0.5, 1.0)]
+        return [(u, f"{float(variable.from_unit(u)):.3g}") for u in (0.0, 0.5, 1.0)]
     return [(k / max(len(variable.choices) - 1, 1), str(choice)) for k, choice in enumerate(variable.choices)]
 
 
@@ -155,6 +156,7 @@ def curves(trials: list[Trial], title: str) -> Figure:
             steps = range(1, len(trial.curve) + 1)
             axes.plot(steps, trial.curve, color=COLOURS[trial.state], lw=0.9, alpha=0.7, label=label, **end)
             shown.add(trial.state)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("step")
     axes.set_ylabel("value")
     axes.legend(fontsize=9)
