@@ -290,6 +290,10 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
         f"{args.trials} trials of {args.rounds} rounds over {', '.join(space.names)}; record: {journal.directory}",
         flush=True,
     )
+    most = {"evolution": args.population, "async-evolution": args.lag, "tpe": args.lag}.get(args.strategy, workers)
+    if most < workers and (args.strategy == "evolution" or args.order == "lag"):
+        name = "population" if args.strategy == "evolution" else "lag"
+        print(f"note: --{name} {most} keeps at most {most} of {workers} workers busy", flush=True)
     if search.trials:
         ended = search.count(State.COMPLETE, State.PRUNED, State.FAILED)
         print(f"resuming after {ended} trials, {len(search.trials) - ended} begun ones again", flush=True)

@@ -6,11 +6,14 @@ import time
 
 import numpy as np
 import pytest
-from worlds import RANK, SIZE, WORLD, needs_two
+import torch
+from worlds import RANK, SIZE, WORLD, alone, needs_two
 
+from common.cli import CommonArgs
 from common.comm import Group, Traffic
 from common.data import open_data
 from common.errors import UsageError
+from common.populations import PopulationSpec
 from common.search.coordinator import Coordinator, run
 from common.search.journal import JOURNAL, Journal
 from common.search.objective import Training
@@ -21,6 +24,7 @@ from common.search.space import Space
 from common.search.steady import Order, Steady
 from common.search.strategies import Evolution
 from common.search.trial import State
+from common.topology import build_topology, split_world
 
 SPACE = Space.of({name: {"kind": "float", "low": 0.0, "high": 1.0} for name in "abc"})
 each_strategy = pytest.mark.parametrize(
@@ -169,22 +173,41 @@ def test_ranks_of_a_group_work_on_the_same_trial():
     group.comm.Free()
 
 
-def test_training_gives_the_same_values_on_any_number_of_ranks():
-    import torch
-    from worlds import alone
+ARGS = CommonArgs(
+    **{"dataset": "digits", "model": "cnn", "width": 1, "rounds": 2, "round_steps": 3, "batch_size": 32},
+    **{"optimizer": "sgd", "precision": "float32"},
+)
 
-    from common.cli import CommonArgs
 
+@pytest.fixture
+def digits():
     torch.set_num_threads(1)
-    args = CommonArgs(
-        dataset="digits", model="cnn", width=1, rounds=2, round_steps=3, batch_size=32, optimizer="sgd", precision="float32"
-    )
-    topology = alone()
-    data = open_data("digits", "data", topology, args.seed, 0.1, 0)
+    return open_data("digits", "data", alone(), ARGS.seed, 0.1, 0)
+
+
+def test_training_gives_the_same_values_on_any_number_of_ranks(digits):
     space = Space.of({"learning_rate": {"kind": "float", "low": 0.01, "high": 1.0, "scale": "log"}})
-    training = Training(args, topology, data)
+    training = Training(ARGS, alone(), digits)
     search = run(training, lambda: Coordinator(Search(Steady(space, 2, Order(4)), Limits(6), SIZE)))
     values = WORLD.bcast([t.value for t in search.trials] if search else None)
     settings = WORLD.bcast([t.setting for t in search.trials] if search else None)
-    assert values[RANK % 6] == training.train(settings[RANK % 6], args.seed).value
+    assert values[RANK % 6] == training.train(settings[RANK % 6], ARGS.seed).value
     assert len(set(values)) > 1
+
+
+@pytest.mark.skipif(SIZE % 2, reason="groups of two")
+@pytest.mark.parametrize("kind", ["train", "eoa"])
+def test_groups_of_ranks_train_beside_each_other_and_do_not_mix(digits, kind):
+    """Every group is a world of its own: with one setting all come to the same weights, whatever the others do meanwhile."""
+    names = ("gwo", "woa") if kind == "eoa" else ("cosine",)
+    specs = [PopulationSpec(name, 2 // len(names), "sgd") for name in names]
+    topology = build_topology(specs, horovod=False, comm=split_world(2))
+    assert (topology.world.size, topology.world.rank) == (2, RANK % 2)
+    training = Training(ARGS, topology, digits, kind)
+    reports = []
+    if RANK // 2 % 2:
+        training.train({"learning_rate": 0.3}, 5)  # another number of messages
+    trained = training.train({"learning_rate": 0.05}, 0, lambda step, value: reports.append((step, value)))
+    assert [step for step, _ in reports] == [1]
+    found = WORLD.allgather((trained.value, trained.model.sha256(), reports))
+    assert all(other == found[0] for other in found)

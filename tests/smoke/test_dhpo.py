@@ -2,11 +2,12 @@
 
 import csv
 import json
+import re
 import shlex
 
 import numpy as np
 import pytest
-from launching import kill_when, run
+from launching import ROOT, kill_when, run
 
 DHPO = "DHPO/DHPO.py"
 TINY = ("--preset", "smoke", "--trials", 10, "--rounds", 2, "--round-steps", 3)
@@ -107,6 +108,14 @@ def test_the_command_of_the_winner_gives_its_weights(whole, tmp_path):
     assert again["weights_sha256"] == summary["weights_sha256"]
     assert again["validation_accuracy"] == summary["validation_accuracy"]
     assert again["test_accuracy"] == summary["test_accuracy"]
+
+
+@pytest.mark.slow
+def test_the_objective_of_ones_own_in_the_readme(tmp_path):
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "DHPO/README.md").read_text(), re.DOTALL)
+    (tmp_path / "own.py").write_text(block)
+    done = run(tmp_path / "own.py", ranks=3, PYTHONPATH=str(ROOT))
+    assert "'n': 4" in done.out
 
 
 @pytest.mark.slow
