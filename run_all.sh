@@ -182,7 +182,7 @@ experiments() {
                 local lag=()
                 case $strategy in async-evolution | tpe) lag=(--lag 4) ;; esac
                 searched search-mnist-$strategy 2 DHPO/DHPO.py --strategy $strategy "${lag[@]}" --dataset mnist --space mnist \
-                    --model dhpo-cnn --width 1 --crop 28 --rounds 1 --train-images 20000 --schedule constant \
+                    --model dhpo-cnn --width 1 --crop 28 --rounds 1 --schedule constant \
                     --label-smoothing 0 --weight-decay 0
                 searched search-cifar10-$strategy 2 DHPO/DHPO.py --strategy $strategy "${lag[@]}"
             done

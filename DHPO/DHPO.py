@@ -99,7 +99,7 @@ PUBLISHED = {"schedule": "constant", "label_smoothing": 0.0, "weight_decay": 0.0
 PRESETS = make_presets(
     Args,
     smoke={**OWN, "space": "digits", "rounds": 3, "trials": 12, "lag": 4, "precision": "float32"},
-    cpu={**OWN, "space": "cifar10", "model": "cnn", "width": 2, "train_images": 10000, "rounds": 3, "batch_size": 128},
+    cpu={**OWN, "space": "cifar10", "model": "cnn", "width": 2, "train_images": 10000, "rounds": 2, "batch_size": 128},
     paper={
         **{**OWN, **PUBLISHED, "space": "mnist", "dataset": "mnist", "model": "dhpo-cnn", "width": 1, "crop": 28},
         **{"rounds": 1, "batch_size": 128},
@@ -107,7 +107,7 @@ PRESETS = make_presets(
 )
 COST = {
     "smoke": "10 to 20 seconds",
-    "cpu": "64 trials of 3 epochs of 10,000 images, minutes on 2 quiet cores",
+    "cpu": "64 trials of 2 epochs of 10,000 images, minutes on 2 quiet cores",
     "paper": "64 epochs of MNIST on 906 parameters, minutes on 2 quiet cores",
 }
 
