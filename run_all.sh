@@ -182,7 +182,7 @@ experiments() {
                 local lag=()
                 case $strategy in async-evolution | tpe) lag=(--lag 4) ;; esac
                 searched search-mnist-$strategy 2 DHPO/DHPO.py --strategy $strategy "${lag[@]}" --dataset mnist --space mnist \
-                    --model dhpo-cnn --width 1 --crop 28 --rounds 1 --schedule constant \
+                    --model dhpo-cnn --width 1 --crop 28 --rounds 1 --train-images 0 --schedule constant \
                     --label-smoothing 0 --weight-decay 0
                 searched search-cifar10-$strategy 2 DHPO/DHPO.py --strategy $strategy "${lag[@]}"
             done
@@ -201,6 +201,9 @@ experiments() {
                 done
             done
             if [ "$profile" = paper ]; then
+                for strategy in grid random evolution async-evolution tpe; do # MNIST, as published but for the test set
+                    experiment search-$strategy 4 DHPO/DHPO.py --strategy $strategy
+                done
                 experiment eoa-reference-cifar10 "$ranks" EOA-SAM/EOASAM.py --reference
                 experiment eoa-reference-cifar100 "$ranks" EOA-SAM/EOASAM-cifar100.py --reference
             fi

@@ -94,11 +94,11 @@ class Args(CommonArgs):
     """of --objective eoa, as in EOA-SAM"""
 
 
-OWN: dict[str, Any] = {"optimizer": "sgd", "fitness_images": 0}
-PUBLISHED = {"schedule": "constant", "label_smoothing": 0.0, "weight_decay": 0.0, "precision": "float32"}
+OWN: dict[str, Any] = {"optimizer": "sgd", "fitness_images": 0, "precision": "float32"}  # what is searched over is small
+PUBLISHED = {"schedule": "constant", "label_smoothing": 0.0, "weight_decay": 0.0}
 PRESETS = make_presets(
     Args,
-    smoke={**OWN, "space": "digits", "rounds": 3, "trials": 12, "lag": 4, "precision": "float32"},
+    smoke={**OWN, "space": "digits", "rounds": 3, "trials": 12, "lag": 4},
     cpu={**OWN, "space": "cifar10", "model": "cnn", "width": 2, "train_images": 10000, "rounds": 2, "batch_size": 128},
     paper={
         **{**OWN, **PUBLISHED, "space": "mnist", "dataset": "mnist", "model": "dhpo-cnn", "width": 1, "crop": 28},
