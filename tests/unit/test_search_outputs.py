@@ -34,7 +34,7 @@ def drawn(space, n, value, seed=0):
 class TestImportance:
     def test_shares_of_a_linear_function(self):
         """y = 10 x1 + x2 + 0 x3: 100/101, 1/101 and 0 in the limit of many trials."""
-        shares = importance(LINEAR, drawn(LINEAR, 150, lambda s: 10 * s["x1"] + s["x2"]))
+        shares = importance(LINEAR, drawn(LINEAR, 100, lambda s: 10 * s["x1"] + s["x2"]))
         assert shares["x1"] > shares["x2"] > shares["x3"]
         assert shares["x1"] == pytest.approx(100 / 101, abs=0.03)
         assert shares["x2"] == pytest.approx(1 / 101, abs=0.02)

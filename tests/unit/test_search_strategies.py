@@ -149,7 +149,7 @@ class TestAll:
     )
     def test_mean_best_of_64_on_the_toy_objective(self, strategy, mean, error):
         """The means of 1500 repeats, with their standard errors; a band of five of ours and theirs together."""
-        best = np.array([searched(strategy(CUBE), seed).best.value for seed in range(300)])
+        best = np.array([searched(strategy(CUBE), seed).best.value for seed in range(200)])
         own = max(best.std(ddof=1), error * math.sqrt(1500)) / math.sqrt(len(best))
         assert abs(best.mean() - mean) < 5 * math.hypot(own, error)
 
@@ -157,14 +157,14 @@ class TestAll:
         """What tells the reference's rule from the usual one: 93.3 on average."""
         usual = lambda space, settings: {k: max(0.01, v**2) for k, v in mutation_deviations(space, settings).items()}  # noqa: E731
         monkeypatch.setattr("common.search.strategies.mutation_deviations", usual)
-        assert np.mean([searched(Evolution(CUBE), seed).best.value for seed in range(150)]) < 97
+        assert np.mean([searched(Evolution(CUBE), seed).best.value for seed in range(100)]) < 97
 
     def test_random_search_hits_the_best_twentieth_with_0_962(self):
         """P = 1 - (1 - q)^64."""
-        hits = [any(t.setting["lr"] > 0.95 for t in searched(Random(CUBE), seed).trials) for seed in range(400)]
+        hits = [any(t.setting["lr"] > 0.95 for t in searched(Random(CUBE), seed).trials) for seed in range(250)]
         expected = 1 - 0.95**64
         assert expected == pytest.approx(0.962, abs=1e-3)
-        assert abs(np.mean(hits) - expected) < 5 * math.sqrt(expected * (1 - expected) / 400)
+        assert abs(np.mean(hits) - expected) < 5 * math.sqrt(expected * (1 - expected) / 250)
 
     def test_a_grid_is_shuffled_and_complete(self):
         trials = searched(Grid(CUBE), trials=100).trials
