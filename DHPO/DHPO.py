@@ -122,17 +122,20 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     directory = choose_directory(args.out, "dhpo", args.dataset, args.seed, args.resume, topology)
     training = build_objective(args, topology, trial)
-    launch.say(headline(f"Search by {args.strategy}", args.preset, COST))
+    training.check(space)
     start_record(directory, args, space, training, topology)
+    launch.say(headline(f"Search by {args.strategy}", args.preset, COST))
     setup = time.time() - psutil.Process().create_time()
 
     journal = Journal(directory)
     workers = ranks // args.ranks_per_trial
     search = run(training, lambda: coordinator(args, space, workers, journal), topology.world.comm, trial.world)
 
+    if search:
+        write_trials(directory / "trials.csv", space, search.trials)
     best = topology.world.share(search and search.best)
     if best is None:
-        launch.leave(1, f"no trial has come to a value; what went wrong stands in {directory / 'journal.jsonl'}")
+        launch.leave(1, f"no trial has come to a value; what went wrong stands in {directory / 'trials.csv'}")
     if topology.world.rank < args.ranks_per_trial:  # the ranks of worker 0; the others are done
         finish(args, space, training, search, best, directory, setup)
     topology.world.rest()
@@ -195,7 +198,6 @@ def finish(
     }
     title = f"{args.strategy}, {data.source.title}, {search.workers} worker{'s'[: search.workers > 1]}"
     write_weights(directory, module)
-    write_trials(directory / "trials.csv", space, search.trials)
     write_figures(directory / "figures", search, space, shares, title)
     write_json(directory / "best.json", about)
     write_json(directory / "summary.json", summary)
@@ -213,7 +215,9 @@ def settle(args: Args, given: set[str], ranks: int) -> Space:
         raise UsageError(f"{asked} are to be seconds (0: no limit), an accuracy in [0, 1] (0: none), and at least 1")
     if args.ranks_per_trial < 1 or ranks % args.ranks_per_trial:
         size = args.ranks_per_trial
-        raise UsageError(f"--ranks-per-trial {size} does not divide the {ranks} ranks: start a multiple of it, or leave it out")
+        raise UsageError(
+            f"--ranks-per-trial {size} does not divide the {ranks} ranks: start as many as it divides, or leave it out"
+        )
     for name, (of, choices) in WHOSE.items():
         if name in given and getattr(args, of) not in choices:
             raise UsageError(
@@ -252,13 +256,10 @@ def check_order(args: Args, given: set[str]) -> None:
 def trial_topology(args: Args, topology: Topology) -> Topology:
     """The ranks of one trial as a world of their own; Horovod is started on it where they are several."""
     size = args.ranks_per_trial
-    if size == 1:
-        return topology.alone()
     specs = [PopulationSpec(args.schedule, size, args.optimizer)]
     if args.objective == "eoa":
-        alike = with_setting(args, {}, "eoa", args.populations, args.seed)
-        specs = population_specs(alike, size)  # type: ignore[arg-type]
-    return build_topology(specs, comm=split_world(size))
+        specs = population_specs(with_setting(args, {}, "eoa", args.populations, args.seed), size)
+    return build_topology(specs, comm=split_world(size)) if size > 1 else topology.alone()
 
 
 def strategy_of(args: Args, space: Space) -> Strategy:

@@ -81,19 +81,14 @@ class Training:
     def train(self, setting: Setting, seed: int, report: Reporter = lambda step, value: None) -> Trained:
         """Train with one setting; `report(step, accuracy)` after every round but the last. Raises UsageError, Diverged."""
         args = with_setting(self.args, setting, self.kind, self.populations, seed)
-        ranks = self.topology.world.size
-        batch = settle_batch(args, set(), ranks)
-        epoch = len(self.data.train) // batch
-        steps = args.round_steps or epoch
-        if not 0 < steps <= epoch:
-            raise UsageError(f"a batch of {batch} from {len(self.data.train)} images is {epoch} steps, not {max(steps, 1)}")
+        batch, steps, epoch = self._sizes(args)
         ecosphere = self._ecosphere(args, batch, epoch / steps)
         model = ecosphere.adopt(self._network(args, seed))
         optimizer = WeightOptimizer(ecosphere, _settings(args, ecosphere.topology.spec.optimizer), _unit(args, ecosphere))
         plan = Plan(batch, steps, args.label_smoothing, self.precision, args.accumulate)
         world, value = self.topology.world, 0.0
         for t in range(args.rounds):
-            batches = self.data.batches(seed, t, batch, world.rank, ranks, steps)
+            batches = self.data.batches(seed, t, batch, world.rank, world.size, steps)
             train_round(ecosphere, optimizer, batches, seed, t, plan)
             own = evaluate(model.module, self.data.fitness, self.precision).fitness if self.kind == "eoa" else 0.0
             optimizer.end_round(ecosphere.turn(t, own).finite)
@@ -101,6 +96,24 @@ class Training:
             if t < args.rounds - 1:
                 report(t + 1, value)
         return Trained(model, value)
+
+    def check(self, space: Space) -> None:
+        """Refuse batches that the training images are too few for. Raises UsageError."""
+        searched = [v for v in space.variables if v.name == "batch_size"]
+        largest = max((v.high if v.is_numeric else max(map(float, v.choices)) for v in searched), default=self.args.batch_size)
+        self._sizes(replace(self.args, batch_size=int(largest)))
+
+    def _sizes(self, args: CommonArgs) -> tuple[int, int, int]:
+        """Global batch, steps of a round, steps of an epoch."""
+        images = len(self.data.train)
+        batch = settle_batch(args, set(), self.topology.world.size)
+        epoch = images // batch
+        steps = args.round_steps or epoch
+        if not 0 < steps <= epoch:
+            raise UsageError(
+                f"a batch of {batch} from {images} training images makes {epoch} steps an epoch, and {max(steps, 1)} are wanted"
+            )
+        return batch, steps, epoch
 
     def _network(self, args: CommonArgs, seed: int) -> Any:
         source = self.data.source
@@ -140,8 +153,9 @@ def with_setting(base: CommonArgs, setting: Mapping[str, Value], kind: str, popu
     return args
 
 
-def population_specs(args: EoaArgs, ranks: int) -> list[PopulationSpec]:
-    """The populations of a trial."""
+def population_specs(args: CommonArgs, ranks: int) -> list[PopulationSpec]:
+    """The populations of a trial that is an ecosphere. Raises UsageError."""
+    assert isinstance(args, EoaArgs)
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
     return parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
 

@@ -20,7 +20,7 @@ recorded and trained with is the same number. Variables are moved and spaced on 
 
 import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -116,11 +116,11 @@ class Variable:
         return list(dict.fromkeys(self.from_scale(low + i * (high - low) / (n + 1)) for i in range(1, n + 1)))
 
     @property
-    def values(self) -> list[Value] | None:
+    def values(self) -> Sequence[Value] | None:
         """All values, None where they are a continuum."""
         if self.kind == "float":
             return None
-        return list(range(int(self.low), int(self.high) + 1)) if self.is_numeric else list(self.choices)
+        return range(int(self.low), int(self.high) + 1) if self.is_numeric else self.choices
 
     def as_dict(self) -> dict[str, Any]:
         """As a file has it; `Space.of` reads it back."""

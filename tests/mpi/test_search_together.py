@@ -211,3 +211,11 @@ def test_groups_of_ranks_train_beside_each_other_and_do_not_mix(digits, kind):
     assert [step for step, _ in reports] == [1]
     found = WORLD.allgather((trained.value, trained.model.sha256(), reports))
     assert all(other == found[0] for other in found)
+
+
+def test_batches_that_there_are_too_few_images_for_are_refused_before_anybody_trains(digits):
+    training = Training(ARGS, alone(), digits)
+    training.check(SPACE)
+    training.check(Space.of({"batch_size": {"kind": "categorical", "choices": [16, 128]}}))
+    with pytest.raises(UsageError, match="a batch of 4096"):
+        training.check(Space.of({"batch_size": {"kind": "int", "low": 16, "high": 4096}}))
