@@ -77,9 +77,8 @@ def best_so_far(complete: list[Trial], title: str) -> Figure:
 
 def gantt(search: Search, title: str) -> Figure:
     """Who was busy when; idle is white."""
-    figure, axes = _figure(
-        f"{title}: {100 * utilisation(search):.1f} % of the workers' time in trials", 1.2 + 0.22 * search.workers
-    )
+    share, workers = 100 * utilisation(search), max(workers for _, workers in search.sessions)
+    figure, axes = _figure(f"{title}: {share:.1f} % of the workers' time in trials", 1.2 + 0.22 * min(workers, 64))
     for state, colour in COLOURS.items():
         mine = [t for t in search.trials if t.state is state and t.start is not None and t.end is not None]
         if mine:
@@ -87,10 +86,10 @@ def gantt(search: Search, title: str) -> Figure:
             lengths = np.array([t.end for t in mine], dtype=float) - starts
             rows = [t.worker or 0 for t in mine]
             axes.barh(rows, lengths, 0.8, left=starts, color=colour, edgecolor="white", lw=0.4, label=str(state))
-    for moment in search.sessions[1:]:
+    for moment, _ in search.sessions[1:]:
         axes.axvline(moment, color=GREY, lw=0.8, ls=":")
-    axes.set_yticks(range(search.workers) if search.workers <= 32 else [0, search.workers - 1])
-    axes.set_ylim(search.workers - 0.5, -0.5)
+    axes.set_yticks(range(workers) if workers <= 32 else [0, workers - 1])
+    axes.set_ylim(workers - 0.5, -0.5)
     axes.set_xlabel("seconds since the search began")
     axes.set_ylabel("worker")
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9)

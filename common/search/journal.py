@@ -78,7 +78,8 @@ class Journal:
             content = _read(self.directory / name)
             if content is not None and content["events"] <= lines:
                 trials = [Trial.of(t) for t in content["trials"]]
-                search.restore(trials, content["sessions"], content["events"], content["time"])
+                sessions = [(moment, workers) for moment, workers in content["sessions"]]
+                search.restore(trials, sessions, content["events"], content["time"])
                 self.covered = content["events"]
                 return
 

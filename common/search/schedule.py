@@ -86,4 +86,6 @@ def utilisation(search: Search) -> float:
     counts as idle.
     """
     busy = sum(t.end - t.start for t in search.trials if t.end is not None and t.start is not None)
-    return busy / (search.workers * search.now) if search.now else 0.0
+    ends = [moment for moment, _ in search.sessions[1:]] + [search.now]
+    there = sum(workers * (end - began) for (began, workers), end in zip(search.sessions, ends, strict=True))
+    return busy / there if there else 0.0

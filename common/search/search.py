@@ -47,7 +47,7 @@ class Search:
         free: whether trials are stopped by what is known of all others just then, not by what their proposals may know.
         log: is given every event before it takes effect.
         events: so many there have been.
-        sessions: seconds at which the search was begun and gone on with.
+        sessions: when the search was begun and gone on with, in seconds, and with how many workers.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Search:
         self.strategy, self.limits, self.workers, self.seed = strategy, limits, workers, seed
         self.pruner, self.free, self.log = pruner, free, log
         self.trials: list[Trial] = []
-        self.sessions: list[float] = []
+        self.sessions: list[tuple[float, int]] = []
         self.events = 0
         self.now = 0.0
         self.keys: set[Key] = set()
@@ -81,7 +81,7 @@ class Search:
 
     def begin(self, now: float) -> None:
         """A session begins; trials that the one before left unfinished wait again, with the same ids and settings."""
-        self._happen({"event": "session", "time": now})
+        self._happen({"event": "session", "time": now, "workers": self.workers})
         self._queue([t for t in self.trials if not t.has_ended])
 
     def ready(self, worker: int) -> None:
@@ -216,7 +216,7 @@ class Search:
         self.now = max(self.now, event.get("time", 0.0))
         match event["event"]:
             case "session":
-                self.sessions.append(event["time"])
+                self.sessions.append((event["time"], event["workers"]))
                 for trial in self.trials:
                     if trial.state is State.RUNNING:
                         trial.state, trial.curve, trial.worker, trial.start = State.WAITING, [], None, None
@@ -248,7 +248,7 @@ class Search:
         while self._ended < len(self.trials) and self.trials[self._ended].has_ended:
             self._ended += 1
 
-    def restore(self, trials: Iterable[Trial], sessions: list[float], events: int, now: float) -> None:
+    def restore(self, trials: Iterable[Trial], sessions: list[tuple[float, int]], events: int, now: float) -> None:
         """Go on from a snapshot instead of from nothing; events after it are applied afterwards."""
         self.trials, self.sessions, self.events, self.now = list(trials), sessions, events, now
         self.keys = {key_of(t.setting) for t in self.trials}

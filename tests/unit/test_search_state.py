@@ -232,6 +232,16 @@ class TestResume:
         assert sum(e["event"] == "session" for e in events) > 3
         assert (tmp_path / "broken" / SNAPSHOT).exists() is (every == 7)
 
+    def test_utilisation_knows_how_many_workers_a_session_had(self, tmp_path):
+        for workers in (4, 1):
+            journal = Journal(tmp_path)
+            search = Search(Queue(), Limits(8 if workers == 4 else 12), workers, log=journal.record)
+            journal.recover(search)
+            play(search, lambda trial: 1.0)
+        assert search.sessions == [(0.0, 4), (2.0, 1)]
+        assert search.now == 6.0
+        assert utilisation(search) == 1.0
+
     def test_a_damaged_snapshot_is_passed_over(self, tmp_path):
         whole = run_journaled(tmp_path, "evolution")
         (tmp_path / SNAPSHOT).write_text('{"events": 12, "tri')
