@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from worlds import RANK, SIZE, WORLD, alone, needs_two
+from worlds import RANK, SIZE, WORLD, alone, build, needs_two
 
 from common.cli import CommonArgs
 from common.comm import Group, Traffic
@@ -179,10 +179,10 @@ ARGS = CommonArgs(
 )
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def digits():
     torch.set_num_threads(1)
-    return open_data("digits", "data", alone(), ARGS.seed, 0.1, 0)
+    return open_data("digits", "data", build([SIZE]), ARGS.seed, 0.1, 0)
 
 
 def test_training_gives_the_same_values_on_any_number_of_ranks(digits):
