@@ -69,7 +69,8 @@ def schemes(ranks: int) -> dict[str, Strategy]:
         "static, λ = 4": Generations(4),
         "static, λ = 16": Generations(16),
         "static, λ = 4 P": Generations(4 * ranks),
-        "asynchronous, lag": Queue(Order(max(16, 4 * ranks))),
+        "asynchronous, W = 2 P": Queue(Order(2 * ranks)),
+        "asynchronous, W = 4 P": Queue(Order(4 * ranks)),
         "asynchronous, free": Queue(FREE),
     }
 
@@ -163,11 +164,10 @@ def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], tr
     text = [
         f"Speed-up S_P of a search, simulated: the sum of all costs over the time, means of {args.simulations} drawings (4 for "
         "1024 ranks) of log-normal costs. Static: generations of λ trials are dealt out evenly, and the next waits for the "
-        "slowest. Asynchronous: the next trial goes to whoever is free; with a lag trial i waits for all up to i - W, W the "
-        "larger of 16 and 4 P.",
+        "slowest. Asynchronous: the next trial goes to whoever is free; with a lag trial i waits for all up to i - W.",
         "",
         f"| spread | P | trials | {names} |",
-        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        f"| ---: | ---: | ---: |{' ---: |' * len(schemes(ranks))}",
         *simulation,
         "",
         f"The same on {ranks} real ranks: {args.trials} sleeps of {args.milliseconds:g} ms on average, spread {args.spread:g}, "
