@@ -56,7 +56,7 @@ class Args:
     trained: int = 24
     """trials of real training, 0 to leave it out"""
     repeats: int = 3
-    """measurements of real training, of which the median counts"""
+    """measurements of sleeping and of training, of which the median counts"""
     dataset: str = "digits"
     """what is trained on"""
     out: Path = Path("results/benchmarks")
@@ -92,23 +92,34 @@ def evaluate(objective: Objective, strategy: Strategy, trials: int, comm: MPI.Co
     return (max(t.end or 0.0 for t in search.trials), utilisation(search)) if search else (0.0, 0.0)
 
 
-def slept(args: Args, world: Group) -> Iterator[str]:
-    """Lines of the table of sleeping trials, on all ranks; collective."""
+def slept(args: Args, world: Group) -> list[str]:
+    """Lines of the table of sleeping trials, on all ranks, medians; on rank 0. Collective."""
     costs = args.milliseconds / 1000 * log_normal(np.random.default_rng(0), args.trials, args.spread)
-    total = float(costs.sum())
-    for name, scheme in schemes(world.size).items():
+    pool = f"mpi4py.futures, {world.size - 1} of the ranks work"
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in (*schemes(world.size), pool)}
+    for repeat in range(args.repeats):
+        for name, scheme in schemes(world.size).items():
+            launch.say(f"sleeping, {name}, repeat {repeat + 1} of {args.repeats}")
+            world.barrier()
+            measured[name].append(evaluate(lambda task, report: _sleep(costs[task.id]), scheme, args.trials, world.comm))
         world.barrier()
-        seconds, busy = evaluate(lambda task, report: _sleep(costs[task.id]), scheme, args.trials, world.comm)
-        if world.rank == 0:
-            yield f"| {name} | {speed_up(scheme, costs, world.size):.2f} | {total / seconds:.2f} | {100 * busy:.1f} |"
-    world.barrier()
+        measured[pool].append((_pooled(costs, world), np.nan))
+    lines = []
+    for name, values in measured.items():
+        seconds, busy = (statistics.median(v) for v in zip(*values, strict=True))
+        ranks, scheme = (world.size - 1, Queue(FREE)) if name == pool else (world.size, schemes(world.size)[name])
+        share = "" if name == pool else f"{100 * busy:.1f}"
+        lines.append(f"| {name} | {speed_up(scheme, costs, ranks):.2f} | {costs.sum() / max(seconds, 1e-9):.2f} | {share} |")
+    return lines
+
+
+def _pooled(costs: np.ndarray, world: Group) -> float:
+    """Seconds that mpi4py's pool takes; on rank 0, which only hands out."""
     began = time.perf_counter()
     with MPICommExecutor(world.comm, root=0) as pool:
         if pool is not None:
             list(pool.map(_sleep, costs))
-            seconds = time.perf_counter() - began
-            name = f"mpi4py.futures, {world.size - 1} of the ranks work"
-            yield f"| {name} | {speed_up(Queue(FREE), costs, world.size - 1):.2f} | {total / seconds:.2f} | |"
+    return time.perf_counter() - began
 
 
 def _sleep(seconds: float) -> float:
@@ -151,7 +162,7 @@ def main() -> None:
     if world_size() < 2:
         raise UsageError(f"ranks are compared with one, so there have to be at least 2, not {world_size()}: mpirun -np 4")
     world = Group(MPI.COMM_WORLD, Traffic())
-    sleeping = list(slept(args, world))
+    sleeping = slept(args, world)
     training = trained(args, world) if args.trained else []
     if world.rank == 0:
         write(args, world.size, sleeping, list(simulated(args)), training)
@@ -171,7 +182,7 @@ def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], tr
         *simulation,
         "",
         f"The same on {ranks} real ranks: {args.trials} sleeps of {args.milliseconds:g} ms on average, spread {args.spread:g}, "
-        "beside the simulation with the very same costs.",
+        f"medians of {args.repeats}, beside the simulation with the very same costs.",
         "",
         "| scheme | S_P, simulated | S_P, measured | time in trials, % |",
         "| --- | ---: | ---: | ---: |",
