@@ -132,7 +132,7 @@ def main() -> None:
     search = run(training, lambda: coordinator(args, space, workers, journal), topology.world.comm, trial.world)
 
     if search:
-        write_trials(directory / "trials.csv", space, search.trials)
+        write_trials(directory / "trials.csv", space, search.trials, training.seed_of)
     best = topology.world.share(search and search.best)
     if best is None:
         launch.leave(1, f"no trial has come to a value; what went wrong stands in {directory / 'trials.csv'}")

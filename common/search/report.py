@@ -10,7 +10,7 @@ import csv
 import json
 import os
 import shlex
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -24,25 +24,25 @@ from common.search.search import Search
 from common.search.space import Space
 from common.search.trial import State, Trial
 
-COLUMNS = ("id", "state", "value", "steps", "worker", "start", "end", "cost", "attempts", "parents", "error")
+COLUMNS = ("id", "state", "value", "steps", "worker", "start", "end", "cost", "seed", "attempts", "parents", "error")
 ALWAYS = ("rounds", "batch_size", "optimizer", "fitness_images", "label_smoothing", "precision", "seed")  # differ by script
 MAY_CHANGE = {"resume", "out", "data_dir", "trials", "time_budget", "target", "retries"}  # between two sessions
 NEVER = ("preset", "out", "resume")
 
 
-def write_trials(path: Path, space: Space, trials: Iterable[Trial]) -> None:
-    """One line per trial, by id; a variable that does not exist in a trial is left empty."""
+def write_trials(path: Path, space: Space, trials: Iterable[Trial], seed_of: Callable[[int], int]) -> None:
+    """One line per trial, by id; a variable that does not exist in a trial is left empty. seed_of: a trial's, by its id."""
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *space.names])
-        writer.writerows(_line(trial, space.names) for trial in trials)
+        writer.writerows(_line(trial, seed_of(trial.id), space.names) for trial in trials)
     os.replace(temporary, path)
 
 
-def _line(trial: Trial, names: list[str]) -> list[Any]:
+def _line(trial: Trial, seed: int, names: list[str]) -> list[Any]:
     times = [None if moment is None else round(moment, 4) for moment in (trial.start, trial.end, trial.cost)]
-    about = [trial.id, str(trial.state), trial.value, len(trial.curve), trial.worker, *times, trial.attempts]
+    about = [trial.id, str(trial.state), trial.value, len(trial.curve), trial.worker, *times, seed, trial.attempts]
     return [*about, " ".join(map(str, trial.parents)), trial.error, *(trial.setting.get(name) for name in names)]
 
 

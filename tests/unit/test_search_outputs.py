@@ -69,11 +69,12 @@ def searched():
 
 def test_trials_csv(tmp_path):
     search = searched()
-    write_trials(tmp_path / "trials.csv", TREE, search.trials)
+    write_trials(tmp_path / "trials.csv", TREE, search.trials, lambda number: 7 + number)
     with open(tmp_path / "trials.csv", newline="") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == [*COLUMNS, "c", "x", "y"]
     assert [int(line["id"]) for line in lines] == list(range(30))
+    assert [int(line["seed"]) for line in lines] == list(range(7, 37))
     assert all((line["x"] == "") is (line["c"] == "b") for line in lines)
     assert all(float(line["value"]) == t.value for line, t in zip(lines, search.trials, strict=True) if t.value is not None)
     assert {line["state"] for line in lines} == {"complete", "failed", "pruned"}
