@@ -97,6 +97,12 @@ replay() {
     done
 }
 
+# Searches are compared by their means: three seeds at least.
+searched() { # NAME RANKS SCRIPT ARGS...
+    local seeds=$((seeds > 3 ? seeds : 3))
+    experiment "$@"
+}
+
 # The rates of one experiment on seed 0, then the best of them, by validation accuracy, on the other seeds.
 tuned() { tuned_by --learning-rate "$@"; } # NAME RANKS RATES SCRIPT ARGS...
 
@@ -188,6 +194,9 @@ experiments() {
             for optimizer in adamw schedulefree-adamw prodigy; do
                 experiment $optimizer 1 "${bare[@]}" --optimizer $optimizer --adam-decay 0
             done
+            for strategy in grid random evolution async-evolution tpe; do
+                experiment search-$strategy 2 DHPO/DHPO.py --strategy $strategy
+            done
             replay replay eoa --batch-size 32 # what one of the two populations sees
             ;;
         cpu)
@@ -230,6 +239,14 @@ experiments() {
             for data in mnist cifar10 topics; do steps $data; done # steps that find themselves, and what one would pick instead
             first_steps cifar10
             first_steps digits
+            for strategy in grid random evolution async-evolution tpe; do # 64 trials each; two ranks need no longer lag than 4
+                local lag=()
+                case $strategy in async-evolution | tpe) lag=(--lag 4) ;; esac
+                searched search-mnist-$strategy 2 DHPO/DHPO.py --strategy $strategy "${lag[@]}" --dataset mnist --space mnist \
+                    --model dhpo-cnn --width 1 --crop 28 --rounds 1 --train-images 0 --schedule constant \
+                    --label-smoothing 0 --weight-decay 0
+                searched search-cifar10-$strategy 2 DHPO/DHPO.py --strategy $strategy "${lag[@]}"
+            done
             for data in cifar10 cifar100; do
                 experiment linear-$data 2 baselines/Baselines.py --method linear --dataset $data --batch-size 256
                 experiment sqrt-$data 2 baselines/Baselines.py --method sqrt --dataset $data --batch-size 256
@@ -245,6 +262,9 @@ experiments() {
                 done
             done
             if [ "$profile" = paper ]; then
+                for strategy in grid random evolution async-evolution tpe; do # MNIST, as published but for the test set
+                    experiment search-$strategy 4 DHPO/DHPO.py --strategy $strategy
+                done
                 experiment eoa-reference-cifar10 "$ranks" EOA-SAM/EOASAM.py --reference
                 experiment eoa-reference-cifar100 "$ranks" EOA-SAM/EOASAM-cifar100.py --reference
             fi
@@ -261,6 +281,10 @@ listing=no
 experiments
 
 echo "== tables, figures, report"
+if [ -z "$(find "results/$profile" -mindepth 3 -maxdepth 3 -name config.json -not -path '*/dhpo/*' -print -quit)" ]; then
+    python results/searches.py "$profile" # there is nothing else
+    exit
+fi
 python results/make_tables.py "$profile"
 python results/make_figures.py "$profile"
 python results/make_report.py "$profile"

@@ -1,5 +1,6 @@
 """The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else; only what
-never meets has rooms of its own: workers and parameter servers (`common.elastic.server`), and a tree (`common.elastic.tree`).
+never meets has rooms of its own: workers and parameter servers (`common.elastic.server`), a tree (`common.elastic.tree`),
+and the trials of a search (`common.search.coordinator`).
 
 Tensors travel as flat float32 buffers; what is pickled is agreements, records and the small data of a start. Buffers on an
 accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). In a group of one
@@ -32,6 +33,8 @@ class Tag(IntEnum):
     ACKNOWLEDGE = 6  # server to worker: the update has been taken in
     REPORT = 7  # worker to every server: the end of a round, with its line of the record
     STOP = 8  # worker to server: no more messages from here
+    ASK = 9  # worker to coordinator of a search
+    ANSWER = 10  # coordinator to worker
 
 
 @dataclass

@@ -193,9 +193,7 @@ class Record:
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
         """Write one JSON file whole or not at all."""
         if self.active:
-            temporary = self.directory / f"{name}.tmp"
-            temporary.write_text(json.dumps(_plain(content), indent=2) + "\n")
-            os.replace(temporary, self.directory / name)
+            write_json(self.directory / name, content)
 
     def write_rates(self, units: Mapping[str, float], lineage: list[int] | None = None) -> None:
         """rates.csv: the rates of every round as `Baselines.py --replay` reads them; from metrics.csv.
@@ -224,15 +222,27 @@ class Record:
     def write_weights(self, module: nn.Module) -> None:
         """weights.safetensors: the module's state dict, for `module.load_state_dict(load_file(path))`."""
         if self.active:
-            temporary = self.directory / "weights.tmp"
-            # Not save_file: it makes files that only their owner can read.
-            temporary.write_bytes(save({n: t.detach().cpu().clone() for n, t in module.state_dict().items()}))
-            os.replace(temporary, self.directory / "weights.safetensors")
+            write_weights(self.directory, module)
 
     def close(self) -> None:
         """Flush what is buffered."""
         if self.events is not None:
             self.events.close()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all; numbers that are not finite become null."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(_plain(content), indent=2) + "\n")
+    os.replace(temporary, path)
+
+
+def write_weights(directory: Path, module: nn.Module) -> None:
+    """weights.safetensors, whole or not at all."""
+    temporary = directory / "weights.tmp"
+    # Not save_file: it makes files that only their owner can read.
+    temporary.write_bytes(save({n: t.detach().cpu().clone() for n, t in module.state_dict().items()}))
+    os.replace(temporary, directory / "weights.safetensors")
 
 
 def environment(topology: Topology) -> dict[str, Any]:
@@ -242,7 +252,7 @@ def environment(topology: Topology) -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in VERSIONS},
         "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
-        "all_reduce": _all_reduce(topology),
+        "all_reduce": all_reduce(topology),
         "launcher": launcher(),
         "ranks": topology.world.size,
         "ranks_on_this_node": topology.node.size,
@@ -256,7 +266,7 @@ def environment(topology: Topology) -> dict[str, Any]:
     }
 
 
-def _all_reduce(topology: Topology) -> str:
+def all_reduce(topology: Topology) -> str:
     """What adds up gradients, or the weights of workers that meet: `horovod`, `mpi` or `none`."""
     groups = (topology.gradients, topology.population)
     if any(group.horovod for group in groups):

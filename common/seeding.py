@@ -29,6 +29,8 @@ class Purpose(IntEnum):
     PROBE = 10  # which training images a swarm's places are compared on
     SWARM = 11  # the random factors of a particle's move, one stream per move and worker
     INSIDE_STEP = 12  # what a line search's forward passes draw, one stream per step and worker
+    PROPOSE = 13  # the setting of a trial of a search, one stream per trial
+    TRIAL = 14  # a trial's own seed, where trials do not share one
 
 
 def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker: int = 0) -> np.random.Generator:

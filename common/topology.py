@@ -95,14 +95,17 @@ def world_size() -> int:
     return size
 
 
-def build_topology(specs: list[PopulationSpec], scope: str = "population", horovod: bool = True) -> Topology:
-    """Split the world into populations and start Horovod on the gradient scope. Collective over the world.
+def build_topology(
+    specs: list[PopulationSpec], scope: str = "population", horovod: bool = True, comm: MPI.Comm = MPI.COMM_WORLD
+) -> Topology:
+    """Split the world into populations and start Horovod on the gradient scope. Collective over all ranks of the job.
+
+    comm: what is to be the world, where the ranks of a job are several worlds beside each other (the trials of a search).
 
     scope: `population`, `world`, or `worker`: then every worker steps on its own gradient, and Horovod is there for what a
     population does with its weights. With `horovod` false, or where Horovod is not installed, MPI takes its place.
     """
     launch.keep_freed_memory()
-    comm = MPI.COMM_WORLD
     rank = comm.Get_rank()
     traffic = Traffic()
     offsets = [sum(s.workers for s in specs[:k]) for k in range(len(specs))]
@@ -110,6 +113,7 @@ def build_topology(specs: list[PopulationSpec], scope: str = "population", horov
     population = comm.Split(color=index, key=rank)
     launch.place["population"] = f"{index} ({specs[index].species})"
     node = Group(comm.Split_type(MPI.COMM_TYPE_SHARED), traffic)
+    neighbours = node if comm == MPI.COMM_WORLD else Group(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED), traffic)
     scope_comm = comm if scope == "world" else population
     engine = start_horovod(scope_comm) if horovod and scope_comm.Get_size() > 1 else None
     groups = {"world": Group(comm, traffic), "population": Group(population, traffic)}
@@ -123,10 +127,16 @@ def build_topology(specs: list[PopulationSpec], scope: str = "population", horov
         index=index,
         offsets=offsets,
         node=node,
-        device=choose_device(node.rank),
-        threads=set_threads(node),
+        device=choose_device(neighbours.rank),
+        threads=set_threads(neighbours),
         traffic=traffic,
     )
+
+
+def split_world(size: int) -> MPI.Comm:
+    """The communicator of this rank and its neighbours, `size` consecutive ranks of the world. Collective over the world."""
+    rank = MPI.COMM_WORLD.Get_rank()
+    return MPI.COMM_WORLD.Split(color=rank // size, key=rank)
 
 
 def start_horovod(comm: MPI.Comm) -> ModuleType | None:

@@ -5,8 +5,9 @@
 Writes results/<profile>/figures/*.png: accuracy-* (validation accuracy of all methods), workers-* (learning rate and fitness of
 every worker of one run), seconds-* (where the time went). Where methods were run with three base rates or periods or more:
 start-* and period-* (test accuracy over them); of base rates the others then show the middle one. distance-*: how far
-swarms are spread. Where line searches are compared with rates: steps-* (loss and accuracy) and first-step-* (accuracy over what
-they began with). Each file carries its title and caption as PNG text, which make_report.py shows beside it.
+swarms are spread. search-*: the best so far of searches (searches.py). Where line searches are compared with rates: steps-*
+(loss and accuracy) and first-step-* (accuracy over what they began with). Each file carries its title and caption as PNG text,
+which make_report.py shows beside it.
 """
 
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import searches
 from drawing import (
     COLOURS,
     METHOD_COLOURS,
@@ -242,7 +244,8 @@ def write(records: Records, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    return [picture.save(folder) for picture in draw(records)]
+    found = (Picture(*parts) for parts in searches.pictures(folder.parent))
+    return [picture.save(folder) for picture in (*draw(records), *found)]
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ import cells
 import jinja2
 import make_tables
 import pandas as pd
+import searches
 import step_tables
 import sweep_tables
 from PIL import Image
@@ -31,6 +32,7 @@ KINDS = (
     "accuracy",
     "start",
     "period",
+    "search",
     "distance",
     "steps",
     "first",
@@ -116,6 +118,8 @@ def render(records: Records, folder: Path) -> str:
             )
             for _, rows in records.steps()
         ],
+        searches=[(group.title, _cells(searches.table(group))) for group in searches.load(folder)],
+        search_note=searches.NOTE,
         cost=_cells(make_tables.cost_table(records)),
         cost_notes=make_tables.cost_notes(records),
         troubled=_cells(make_tables.troubled_table(records)),

@@ -4,13 +4,14 @@
 
 Writes results/<profile>/tables/: accuracy.md and cost.md (rows carry the same numbers in both); where there is something to
 say, start.md (methods by the base rate they were started with), periods.md (by communication period) and steps.md (line
-searches and what they are compared to), whose rows are not in accuracy.md; accuracy.csv (all numbers, unrounded) and runs.csv
-(one line per run directory, finished or not). Columns: results/README.md.
+searches and what they are compared to), whose rows are not in accuracy.md, and search.md (of searches.py); accuracy.csv (all
+numbers, unrounded) and runs.csv (one line per run directory, finished or not). Columns: results/README.md.
 """
 
 from pathlib import Path
 
 import pandas as pd
+import searches
 from cells import TEST_RULE, UNKNOWN, count, markdown, number, percent, regenerate
 from records import NUMBERS, Records, from_command_line
 from step_tables import steps_text
@@ -151,6 +152,7 @@ def write(records: Records, folder: Path) -> list[Path]:
     }
     more = {"start.md": start_text, "periods.md": period_text, "steps.md": steps_text}
     texts |= {name: text for name, write_text in more.items() if (text := write_text(records))}
+    texts |= {name: text for name, text in (("search.md", searches.text(folder.parent)),) if text}
     for name, text in texts.items():
         (folder / name).write_text(text)
     return [folder / name for name in texts]

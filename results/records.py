@@ -21,7 +21,7 @@ from names import DATASETS, ELASTIC, METHODS, OPTIMIZERS, SEARCHES, STEPPING, SW
 from run_reading import PHASES, SWARM, read_run
 
 ROOT = Path(__file__).parent
-OUTPUTS = ("tables", "figures")  # beside the experiments in a profile's folder
+OTHERS = ("tables", "figures", "dhpo")  # beside the training runs in a profile's folder; searches: searches.py
 
 # Settings that have columns of their own in the tables.
 IN_OTHER_COLUMNS = {"population_list", "ranks", "rounds", "batch_size", "optimizer"}
@@ -154,7 +154,7 @@ def from_command_line(description: str) -> tuple[Records, Path]:
 def load(root: Path, profile: str) -> Records:
     """All records of a profile. Raises FileNotFoundError where there is not one run directory."""
     folder = root / profile
-    experiments = sorted(p for p in folder.glob("*") if p.is_dir() and p.name not in OUTPUTS)
+    experiments = sorted(p for p in folder.glob("*") if p.is_dir() and p.name not in OTHERS)
     directories = [run for e in experiments for run in sorted(e.iterdir()) if run.is_dir()]
     if not directories:
         raise FileNotFoundError(f"no runs under {folder}: make some with `./run_all.sh --profile {profile}`")

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.models.dhpo_cnn import SearchCNN
 from common.models.paper_cnn import PaperCNN
 from common.models.small_cnn import SmallCNN
 from common.models.transformer import Transformer
@@ -36,6 +37,7 @@ MODELS: dict[str, Callable[[Shape], nn.Module]] = {
     "wrn": lambda s: WideResNet(s.channels, s.classes, s.depth, s.width, s.dropout),
     "cnn": lambda s: SmallCNN(s.channels, s.classes, s.width),
     "easgd-cnn": lambda s: PaperCNN(s.channels, s.classes, s.image_size, s.width, s.dropout),
+    "dhpo-cnn": lambda s: SearchCNN(s.channels, s.classes, s.image_size, s.width, s.dropout),
     "vit-tiny": lambda s: build_tiny(s.channels, s.classes, s.image_size, s.depth, s.width, s.dropout),
     "transformer": lambda s: Transformer(s.classes, s.image_size, s.depth, s.width, s.dropout),
     **{name: _published(name) for name in NETWORKS},
@@ -74,6 +76,7 @@ def model_title(name: str, depth: int, width: int) -> str:
         "wrn": f"WRN-{depth}-{width}",
         "cnn": f"CNN-{width}",
         "easgd-cnn": f"EASGD-CNN-{width}",
+        "dhpo-cnn": f"DHPO-CNN-{width}",
         "vit-tiny": f"ViT-{depth}-{32 * width}",
         "transformer": f"Transformer-{depth}-{32 * width}",
     }

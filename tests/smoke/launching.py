@@ -1,5 +1,6 @@
 """Starting the scripts as a user does, with a limit on everything: a job that hangs is a failure, and leaves nobody behind."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -8,6 +9,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,11 +81,7 @@ def run(
     launcher = launcher or ("python" if ranks == 1 else "mpirun")
     command = [*start_command(ranks, launcher), str(script), *map(str, options)]
     mark = uuid.uuid4().hex
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
-    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # horovodrun looks for mpirun there
-    environment |= {MARK: mark, **variables}
-    if os.geteuid() == 0:
-        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    environment = _environment(mark, **variables)
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
         began = time.monotonic()
         streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
@@ -100,6 +98,33 @@ def run(
     assert code is None or done.code == code, f"wanted exit code {code}: {told}"
     assert not done.survivors, f"{done.survivors} processes were left behind: {told}"
     return done
+
+
+def kill_when(script: str | Path, *options: object, until: Callable[[], bool], ranks: int = 1, limit: float = 120) -> None:
+    """Start a job and, as soon as `until()` holds, kill -9 all of its processes; it may also have ended before."""
+    command = [*start_command(ranks, "python" if ranks == 1 else "mpirun"), str(script), *map(str, options)]
+    mark = uuid.uuid4().hex
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+    process = subprocess.Popen(command, cwd=ROOT, env=_environment(mark), start_new_session=True, **streams)
+    deadline = time.monotonic() + limit
+    while not until() and process.poll() is None:
+        assert time.monotonic() < deadline, f"nothing to kill after {limit} s: {' '.join(command)}"
+        time.sleep(0.005)
+    for member in _members(mark):
+        with contextlib.suppress(psutil.Error):
+            member.kill()
+    process.wait(10)
+    psutil.wait_procs(_members(mark), timeout=5)
+
+
+def _environment(mark: str, **variables: str) -> dict[str, str]:
+    """That of a job: nothing of the one that the tests were started in, and its mark."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
+    environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # horovodrun looks for mpirun there
+    environment |= {MARK: mark, **variables}
+    if os.geteuid() == 0:
+        environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+    return environment
 
 
 def _wait(process: subprocess.Popen, mark: str, err, deadline: float, watch: bool) -> float | None:

@@ -1,0 +1,333 @@
+"""Hyper-parameter search over MPI: every rank trains, rank 0 also hands out what to train.
+
+grid, random      all settings are dealt out evenly at the start
+evolution         (mu + mu), generation by generation, as the reference project has it
+async-evolution   steady state: nobody waits for a generation
+tpe               Optuna's tree-structured Parzen estimator, under the same coordinator
+
+python DHPO/DHPO.py --preset smoke
+mpirun --oversubscribe --bind-to none -np 2 python DHPO/DHPO.py --strategy evolution --preset smoke
+mpirun --oversubscribe --bind-to none -np 4 python DHPO/DHPO.py --objective eoa --ranks-per-trial 2 --preset smoke
+"""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+import torch
+
+from common import launch
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, settle_precision
+from common.data import DEFAULT_DIRECTORY, open_data
+from common.errors import UsageError
+from common.loop import evaluate
+from common.models import model_title
+from common.optim import averages
+from common.populations import PopulationSpec
+from common.rates import SHAPES
+from common.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
+from common.search.coordinator import Coordinator, run
+from common.search.journal import Journal
+from common.search.objective import Training, check_searchable, population_specs, with_setting
+from common.search.pruning import Halving, Median, Pruner
+from common.search.report import check_same_search, command_of, totals, write_trials
+from common.search.search import Limits, Search
+from common.search.space import Space, read_space
+from common.search.steady import Order, Steady
+from common.search.strategies import Evolution, Grid, Random, Strategy
+from common.search.trial import State, Trial
+from common.topology import Topology, build_topology, split_world, world_size
+
+STATIC = ("grid", "random", "evolution")
+WHOSE = {  # options that are for some choices of another one
+    "grid_size": ("strategy", ("grid",)),
+    "population": ("strategy", ("evolution", "async-evolution")),
+    "lag": ("strategy", ("async-evolution", "tpe")),
+    "reduction": ("pruning", ("halving",)),
+    "schedule": ("objective", ("train",)),
+    "populations": ("objective", ("eoa",)),
+}
+
+
+@dataclass(frozen=True)
+class Args(CommonArgs):
+    """Options of the search, after those of its trials."""
+
+    strategy: Literal["grid", "random", "evolution", "async-evolution", "tpe"] = "async-evolution"
+    """what proposes settings (published: grid, random, evolution)"""
+    space: str = "cifar10"
+    """what is searched: a TOML file, or the name of one in DHPO/spaces"""
+    trials: int = 64
+    """settings to try (published: 64)"""
+    population: int = 4
+    """mu of both evolutions, and children per generation (published: 4)"""
+    grid_size: int = 4
+    """values of a numeric variable on a grid, where the space does not say (published: 4)"""
+    order: Literal["lag", "free"] = "lag"
+    """what a proposal, and a decision to stop a trial, knows of others: those --lag before it, so that results do not depend on
+    timing or on the number of ranks, or whatever has ended"""
+    lag: int = 16
+    """W: trial i waits for trials up to i - W and knows these; up to W workers are busy at a time"""
+    pruning: Literal["none", "median", "halving"] = "none"
+    """stop poor trials early: median rule, or asynchronous successive halving"""
+    reduction: int = 4
+    """one of how many goes on at each rung of --pruning halving"""
+    time_budget: float = 0.0
+    """seconds after which no trial is started; 0 for no limit"""
+    target: float = 0.0
+    """accuracy (a fraction) after which no trial is started; 0 for none"""
+    retries: int = 1
+    """further attempts at a trial that raised an error"""
+    trial_seeds: Literal["common", "own"] = "common"
+    """whether all trials are trained with --seed, so that settings are compared, or each with a seed of its own (published:
+    common)"""
+    ranks_per_trial: int = 1
+    """ranks that train one trial together"""
+    threads: int = 1
+    """threads of a rank; of networks this small more are slower, and others round differently"""
+    objective: Literal["train", "eoa"] = "train"
+    """what a trial is: training as in baselines/, or an ecosphere (EOA) of its ranks"""
+    schedule: Literal[*SHAPES] = "cosine"  # type: ignore[valid-type]
+    """of the learning rate of --objective train (published: constant)"""
+    populations: str = "auto"
+    """of --objective eoa, as in EOA-SAM"""
+
+
+OWN: dict[str, Any] = {"optimizer": "sgd", "fitness_images": 0, "precision": "float32"}  # what is searched over is small
+PUBLISHED = {"schedule": "constant", "label_smoothing": 0.0, "weight_decay": 0.0}
+PRESETS = make_presets(
+    Args,
+    smoke={**OWN, "space": "digits", "rounds": 3, "trials": 12, "lag": 4},
+    cpu={**OWN, "space": "cifar10", "model": "cnn", "width": 2, "train_images": 10000, "rounds": 2, "batch_size": 128},
+    paper={
+        **{**OWN, **PUBLISHED, "space": "mnist", "dataset": "mnist", "model": "dhpo-cnn", "width": 1, "crop": 28},
+        **{"rounds": 1, "batch_size": 128},
+    },
+)
+COST = {
+    "smoke": "10 to 20 seconds",
+    "cpu": "64 trials of 2 epochs of 10,000 images, minutes on 2 quiet cores",
+    "paper": "64 epochs of MNIST on 906 parameters, minutes on 2 quiet cores",
+}
+
+
+def main() -> None:
+    """Parse, read the data once, search, and train the winner again to judge it on the test images."""
+    args, given = parse_args(PRESETS, __doc__)
+    ranks = world_size()
+    space = settle(args, given, ranks)
+    topology = build_topology([PopulationSpec("search", ranks, args.optimizer)], "worker", horovod=False)
+    trial = trial_topology(args, topology)
+    torch.set_num_threads(args.threads)
+    directory = choose_directory(args.out, "dhpo", args.dataset, args.seed, args.resume, topology)
+    training = build_objective(args, topology, trial)
+    training.check(space)
+    start_record(directory, args, space, training, topology)
+    launch.say(headline(f"Search by {args.strategy}", args.preset, COST))
+    setup = time.time() - psutil.Process().create_time()
+
+    journal = Journal(directory)
+    workers = ranks // args.ranks_per_trial
+    search = run(training, lambda: coordinator(args, space, workers, journal), topology.world.comm, trial.world)
+
+    if search:
+        write_trials(directory / "trials.csv", space, search.trials, training.seed_of)
+    best = topology.world.share(search and search.best)
+    if best is None:
+        launch.leave(1, f"no trial has come to a value; what went wrong stands in {directory / 'trials.csv'}")
+    if topology.world.rank < args.ranks_per_trial:  # the ranks of worker 0; the others are done
+        finish(args, space, training, search, best, directory, setup)
+    topology.world.rest()
+
+
+def build_objective(args: Args, topology: Topology, trial: Topology) -> Training:
+    """The data, the same on all ranks, and what a trial does with them. Collective over the world."""
+    where = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
+    shares = (args.val_fraction, args.fitness_images, args.train_images)
+    data = open_data(args.dataset, where, topology, args.seed, *shares, args.image_size, args.crop_scale, args.crop)
+    args = replace(args, precision=topology.world.share(settle_precision(args.precision, topology.device.type)))
+    return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
+
+
+def start_record(directory: Path, args: Args, space: Space, training: Training, topology: Topology) -> None:
+    """Write config.json and environment.json; before resuming, the search has to be the one recorded. Collective."""
+    named = {"experiment": "dhpo", "method": args.strategy, "space": space.as_dict(), "space_name": args.space}
+    config = {**vars(args), "precision": training.args.precision, **named}
+    with topology.agreed():
+        if topology.world.rank == 0:
+            check_same_search(directory, config)
+            directory.mkdir(parents=True, exist_ok=True)
+            inside = {"all_reduce": all_reduce(training.topology), "threads_per_rank": args.threads}
+            write_json(directory / "environment.json", {**environment(topology), **inside})
+            write_json(directory / "config.json", config)
+
+
+def finish(
+    args: Args, space: Space, training: Training, search: Search | None, best: Trial, directory: Path, setup: float
+) -> None:
+    """Train the winner again, judge it on the test images, write the record. Collective over the ranks of a trial.
+
+    Trained again, not kept: so weights need not outlive a kill, and it is seen whether the value can be had again.
+    """
+    began = time.perf_counter()
+    seed = training.seed_of(best.id)
+    winner = training.train(best.setting, seed)
+    module, data, precision, group = winner.model.module, training.data, training.args.precision, training.topology.world
+    validation = evaluate(module, data.validation, precision, group)
+    test = evaluate(module, data.test, precision, group)  # the only time that anybody looks at it
+    if search is None:
+        return
+    from common.search.figures import write_figures  # seconds to import, and only rank 0 needs them
+    from common.search.importance import importance
+
+    settled = with_setting(training.args, best.setting, args.objective, args.populations, seed)
+    command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
+    about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": seed, "command": command}
+    shares = importance(space, search.trials, args.seed)
+    summary = {
+        **{"experiment": "dhpo", "method": args.strategy, "dataset": args.dataset, "seed": args.seed},
+        **{"model": model_title(settled.model, settled.depth, settled.width), "parameters": winner.model.parameters.numel()},
+        **{"ranks": group.size * search.workers, "ranks_per_trial": group.size},
+        **totals(search),
+        **{"best": about, "reproduced": winner.value == best.value, "importance": shares},
+        **{"validation_accuracy": validation.accuracy, "validation_loss": validation.loss},
+        **{"test_accuracy": test.accuracy, "test_loss": test.loss},
+        "seconds": {"setup": setup, "search": search.now, "winner": time.perf_counter() - began},
+        **{"weights_sha256": winner.model.sha256(), "commit": commit()},
+    }
+    title = f"{args.strategy}, {data.source.title}, {search.workers} worker{'s'[: search.workers > 1]}"
+    write_weights(directory, module)
+    write_figures(directory / "figures", search, space, shares, title)
+    write_json(directory / "best.json", about)
+    write_json(directory / "summary.json", summary)
+    say_end(summary, directory)
+
+
+def settle(args: Args, given: set[str], ranks: int) -> Space:
+    """The space, once all options are known to work together. Raises UsageError."""
+    check_common(args)
+    for name, least in (("trials", 1), ("population", 2), ("grid_size", 1), ("lag", 1), ("reduction", 2), ("retries", 0)):
+        if getattr(args, name) < least:
+            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least {least}")
+    if not (args.time_budget >= 0 and 0 <= args.target <= 1 and args.threads >= 1):
+        asked = f"--time-budget {args.time_budget:g}, --target {args.target:g} and --threads {args.threads}"
+        raise UsageError(f"{asked} are to be seconds (0: no limit), an accuracy in [0, 1] (0: none), and at least 1")
+    if args.ranks_per_trial < 1 or ranks % args.ranks_per_trial:
+        size = args.ranks_per_trial
+        raise UsageError(
+            f"--ranks-per-trial {size} does not divide the {ranks} ranks: start as many as it divides, or leave it out"
+        )
+    for name, (of, choices) in WHOSE.items():
+        if name in given and getattr(args, of) not in choices:
+            raise UsageError(
+                f"--{name.replace('_', '-')} is for --{of} {', '.join(choices)}, not {getattr(args, of)}: leave it out"
+            )
+    if "max_steps" in given:
+        raise UsageError("--max-steps is of a single run: trials are as long as --rounds and --round-steps say")
+    check_order(args, given)
+    path = Path(args.space)
+    space = read_space(path if path.suffix else Path(__file__).parent / "spaces" / f"{args.space}.toml")
+    if searched := sorted(given.intersection(space.names)):
+        raise UsageError(f"--{searched[0].replace('_', '-')} is searched in {args.space}: leave it out, or out of the space")
+    if args.pruning != "none" and (args.rounds < 2 or "rounds" in space.names):
+        raise UsageError(
+            f"--pruning {args.pruning} stops trials between rounds: give all of them the same --rounds, at least 2"
+        )
+    check_searchable(space, args, args.objective, args.populations)
+    choices = next((v.choices for v in space.variables if v.name == "optimizer"), (args.optimizer,))
+    if args.objective == "train" and args.schedule != "constant" and any(averages(str(name)) for name in choices):
+        raise UsageError(f"--schedule {args.schedule}: schedule-free optimizers want a constant rate; use --schedule constant")
+    return space
+
+
+def check_order(args: Args, given: set[str]) -> None:
+    """Refuse orders that have no meaning. Raises UsageError."""
+    if args.order == "free" and "lag" in given:
+        raise UsageError("--order free has no lag: leave one of them out")
+    if args.strategy in STATIC and "order" in given and args.pruning == "none":
+        raise UsageError(
+            f"--order is for async-evolution and tpe, or for --pruning: {args.strategy} waits for all of a generation"
+        )
+    if args.strategy in ("grid", "random") and args.pruning != "none" and args.order == "lag":
+        raise UsageError(
+            f"--pruning {args.pruning} beside {args.strategy} can only go by what happens to have ended, since all trials are "
+            "proposed at once: add --order free, and results depend on timing"
+        )
+
+
+def trial_topology(args: Args, topology: Topology) -> Topology:
+    """The ranks of one trial as a world of their own; Horovod is started on it where they are several."""
+    size = args.ranks_per_trial
+    specs = [PopulationSpec(args.schedule, size, args.optimizer)]
+    if args.objective == "eoa":
+        specs = population_specs(with_setting(args, {}, "eoa", args.populations, args.seed), size)
+    return build_topology(specs, comm=split_world(size)) if size > 1 else topology.alone()
+
+
+def strategy_of(args: Args, space: Space) -> Strategy:
+    """What proposes."""
+    order = Order(args.lag if args.order == "lag" else None)
+    match args.strategy:
+        case "grid":
+            return Grid(space, args.grid_size)
+        case "random":
+            return Random(space)
+        case "evolution":
+            return Evolution(space, args.population)
+        case "tpe":
+            from common.search.tpe import Tpe  # Optuna takes a second
+
+            return Tpe(space, order)
+    return Steady(space, args.population, order)
+
+
+def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coordinator:
+    """The search as the journal left it, ready to be gone on with; rank 0 makes it."""
+    pruners: dict[str, Pruner] = {"median": Median(), "halving": Halving(args.rounds, args.reduction)}
+    limits = Limits(args.trials, args.time_budget or math.inf, args.target or math.inf, args.retries)
+    pruner, free = pruners.get(args.pruning), args.order == "free"
+    search = Search(strategy_of(args, space), limits, workers, args.seed, pruner, free, journal.record)
+    journal.recover(search)
+    print(
+        f"{workers} worker{'s'[: workers > 1]} of {args.ranks_per_trial} rank{'s'[: args.ranks_per_trial > 1]}, "
+        f"{args.trials} trials of {args.rounds} rounds over {', '.join(space.names)}; record: {journal.directory}",
+        flush=True,
+    )
+    most = {"evolution": args.population, "async-evolution": args.lag, "tpe": args.lag}.get(args.strategy, workers)
+    if most < workers and (args.strategy == "evolution" or args.order == "lag"):
+        name = "population" if args.strategy == "evolution" else "lag"
+        print(f"note: --{name} {most} keeps at most {most} of {workers} workers busy", flush=True)
+    if search.trials:
+        ended = search.count(State.COMPLETE, State.PRUNED, State.FAILED)
+        print(f"resuming after {ended} trials, {len(search.trials) - ended} begun ones again", flush=True)
+    return Coordinator(search, journal, lambda number: say_trial(search, number))
+
+
+def say_trial(search: Search, number: int) -> None:
+    """A line for a trial that has ended."""
+    trial, best = search.trials[number], search.best
+    what = f"{trial.value:.4f}" if trial.value is not None else trial.error
+    state = "" if trial.state is State.COMPLETE else f" {trial.state}"
+    so_far = f"best {best.value:.4f} (trial {best.id})" if best else "nothing yet"
+    ended = search.count(State.COMPLETE, State.PRUNED, State.FAILED)
+    print(f"{ended}/{search.limits.trials}  trial {number}{state}: {what} | {so_far} | {search.now:.0f} s", flush=True)
+
+
+def say_end(summary: dict[str, Any], directory: Path) -> None:
+    """What came of it."""
+    best = summary["best"]
+    setting = ", ".join(f"{name} {value}" for name, value in best["setting"].items())
+    print(
+        f"best: trial {best['id']} with {setting}\n"
+        f"validation accuracy {100 * summary['validation_accuracy']:.2f} %, test accuracy {100 * summary['test_accuracy']:.2f} "
+        f"%; {summary['seconds']['search']:.0f} s, {100 * summary['utilisation']:.0f} % of the workers' time in trials; "
+        f"record in {directory}\nto train it again: {best['command']}",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,201 @@
+"""How a search scales with its ranks: simulated up to 1024 of them, slept on the ranks of this job, and trained on one and two.
+
+    mpirun --oversubscribe --bind-to none -np 4 python benchmarks/search_scaling.py
+
+Costs are log-normal, of mean 1 and of a given spread (coefficient of variation); S_P is the sum of the costs over the time that
+P ranks take. Simulated and real ranks are served by the same `Search`, so the simulation can be checked: sleeping trials need
+no cores. mpi4py's own pool, whose rank 0 does nothing but hand out, sleeps in the same job. In the real training each rank has
+one thread, and those that are not measured are asleep. Writes results/benchmarks/search_scaling.md.
+"""
+
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import tyro
+from mpi4py.futures import MPICommExecutor
+
+from common import launch
+from common.cli import CommonArgs
+from common.comm import Group, Traffic
+from common.data import open_data
+from common.errors import UsageError
+from common.mpi import MPI
+from common.populations import PopulationSpec
+from common.record import commit
+from common.search.coordinator import Coordinator, Objective, run
+from common.search.objective import Training
+from common.search.schedule import Generations, Queue, log_normal, speed_up, utilisation
+from common.search.search import Limits, Search
+from common.search.space import Space
+from common.search.steady import FREE, Order
+from common.search.strategies import Random, Strategy
+from common.topology import build_topology, world_size
+
+RANKS = (1, 2, 4, 8, 16, 64, 1024)
+SPREADS = (0.1, 0.5, 1.0)
+SPACE = Space.of({"learning_rate": {"kind": "float", "low": 0.01, "high": 1.0, "scale": "log"}})
+
+
+@dataclass(frozen=True)
+class Args:
+    """What is measured."""
+
+    trials: int = 256
+    """sleeping trials; simulated are as many, or 16 for each rank if that is more"""
+    milliseconds: float = 100.0
+    """mean of a sleep"""
+    spread: float = 0.5
+    """of the sleeps"""
+    simulations: int = 40
+    """drawings of all costs behind each simulated number (4 for 1024 ranks)"""
+    trained: int = 24
+    """trials of real training, 0 to leave it out"""
+    repeats: int = 3
+    """measurements of sleeping and of training, of which the median counts"""
+    dataset: str = "digits"
+    """what is trained on"""
+    out: Path = Path("results/benchmarks")
+    """folder of the table"""
+
+
+def schemes(ranks: int) -> dict[str, Strategy]:
+    """What is compared on so many ranks, by the name of its column."""
+    return {
+        "static, λ = 4": Generations(4),
+        "static, λ = 16": Generations(16),
+        "static, λ = 4 P": Generations(4 * ranks),
+        "asynchronous, W = 2 P": Queue(Order(2 * ranks)),
+        "asynchronous, W = 4 P": Queue(Order(4 * ranks)),
+        "asynchronous, free": Queue(FREE),
+    }
+
+
+def simulated(args: Args) -> Iterator[str]:
+    """Lines of the table of simulated speed-ups."""
+    for spread in SPREADS:
+        for ranks in RANKS:
+            rng = np.random.default_rng([ranks, round(100 * spread)])
+            n, repeats = max(args.trials, 16 * ranks), args.simulations if ranks < 1024 else min(args.simulations, 4)
+            costs = [log_normal(rng, n, spread) for _ in range(repeats)]
+            means = [np.mean([speed_up(scheme, c, ranks) for c in costs]) for scheme in schemes(ranks).values()]
+            yield f"| {spread:g} | {ranks} | {n} | {' | '.join(f'{m:.2f}' for m in means)} |"
+
+
+def evaluate(objective: Objective, strategy: Strategy, trials: int, comm: MPI.Comm) -> tuple[float, float]:
+    """(seconds, utilisation) of a search on the ranks of a communicator, on its rank 0; collective over it."""
+    search = run(objective, lambda: Coordinator(Search(strategy, Limits(trials), comm.Get_size())), comm)
+    return (max(t.end or 0.0 for t in search.trials), utilisation(search)) if search else (0.0, 0.0)
+
+
+def slept(args: Args, world: Group) -> list[str]:
+    """Lines of the table of sleeping trials, on all ranks, medians; on rank 0. Collective."""
+    costs = args.milliseconds / 1000 * log_normal(np.random.default_rng(0), args.trials, args.spread)
+    pool = f"mpi4py.futures, {world.size - 1} of the ranks work"
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in (*schemes(world.size), pool)}
+    for repeat in range(args.repeats):
+        for name, scheme in schemes(world.size).items():
+            launch.say(f"sleeping, {name}, repeat {repeat + 1} of {args.repeats}")
+            world.barrier()
+            measured[name].append(evaluate(lambda task, report: _sleep(costs[task.id]), scheme, args.trials, world.comm))
+        world.barrier()
+        measured[pool].append((_pooled(costs, world), np.nan))
+    lines = []
+    for name, values in measured.items():
+        seconds, busy = (statistics.median(v) for v in zip(*values, strict=True))
+        ranks, scheme = (world.size - 1, Queue(FREE)) if name == pool else (world.size, schemes(world.size)[name])
+        share = "" if name == pool else f"{100 * busy:.1f}"
+        lines.append(f"| {name} | {speed_up(scheme, costs, ranks):.2f} | {costs.sum() / max(seconds, 1e-9):.2f} | {share} |")
+    return lines
+
+
+def _pooled(costs: np.ndarray, world: Group) -> float:
+    """Seconds that mpi4py's pool takes; on rank 0, which only hands out."""
+    began = time.perf_counter()
+    with MPICommExecutor(world.comm, root=0) as pool:
+        if pool is not None:
+            list(pool.map(_sleep, costs))
+    return time.perf_counter() - began
+
+
+def _sleep(seconds: float) -> float:
+    time.sleep(seconds)
+    return 0.0
+
+
+def trained(args: Args, world: Group) -> list[str]:
+    """What two ranks gain over one in real training, medians of the same job; lines for rank 0. Collective."""
+    options = CommonArgs(
+        **{"dataset": args.dataset, "model": "cnn", "width": 4, "rounds": 6, "batch_size": 64, "optimizer": "sgd"},  # type: ignore[arg-type]
+        precision="float32",
+    )
+    topology = build_topology([PopulationSpec("search", world.size, "sgd")], "worker", horovod=False)
+    torch.set_num_threads(1)
+    data = open_data(args.dataset, "data", topology, 0, 0.1, 0)
+    training = Training(options, topology.alone(), data)
+    parts = {k: world.comm.Split(0 if world.rank < k else 1, world.rank) for k in (1, 2)}
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    training.train(SPACE.draw(np.random.default_rng(0)), 0)  # warm
+    for repeat in range(args.repeats):
+        for k, comm in parts.items():
+            launch.say(f"training, {k} rank{'s'[: k > 1]}, repeat {repeat + 1} of {args.repeats}")
+            world.rest()
+            if world.rank < k:
+                seconds[k].append(evaluate(training, Random(SPACE), args.trained, comm)[0])
+            world.rest()
+    if world.rank != 0:
+        return []
+    one, two = (statistics.median(seconds[k]) for k in (1, 2))
+    return [
+        f"Real training, {args.trained} trials of a small CNN on {data.source.title}, one thread per rank, medians of "
+        f"{args.repeats} in turn: {one:.1f} s on one rank, {two:.1f} s on two, S_2 = {one / two:.2f}."
+    ]
+
+
+def main() -> None:
+    """Simulate on rank 0, sleep on all ranks, train on two; print and write the tables."""
+    args = tyro.cli(Args, description=__doc__)
+    if world_size() < 2:
+        raise UsageError(f"ranks are compared with one, so there have to be at least 2, not {world_size()}: mpirun -np 4")
+    world = Group(MPI.COMM_WORLD, Traffic())
+    sleeping = slept(args, world)
+    training = trained(args, world) if args.trained else []
+    if world.rank == 0:
+        write(args, world.size, sleeping, list(simulated(args)), training)
+    world.rest()
+
+
+def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], training: list[str]) -> None:
+    """The tables as Markdown."""
+    names = " | ".join(schemes(ranks))
+    text = [
+        f"Speed-up S_P of a search, simulated: the sum of all costs over the time, means of {args.simulations} drawings (4 for "
+        "1024 ranks) of log-normal costs. Static: generations of λ trials are dealt out evenly, and the next waits for the "
+        "slowest. Asynchronous: the next trial goes to whoever is free; with a lag trial i waits for all up to i - W.",
+        "",
+        f"| spread | P | trials | {names} |",
+        f"| ---: | ---: | ---: |{' ---: |' * len(schemes(ranks))}",
+        *simulation,
+        "",
+        f"The same on {ranks} real ranks: {args.trials} sleeps of {args.milliseconds:g} ms on average, spread {args.spread:g}, "
+        f"medians of {args.repeats}, beside the simulation with the very same costs.",
+        "",
+        "| scheme | S_P, simulated | S_P, measured | time in trials, % |",
+        "| --- | ---: | ---: | ---: |",
+        *sleeping,
+        "",
+        *([*training, ""] if training else []),
+        f"Made by `mpirun --oversubscribe --bind-to none -np {ranks} python benchmarks/search_scaling.py"
+        f"{'' if args.trained else ' --trained 0'}`, commit {commit()}.",
+    ]
+    print("\n".join(text))
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "search_scaling.md").write_text("\n".join(text) + "\n")
+
+
+if __name__ == "__main__":
+    launch.run(main)

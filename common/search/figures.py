@@ -1,0 +1,162 @@
+"""Figures of one search, as PNG: best so far, ranks, parallel coordinates, importance, curves. Read from its trials alone."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from common.search.schedule import utilisation
+from common.search.search import Search
+from common.search.space import Space, Variable
+from common.search.trial import State, Trial
+
+WIDTH = 7.5  # inches
+COLOURS = {State.COMPLETE: "#0072B2", State.PRUNED: "#E69F00", State.FAILED: "#D55E00", State.WAITING: "#C9CDD2"}
+COLOURS[State.RUNNING] = COLOURS[State.WAITING]
+GREY = "#5F6670"
+STYLE: Any = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+    "savefig.dpi": 150,
+}
+
+
+def write_figures(folder: Path, search: Search, space: Space, shares: dict[str, float] | None, title: str) -> list[Path]:
+    """Draw all that there is something to draw for; returns the paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    with mpl.rc_context(STYLE):
+        for name, figure in _draw(search, space, shares, title):
+            paths.append(folder / f"{name}.png")
+            figure.savefig(paths[-1])
+    return paths
+
+
+def _draw(search: Search, space: Space, shares: dict[str, float] | None, title: str) -> Iterator[tuple[str, Figure]]:
+    complete = [t for t in search.trials if t.state is State.COMPLETE]
+    if complete:
+        yield "best", best_so_far(complete, title)
+        yield "parallel", parallel_coordinates(complete, space, title)
+    if any(t.end is not None for t in search.trials):
+        yield "ranks", gantt(search, title)
+    if shares:
+        yield "importance", bars(shares, title)
+    if any(len(t.curve) > 1 for t in search.trials):
+        yield "curves", curves(search.trials, title)
+
+
+def _figure(title: str, height: float) -> tuple[Figure, Axes]:
+    figure = Figure((WIDTH, height), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure, figure.subplots()
+
+
+def best_so_far(complete: list[Trial], title: str) -> Figure:
+    """The best value so far over evaluations, in order of their ends, and over time."""
+    figure = Figure((WIDTH, 3.4), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    by_end = sorted(complete, key=lambda t: t.end or 0.0)
+    values = np.array([t.value for t in by_end], dtype=float)
+    ends = [t.end or 0.0 for t in by_end]
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, x, label in ((left, range(1, len(values) + 1), "complete trials"), (right, ends, "seconds")):
+        axes.plot(x, values, ".", color="#C9CDD2", label="trials")
+        axes.step(x, np.maximum.accumulate(values), where="post", color=COLOURS[State.COMPLETE], lw=1.8, label="best so far")
+        axes.set_xlabel(label)
+    left.set_ylabel("value")
+    left.legend(loc="lower right", fontsize=9)
+    return figure
+
+
+def gantt(search: Search, title: str) -> Figure:
+    """Who was busy when; idle is white."""
+    share, workers = 100 * utilisation(search), max(workers for _, workers in search.sessions)
+    figure, axes = _figure(f"{title}: {share:.1f} % of the workers' time in trials", 1.2 + 0.22 * min(workers, 64))
+    for state, colour in COLOURS.items():
+        mine = [t for t in search.trials if t.state is state and t.start is not None and t.end is not None]
+        if mine:
+            starts = np.array([t.start for t in mine], dtype=float)
+            lengths = np.array([t.end for t in mine], dtype=float) - starts
+            rows = [t.worker or 0 for t in mine]
+            axes.barh(rows, lengths, 0.8, left=starts, color=colour, edgecolor="white", lw=0.4, label=str(state))
+    for moment, _ in search.sessions[1:]:
+        axes.axvline(moment, color=GREY, lw=0.8, ls=":")
+    axes.set_yticks(range(workers) if workers <= 32 else [0, workers - 1])
+    axes.set_ylim(workers - 0.5, -0.5)
+    axes.set_xlabel("seconds since the search began")
+    axes.set_ylabel("worker")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, fontsize=9)
+    return figure
+
+
+def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Figure:
+    """A line for every complete trial, coloured by its value, the best ones on top; each axis on its variable's scale.
+
+    A variable that does not exist in a trial has its place below the axis.
+    """
+    figure, axes = _figure(title, 3.8)
+    values = np.array([t.value for t in complete], dtype=float)
+    norm = mpl.colors.Normalize(values.min(), values.max() if np.ptp(values) else values.min() + 1e-9)
+    colours = mpl.colormaps["viridis"]
+    x = range(len(space.variables) + 1)
+    for k in np.argsort(values, kind="stable"):
+        heights = [_height(v, complete[k]) for v in space.variables]
+        axes.plot(x, [*heights, float(norm(values[k]))], color=colours(norm(values[k])), lw=1.0, alpha=0.8)
+    for place, variable in enumerate(space.variables):
+        for height, text in _ticks(variable):
+            axes.text(place, height, f" {text}", fontsize=7.5, color=GREY, va="center")
+    axes.set_xticks(list(x), [*space.names, "value"], fontsize=8)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label="value")
+    return figure
+
+
+def _height(variable: Variable, trial: Trial) -> float:
+    if variable.name not in trial.setting:
+        return -0.1
+    value = trial.setting[variable.name]
+    if variable.is_numeric:
+        return variable.to_unit(value)
+    return variable.choices.index(value) / max(len(variable.choices) - 1, 1)
+
+
+def _ticks(variable: Variable) -> list[tuple[float, str]]:
+    if variable.is_numeric:
+        return [(u, f"{float(variable.from_unit(u)):.3g}") for u in (0.0, 0.5, 1.0)]
+    return [(k / max(len(variable.choices) - 1, 1), str(choice)) for k, choice in enumerate(variable.choices)]
+
+
+def bars(shares: dict[str, float], title: str) -> Figure:
+    """Importance, the most important variable first."""
+    figure, axes = _figure(title, 1.2 + 0.35 * len(shares))
+    names = sorted(shares, key=lambda name: -shares[name])
+    axes.barh(names, [shares[n] for n in names], color=COLOURS[State.COMPLETE])
+    axes.invert_yaxis()
+    axes.set_xlabel("share of the variance that the variable explains by itself (fANOVA)")
+    return figure
+
+
+def curves(trials: list[Trial], title: str) -> Figure:
+    """The value after every step of every trial; pruned ones are marked, since their last values compare with nothing."""
+    figure, axes = _figure(title, 3.6)
+    shown: set[State] = set()
+    for trial in trials:
+        if trial.curve:
+            label = str(trial.state) if trial.state not in shown else None
+            end: Any = {"marker": "x", "markevery": [-1], "ms": 5} if trial.state is State.PRUNED else {}
+            steps = range(1, len(trial.curve) + 1)
+            axes.plot(steps, trial.curve, color=COLOURS[trial.state], lw=0.9, alpha=0.7, label=label, **end)
+            shown.add(trial.state)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("step")
+    axes.set_ylabel("value")
+    axes.legend(fontsize=9)
+    return figure

@@ -1,0 +1,103 @@
+"""What survives a kill: every event of a search as a line of JSON, and now and then all trials at once.
+
+    journal.jsonl            one line per event, flushed before the event takes effect; never rewritten
+    snapshot.json            all trials after so many events, so that a long journal need not be read from its first line;
+                             written under another name, synchronised to disk and renamed, the one before is kept
+
+A last line that a kill has cut off is taken away; the event it would have been has not happened.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from common.errors import UsageError
+from common.search.search import Event, Search
+from common.search.trial import Trial
+
+JOURNAL, SNAPSHOT, PREVIOUS = "journal.jsonl", "snapshot.json", "snapshot.previous.json"
+EVERY = 200  # events between two snapshots
+
+
+class Journal:
+    """The journal of one search, in a directory of its own; `record` is what `Search.log` is to be."""
+
+    def __init__(self, directory: Path, every: int = EVERY) -> None:
+        self.directory, self.every = directory, every
+        self.file: IO[str] | None = None
+        self.covered = 0  # events in the newest snapshot
+
+    def recover(self, search: Search) -> None:
+        """Bring a fresh search to where the journal ends, and be ready to go on. Raises UsageError where it is damaged."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        path = self.directory / JOURNAL
+        lines = _whole_lines(path)
+        self._restore(search, len(lines))
+        for number, line in enumerate(lines[self.covered :], start=self.covered + 1):
+            try:
+                search.apply(json.loads(line))
+            except (ValueError, KeyError, IndexError, TypeError) as error:
+                raise UsageError(f"line {number} of {path} is damaged ({error}): start anew with another --out") from None
+        self.file = open(path, "a")  # noqa: SIM115  (for as long as the search goes on)
+
+    def record(self, event: Event) -> None:
+        """Append one event."""
+        assert self.file is not None, "recover comes first"
+        self.file.write(json.dumps(event) + "\n")
+        self.file.flush()  # to the system: it outlives the process, not the machine
+
+    def snapshot_if_due(self, search: Search) -> None:
+        """Write a snapshot where `every` events have happened since the last one."""
+        if search.events - self.covered >= self.every:
+            self.snapshot(search)
+
+    def snapshot(self, search: Search) -> None:
+        """Write one."""
+        path, temporary = self.directory / SNAPSHOT, self.directory / f"{SNAPSHOT}.tmp"
+        content = {"events": search.events, "time": search.now, "sessions": search.sessions}
+        with open(temporary, "w") as file:
+            json.dump({**content, "trials": [t.as_dict() for t in search.trials]}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        if self.file is not None:
+            os.fsync(self.file.fileno())  # a snapshot is never ahead of its journal
+        if path.exists():
+            os.replace(path, self.directory / PREVIOUS)
+        os.replace(temporary, path)
+        self.covered = search.events
+
+    def close(self) -> None:
+        """No more events."""
+        if self.file is not None:
+            self.file.close()
+
+    def _restore(self, search: Search, lines: int) -> None:
+        """Go to the newest snapshot that the journal covers, if there is one."""
+        for name in (SNAPSHOT, PREVIOUS):
+            content = _read(self.directory / name)
+            if content is not None and content["events"] <= lines:
+                trials = [Trial.of(t) for t in content["trials"]]
+                sessions = [(moment, workers) for moment, workers in content["sessions"]]
+                search.restore(trials, sessions, content["events"], content["time"])
+                self.covered = content["events"]
+                return
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines of a journal; what comes after the last line break is cut off the file."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with open(path, "r+b") as file:
+            file.truncate(len(whole))
+    return whole.decode().splitlines()

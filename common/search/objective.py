@@ -1,0 +1,203 @@
+"""Trials that train a network: an ordinary run of the baselines, or an ecosphere, with the options of one setting.
+
+The data are read once. A trial is what `baselines/Baselines.py`, with `--schedule` for its method, or `EOA-SAM/EOASAM.py` does
+with the same options, step for step, without their records; its value is the accuracy on the fitness images, which are held
+out of the training set. No test image is looked at here.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from common.cli import CommonArgs, check_common, settle_batch
+from common.data import DataSet
+from common.ecosphere import Ecosphere
+from common.eoa import EoaArgs, check_sam_scope, check_space
+from common.errors import UsageError
+from common.exchange import Exchange
+from common.flat import FlatModel
+from common.loop import Plan, evaluate, train_round
+from common.models import MODELS, build_model, load_published
+from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, searches, unit
+from common.populations import PopulationSpec, default_populations, parse_populations
+from common.rates import SHAPES, EcosphereRates, EoaSettings, RateRule, ScheduledRates
+from common.search.coordinator import Reporter, Task
+from common.search.space import Setting, Space, Value
+from common.seeding import Purpose, stream, torch_seed
+from common.smoother import calibrate
+from common.species import DAMPINGS, SPECIES, Rules
+from common.topology import Topology
+
+SEARCHABLE = (  # options of a script that a space may name
+    *("learning_rate", "momentum_factor", "weight_decay", "batch_size", "rounds", "optimizer", "adam_rate", "adam_decay"),
+    *("label_smoothing", "clip_norm", "rho", "dropout", "width", "depth", "model"),
+)
+EOA_SEARCHABLE = {  # beside them, of an ecosphere, and their values
+    "base_rate": ("best", "blend", "anneal"),
+    "damping": tuple(DAMPINGS),
+    "lr_space": ("linear", "log"),
+    "exchange": ("average", "kin", "best", "migrate", "ring", "exploit", "apart"),
+}
+WORDS = {"optimizer": OPTIMIZERS, "model": tuple(MODELS), **EOA_SEARCHABLE}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a trial has made: its model, the same on all its ranks, and its accuracy on the fitness images."""
+
+    model: FlatModel
+    value: float
+
+
+class Training:
+    """The objective of the search script; called on all ranks of a trial together.
+
+    args: what is not searched, its precision settled. topology: of the ranks of a trial, as their world. kind: `train`, or
+    `eoa` for an ecosphere of `populations`. schedule: of the learning rate of the former. own_seeds: a seed for each trial,
+    instead of one for all.
+    """
+
+    def __init__(
+        self,
+        args: CommonArgs,
+        topology: Topology,
+        data: DataSet,
+        kind: str = "train",
+        schedule: str = "cosine",
+        populations: str = "auto",
+        own_seeds: bool = False,
+    ) -> None:
+        self.args, self.topology, self.data, self.precision = args, topology, data, args.precision
+        self.kind, self.schedule, self.populations, self.own_seeds = kind, schedule, populations, own_seeds
+
+    def seed_of(self, trial: int) -> int:
+        """What initial weights, order of images and dropout of a trial are drawn from."""
+        return int(stream(self.args.seed, Purpose.TRIAL, trial).integers(2**31)) if self.own_seeds else self.args.seed
+
+    def __call__(self, task: Task, report: Reporter) -> float:
+        """Train; the accuracy after the last round."""
+        return self.train(task.setting, self.seed_of(task.id), report).value
+
+    def train(self, setting: Setting, seed: int, report: Reporter = lambda step, value: None) -> Trained:
+        """Train with one setting; `report(step, accuracy)` after every round but the last. Raises UsageError, Diverged."""
+        args = with_setting(self.args, setting, self.kind, self.populations, seed)
+        batch, steps, epoch = self._sizes(args)
+        ecosphere = self._ecosphere(args, batch, epoch / steps)
+        model = ecosphere.adopt(self._network(args, seed))
+        optimizer = WeightOptimizer(ecosphere, _settings(args, ecosphere.topology.spec.optimizer), _unit(args, ecosphere))
+        plan = Plan(batch, steps, args.label_smoothing, self.precision, args.accumulate)
+        world, value = self.topology.world, 0.0
+        for t in range(args.rounds):
+            batches = self.data.batches(seed, t, batch, world.rank, world.size, steps)
+            train_round(ecosphere, optimizer, batches, seed, t, plan)
+            if optimizer.rest():
+                calibrate(model, self.data, self.precision, ecosphere.topology.gradients)
+            own = evaluate(model.module, self.data.fitness, self.precision).fitness if self.kind == "eoa" else 0.0
+            optimizer.end_round(ecosphere.turn(t, own).finite)
+            value = evaluate(model.module, self.data.fitness, self.precision, world).accuracy
+            if t < args.rounds - 1:
+                report(t + 1, value)
+        return Trained(model, value)
+
+    def check(self, space: Space) -> None:
+        """Refuse batches that the training images are too few for. Raises UsageError."""
+        searched = [v for v in space.variables if v.name == "batch_size"]
+        largest = max((v.high if v.is_numeric else max(map(float, v.choices)) for v in searched), default=self.args.batch_size)
+        self._sizes(replace(self.args, batch_size=int(largest)))
+
+    def _sizes(self, args: CommonArgs) -> tuple[int, int, int]:
+        """Global batch, steps of a round, steps of an epoch."""
+        images = len(self.data.train)
+        batch = settle_batch(args, set(), self.topology.world.size)
+        epoch = images // batch
+        steps = args.round_steps or epoch
+        if not 0 < steps <= epoch:
+            raise UsageError(
+                f"a batch of {batch} from {images} training images makes {epoch} steps an epoch, and {max(steps, 1)} are wanted"
+            )
+        return batch, steps, epoch
+
+    def _network(self, args: CommonArgs, seed: int) -> Any:
+        source = self.data.source
+        sizes = (args.depth, args.width, args.dropout, torch_seed(seed, Purpose.INITIAL), self.data.train.size)
+        module = build_model(args.model, source.channels, source.classes, *sizes)
+        if args.pretrained:
+            load_published(module, args.model, args.pretrained)
+        return module.to(self.topology.device)
+
+    def _ecosphere(self, args: CommonArgs, batch: int, rounds_per_epoch: float) -> Ecosphere:
+        """Workers of one gradient, or populations."""
+        ranks = self.topology.world.size
+        if not isinstance(args, EoaArgs):
+            specs = [PopulationSpec(self.schedule, ranks, args.optimizer)]
+            eta0 = args.learning_rate
+            rates: RateRule = ScheduledRates(SHAPES[self.schedule], eta0, eta0, ranks, args.rounds)
+            return Ecosphere(replace(self.topology, specs=specs), rates, Exchange("average"))
+        specs = population_specs(args, ranks)
+        check_sam_scope(args, specs)
+        check_space(args)
+        rules = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
+        behind = [batch * s.workers / ranks for s in specs]
+        moved = EcosphereRates(specs, args.learning_rate, args.rounds, behind, args.seed, rules, rounds_per_epoch)
+        exchange = Exchange(args.exchange, args.ring_weight)
+        return Ecosphere(replace(self.topology, specs=specs), moved, exchange)
+
+
+def with_setting(base: CommonArgs, setting: Mapping[str, Value], kind: str, populations: str, seed: int) -> CommonArgs:
+    """The options of one trial, as the script has them that it could be run with by itself. Raises UsageError."""
+    plain = {f.name: getattr(base, f.name) for f in fields(CommonArgs)}
+    own: dict[str, Any] = {
+        name: float(value) if isinstance(plain.get(name), float) else value for name, value in setting.items()
+    }
+    values = {**plain, **own, "seed": seed}
+    args = EoaArgs(**values, populations=populations) if kind == "eoa" else CommonArgs(**values)
+    check_common(args)
+    return args
+
+
+def population_specs(args: CommonArgs, ranks: int) -> list[PopulationSpec]:
+    """The populations of a trial that is an ecosphere. Raises UsageError."""
+    assert isinstance(args, EoaArgs)
+    wanted = default_populations(ranks) if args.populations == "auto" else args.populations
+    return parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
+
+
+def check_searchable(space: Space, base: CommonArgs, kind: str, populations: str) -> None:
+    """Refuse variables that are no options of a trial, and ranges with values that cannot work. Raises UsageError."""
+    names = (*SEARCHABLE, *(EOA_SEARCHABLE if kind == "eoa" else ()))
+    for variable in space.variables:
+        name = variable.name
+        if name not in names:
+            raise UsageError(f"the search space has '{name}', which is no option of a trial; there are {', '.join(names)}")
+        ends: list[Value] = (
+            [variable.from_unit(0.0), variable.from_unit(1.0)] if variable.is_numeric else list(variable.choices)
+        )
+        default = getattr(base, name, "")
+        for value in ends:
+            fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
+            if not fits or value not in WORDS.get(name, (value,)):
+                kinds = {float: "numbers", int: "integers", str: f"words out of {', '.join(WORDS.get(name, ()))}"}
+                raise UsageError(f"the search space has {name} = {value}, but its values are {kinds[type(default)]}")
+            with_setting(base, {name: value}, kind, populations, base.seed)
+
+
+def _settings(args: CommonArgs, optimizer: str) -> OptimizerSettings:
+    """The weight optimizer as the options set it up."""
+    if args.clip_norm and searches(optimizer):
+        raise UsageError(f"--clip-norm {args.clip_norm:g}: a line search bounds its steps by itself; leave it out")
+    return OptimizerSettings(
+        name=optimizer,
+        momentum=args.momentum_factor,
+        weight_decay=args.weight_decay,
+        adam_decay=args.adam_decay,
+        rho=args.rho,
+        sam_scope=args.sam_scope if isinstance(args, EoaArgs) else "local",
+        clip_norm=args.clip_norm,
+        reset_momentum=isinstance(args, EoaArgs) and args.momentum == "reset",
+        seed=args.seed,
+    )
+
+
+def _unit(args: CommonArgs, ecosphere: Ecosphere) -> float:
+    """Eta0 of the population's optimizer over --learning-rate."""
+    return unit(ecosphere.topology.spec.optimizer, args.learning_rate, args.adam_rate, args.momentum_factor)

@@ -1,0 +1,71 @@
+"""Whether a trial is worth going on with: the median rule, and asynchronous successive halving. Pure.
+
+Larger values are better. Both look at the curves of other trials as far as these are known; nobody is waited for.
+"""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.search.trial import State, Trial
+
+
+class Pruner(Protocol):
+    """A rule."""
+
+    def keeps(self, curve: Sequence[float], others: Sequence[Trial]) -> bool:
+        """Whether a trial with this curve, one value for each step so far, goes on. others: the known trials without it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Median:
+    """Stop where the best value so far is below the median of the others' best at the same step.
+
+    startup: complete trials that there have to be. warmup: first steps that nobody is stopped at. Defaults as of Optuna's
+    MedianPruner.
+    """
+
+    startup: int = 5
+    warmup: int = 0
+
+    def keeps(self, curve: Sequence[float], others: Sequence[Trial]) -> bool:
+        """The median rule."""
+        step = len(curve)
+        if step <= self.warmup or sum(t.state is State.COMPLETE for t in others) < self.startup:
+            return True
+        best = [max(t.curve[:step]) for t in others if len(t.curve) >= step and t.state is not State.FAILED]
+        return not best or max(curve) >= statistics.median(best)
+
+
+@dataclass(frozen=True)
+class Halving:
+    """Asynchronous successive halving (ASHA, Li et al., arXiv 1810.05934), one bracket.
+
+    Rungs are r_min eta^k < r_max steps. At a rung a trial goes on if, of the n values seen there so far, its own included, it
+    is among the best max(1, floor(n / eta)), or n < eta.
+    """
+
+    longest: int
+    reduction: int = 4
+    shortest: int = 1
+
+    @property
+    def rungs(self) -> list[int]:
+        """Steps at which trials are compared."""
+        rungs, step = [], self.shortest
+        while step < self.longest:
+            rungs.append(step)
+            step *= self.reduction
+        return rungs
+
+    def keeps(self, curve: Sequence[float], others: Sequence[Trial]) -> bool:
+        """The rule of one rung; between rungs everybody goes on."""
+        step = len(curve)
+        if step not in self.rungs:
+            return True
+        seen = [t.curve[step - 1] for t in others if len(t.curve) >= step]
+        n = len(seen) + 1
+        better = sum(value > curve[-1] for value in seen)
+        return n < self.reduction or better < max(1, n // self.reduction)

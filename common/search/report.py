@@ -1,0 +1,93 @@
+"""What a search leaves behind beside its journal: trials.csv, best.json, and the command that trains the winner.
+
+    config.json  environment.json  journal.jsonl  snapshot.json  trials.csv  best.json  importance.json
+    summary.json  weights.safetensors  figures/*.png
+
+Columns and keys: results/README.md.
+"""
+
+import csv
+import json
+import os
+import shlex
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from common.cli import OTHERS, SIZES, CommonArgs
+from common.eoa import EoaArgs
+from common.errors import UsageError
+from common.optim import family
+from common.search.schedule import utilisation
+from common.search.search import Search
+from common.search.space import Space
+from common.search.trial import State, Trial
+
+COLUMNS = ("id", "state", "value", "steps", "worker", "start", "end", "cost", "seed", "attempts", "parents", "error")
+ALWAYS = ("rounds", "batch_size", "optimizer", "fitness_images", "label_smoothing", "precision", "seed")  # differ by script
+MAY_CHANGE = {"resume", "out", "data_dir", "trials", "time_budget", "target", "retries"}  # between two sessions
+NEVER = ("preset", "out", "resume")
+
+
+def write_trials(path: Path, space: Space, trials: Iterable[Trial], seed_of: Callable[[int], int]) -> None:
+    """One line per trial, by id; a variable that does not exist in a trial is left empty. seed_of: a trial's, by its id."""
+    temporary = path.with_suffix(".tmp")
+    with open(temporary, "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow([*COLUMNS, *space.names])
+        writer.writerows(_line(trial, seed_of(trial.id), space.names) for trial in trials)
+    os.replace(temporary, path)
+
+
+def _line(trial: Trial, seed: int, names: list[str]) -> list[Any]:
+    times = [None if moment is None else round(moment, 4) for moment in (trial.start, trial.end, trial.cost)]
+    about = [trial.id, str(trial.state), trial.value, len(trial.curve), trial.worker, *times, seed, trial.attempts]
+    return [*about, " ".join(map(str, trial.parents)), trial.error, *(trial.setting.get(name) for name in names)]
+
+
+def totals(search: Search) -> dict[str, Any]:
+    """What summary.json tells of the whole search."""
+    ended = [t for t in search.trials if t.has_ended]
+    return {
+        "trials": {str(state): search.count(state) for state in (State.COMPLETE, State.PRUNED, State.FAILED)},
+        "steps": sum(len(t.curve) for t in ended),
+        "attempts_repeated": sum(t.attempts for t in search.trials),
+        "trial_seconds": sum(t.cost for t in ended),
+        "utilisation": utilisation(search),
+        "workers": search.workers,
+        "sessions": len(search.sessions),
+        "exhausted": search.exhausted,
+    }
+
+
+def check_same_search(directory: Path, config: Mapping[str, Any]) -> None:
+    """Before resuming: the recorded search has to be this one, but may be longer. Raises UsageError naming what differs."""
+    path = directory / "config.json"
+    if not path.exists():
+        return
+    recorded, given = json.loads(path.read_text()), json.loads(json.dumps(config))
+    keys = [k for k in {**recorded, **given} if k not in MAY_CHANGE and recorded.get(k) != given.get(k)]
+    if keys:
+        was, now = ({k: c.get(k) for k in keys} for c in (recorded, given))
+        raise UsageError(f"cannot resume {directory} with another search: recorded {was}, given {now}")
+
+
+def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks: int, threads: int) -> str:
+    """The command line that trains with these options by the script they belong to, at the precision they name.
+
+    searched: options to be named in any case.
+    """
+    preset: Mapping[str, Any] = {f.name: f.default for f in fields(EoaArgs)} | SIZES[args.preset]
+    words = ["--preset", args.preset]
+    if isinstance(args, EoaArgs):
+        script = "EOA-SAM/EOASAM.py"
+    else:
+        script = "baselines/Baselines.py"
+        words += ["--method", schedule]
+    never = {*NEVER, *(() if isinstance(args, EoaArgs) else OTHERS[family(args.optimizer)])}  # which Baselines.py refuses
+    for name, value in vars(args).items():
+        if name not in never and (value != preset[name] or name in ALWAYS or name in searched):
+            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+    start = f"mpirun --oversubscribe --bind-to none -np {ranks} " if ranks > 1 else ""
+    return f"OMP_NUM_THREADS={threads} {start}python {script} {shlex.join(words)}"

@@ -1,0 +1,91 @@
+"""How long a search takes, by discrete events: the very same `Search` that real workers are served by, on a clock of its own.
+
+Trials have given costs and nothing is computed, so that what is seen is scheduling alone, on as many ranks as one likes.
+"""
+
+import heapq
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.search.search import Limits, Search
+from common.search.space import Setting
+from common.search.steady import FREE, Order
+from common.search.strategies import Generators, Known, Proposal, Strategy
+from common.search.trial import State, Trial
+
+
+@dataclass(frozen=True)
+class Generations:
+    """A static strategy that proposes `size` trials at a time; what they are does not matter."""
+
+    size: int
+    static = True
+
+    def needs(self, i: int) -> int:
+        """All generations before."""
+        return i // self.size * self.size
+
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """What is left of a generation."""
+        return [Proposal({"number": k}) for k in range(i, self.needs(i) + self.size)]
+
+
+@dataclass(frozen=True)
+class Queue:
+    """A strategy without generations."""
+
+    order: Order = FREE
+    static = False
+
+    def needs(self, i: int) -> int | None:
+        """As the order has it."""
+        return self.order.needs(i)
+
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """One trial."""
+        return [Proposal({"number": i})]
+
+
+def log_normal(rng: np.random.Generator, n: int, spread: float) -> np.ndarray:
+    """n costs of mean 1 and coefficient of variation `spread`."""
+    variance = np.log1p(spread**2)
+    return rng.lognormal(-variance / 2, np.sqrt(variance), n)
+
+
+def play(search: Search, cost: Callable[[Trial], float], value: Callable[[Setting], float] = lambda setting: 0.0) -> float:
+    """Run a search to its end with workers that take `cost(trial)`; returns the seconds it took by its own clock."""
+    coming: list[tuple[float, int, int, Trial]] = []  # (when it ends, tie break, worker, trial)
+    ties = itertools.count()
+    began = now = search.now
+    search.begin(now)
+    for worker in range(search.workers):
+        search.ready(worker)
+    while not search.is_over:
+        for worker, trial in search.assign(now):
+            heapq.heappush(coming, (now + cost(trial), next(ties), worker, trial))
+        if not coming:
+            break  # what was left could not be started: a limit was reached
+        now, _, worker, trial = heapq.heappop(coming)
+        assert trial.start is not None
+        search.end(trial.id, State.COMPLETE, value(trial.setting), now, now - trial.start)
+        search.ready(worker)
+    return now - began
+
+
+def speed_up(strategy: Strategy, costs: Sequence[float], workers: int) -> float:
+    """Sum of the costs over the time that so many workers need: S_P = T_1 / T_P."""
+    search = Search(strategy, Limits(len(costs)), workers)
+    return float(sum(costs)) / play(search, lambda trial: float(costs[trial.id]))
+
+
+def utilisation(search: Search) -> float:
+    """Share of the workers' time that was spent in trials: sum of busy / (P T), over all sessions; what was lost by a kill
+    counts as idle.
+    """
+    busy = sum(t.end - t.start for t in search.trials if t.end is not None and t.start is not None)
+    ends = [moment for moment, _ in search.sessions[1:]] + [search.now]
+    there = sum(workers * (end - began) for (began, workers), end in zip(search.sessions, ends, strict=True))
+    return busy / there if there else 0.0

@@ -1,0 +1,276 @@
+"""What is searched: variables with their scales and conditions, and settings of them. Pure; no MPI.
+
+A space is a TOML file, or a dictionary of that form; `when` names earlier variables and the values at which this one exists:
+
+    [learning_rate]
+    kind = "float"                  # or "int", "categorical"
+    low = 0.001
+    high = 1.0
+    scale = "log"                   # or "linear" (default), "logit"
+
+    [momentum_factor]
+    kind = "float"
+    low = 0.0
+    high = 0.99
+    when = {optimizer = ["sgd", "nesterov"]}
+
+A setting is a dictionary of the variables that exist in it; floats have six significant digits, so that what is printed,
+recorded and trained with is the same number. Variables are moved and spaced on their own scale: `to_unit` maps it to [0, 1].
+"""
+
+import math
+import tomllib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from common.errors import UsageError
+
+Value: TypeAlias = float | int | str
+Setting: TypeAlias = dict[str, Value]
+Key: TypeAlias = tuple[tuple[str, Value], ...]
+
+KINDS = ("float", "int", "categorical")
+SCALES: dict[str, tuple[Callable[[float], float], Callable[[float], float]]] = {  # onto the scale, and back
+    "linear": (lambda x: x, lambda s: s),
+    "log": (math.log, math.exp),
+    "logit": (lambda x: math.log(x / (1 - x)), lambda s: 1 / (1 + math.exp(-s))),
+}
+FIELDS = {"kind", "low", "high", "scale", "choices", "grid", "when"}
+LARGEST_GRID = 10**6
+
+
+def key_of(setting: Setting) -> Key:
+    """What makes two settings the same: names and values, in whatever order. Inactive variables are not in a setting."""
+    return tuple(sorted(setting.items()))
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One searched variable: a range, or choices.
+
+    grid: values a grid takes from it, 0 for as many as from the others. when: (earlier variable, values at which this one
+    exists); it exists where all of them hold.
+    """
+
+    name: str
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    scale: str = "linear"
+    choices: tuple[Value, ...] = ()
+    grid: int = 0
+    when: tuple[tuple[str, tuple[Value, ...]], ...] = ()
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether it is a range."""
+        return self.kind != "categorical"
+
+    def exists_in(self, setting: Setting) -> bool:
+        """Whether a setting of the variables before this one has it."""
+        return all(name in setting and setting[name] in values for name, values in self.when)
+
+    def on_scale(self, value: float) -> float:
+        """A value on this variable's scale."""
+        return SCALES[self.scale][0](value)
+
+    def from_scale(self, position: float) -> Value:
+        """The value at a position of the scale: rounded, and inside the bounds."""
+        value = SCALES[self.scale][1](position)
+        if self.kind == "int":
+            return min(max(round(value), int(self.low)), int(self.high))
+        return min(max(float(f"{value:.6g}"), self.low), self.high)
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Ends of the range on the scale; of integers half a unit further out, so that each has its fair share."""
+        half = 0.5 if self.kind == "int" else 0.0
+        return self.on_scale(self.low - half), self.on_scale(self.high + half)
+
+    def to_unit(self, value: Value) -> float:
+        """Where a value lies in the range, in [0, 1]."""
+        low, high = self.ends
+        return (self.on_scale(float(value)) - low) / (high - low)
+
+    def from_unit(self, u: float) -> Value:
+        """The value at u, which is taken into [0, 1] first."""
+        low, high = self.ends
+        return self.from_scale(low + min(max(u, 0.0), 1.0) * (high - low))
+
+    def draw(self, rng: np.random.Generator) -> Value:
+        """Uniform on the scale, or over the choices."""
+        if self.is_numeric:
+            return self.from_unit(rng.random())
+        return self.choices[rng.integers(len(self.choices))]
+
+    def grid_values(self, default: int) -> list[Value]:
+        """low + i (high - low) / (n + 1), i = 1 .. n, on the scale; of integers those that differ. All choices."""
+        if not self.is_numeric:
+            return list(self.choices)
+        n = self.grid or default
+        low, high = self.on_scale(self.low), self.on_scale(self.high)
+        return list(dict.fromkeys(self.from_scale(low + i * (high - low) / (n + 1)) for i in range(1, n + 1)))
+
+    @property
+    def values(self) -> Sequence[Value] | None:
+        """All values, None where they are a continuum."""
+        if self.kind == "float":
+            return None
+        return range(int(self.low), int(self.high) + 1) if self.is_numeric else self.choices
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a file has it; `Space.of` reads it back."""
+        bounds = {"low": self.low, "high": self.high, "scale": self.scale} if self.is_numeric else {}
+        choices = {} if self.is_numeric else {"choices": list(self.choices)}
+        grid = {"grid": self.grid} if self.grid else {}
+        when = {"when": {name: list(values) for name, values in self.when}} if self.when else {}
+        return {"kind": self.kind, **bounds, **choices, **grid, **when}
+
+
+@dataclass(frozen=True)
+class Space:
+    """The variables of a search, in order: a condition looks back, never ahead."""
+
+    variables: tuple[Variable, ...]
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any], source: str = "the search space") -> "Space":
+        """Read a dictionary. Raises UsageError naming the source, the variable and what is wrong with it."""
+        if not content:
+            raise UsageError(f"{source} has no variables: name at least one, e.g. [learning_rate]")
+        variables: list[Variable] = []
+        for name, fields in content.items():
+            try:
+                variables.append(_variable(name, fields, {v.name: v for v in variables}))
+            except (ValueError, TypeError) as error:
+                raise UsageError(f"{source}, variable '{name}': {error}") from None
+        return cls(tuple(variables))
+
+    def as_dict(self) -> dict[str, Any]:
+        """As a file has it."""
+        return {v.name: v.as_dict() for v in self.variables}
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the variables, in order."""
+        return [v.name for v in self.variables]
+
+    def build(self, value_of: Callable[[Variable, Setting], Value]) -> Setting:
+        """A setting, variable by variable: `value_of(variable, setting so far)` is asked for those that exist."""
+        setting: Setting = {}
+        for variable in self.variables:
+            if variable.exists_in(setting):
+                setting[variable.name] = value_of(variable, setting)
+        return setting
+
+    def draw(self, rng: np.random.Generator) -> Setting:
+        """A random setting."""
+        return self.build(lambda variable, _: variable.draw(rng))
+
+    def grid_shape(self, default: int) -> tuple[int, ...]:
+        """Values that a grid takes from each variable. Raises UsageError where the points are too many to be listed."""
+        shape = tuple(len(v.grid_values(default)) for v in self.variables)
+        if math.prod(shape) > LARGEST_GRID:
+            sizes = " x ".join(map(str, shape))
+            raise UsageError(f"a grid of {sizes} points is more than {LARGEST_GRID}: lower --grid-size or `grid` of variables")
+        return shape
+
+    def grid_point(self, index: int, default: int) -> Setting:
+        """Point of the grid by its number: row-major, the last variable fastest; values that do not exist are left out."""
+        indices = np.unravel_index(index, self.grid_shape(default))
+        at = {v.name: v.grid_values(default)[i] for v, i in zip(self.variables, indices, strict=True)}
+        return self.build(lambda variable, _: at[variable.name])
+
+    def every_setting(self) -> Iterator[Setting] | None:
+        """All settings of a finite space, None where a float is searched."""
+        if any(v.values is None for v in self.variables):
+            return None
+        return self._complete({}, 0)
+
+    def _complete(self, setting: Setting, first: int) -> Iterator[Setting]:
+        if first == len(self.variables):
+            yield setting
+            return
+        variable = self.variables[first]
+        if not variable.exists_in(setting):
+            yield from self._complete(setting, first + 1)
+            return
+        for value in variable.values or ():
+            yield from self._complete({**setting, variable.name: value}, first + 1)
+
+
+def read_space(path: Path) -> Space:
+    """The space of a TOML file. Raises UsageError."""
+    try:
+        content = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read the search space {path}: {error.strerror}; DHPO/spaces has some") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UsageError(f"the search space {path} is not valid TOML: {error}") from None
+    return Space.of(content, str(path))
+
+
+def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variable:
+    """One variable, checked. Raises ValueError."""
+    if not isinstance(fields, Mapping) or "kind" not in fields:
+        raise ValueError(f"is to be a table with a kind: {', '.join(KINDS)}")
+    if unknown := set(fields) - FIELDS:
+        raise ValueError(f"unknown field {', '.join(sorted(unknown))}; there are {', '.join(sorted(FIELDS))}")
+    kind = fields["kind"]
+    if kind not in KINDS:
+        raise ValueError(f"kind '{kind}' is none of {', '.join(KINDS)}")
+    when = _conditions(fields.get("when", {}), earlier)
+    if kind == "categorical":
+        if wrong := {"low", "high", "scale", "grid"} & set(fields):
+            raise ValueError(f"a categorical variable has choices, and no {', '.join(sorted(wrong))}")
+        return Variable(name, kind, choices=_choices(fields.get("choices")), when=when)
+    if "choices" in fields:
+        raise ValueError("choices are for kind categorical")
+    low, high, grid = (fields.get(field, default) for field, default in (("low", None), ("high", None), ("grid", 0)))
+    if not all(isinstance(bound, (int, float)) and math.isfinite(bound) for bound in (low, high)):
+        raise ValueError(f"low and high are to be numbers, not {low} and {high}")
+    if kind == "int" and not all(isinstance(bound, int) for bound in (low, high)):
+        raise ValueError(f"low {low} and high {high} of an integer are to be integers")
+    if not low < high:
+        raise ValueError(f"low {low} has to be below high {high}")
+    if not isinstance(grid, int) or grid < 0:
+        raise ValueError(f"grid {grid} is to be a number of values")
+    scale = fields.get("scale", "linear")
+    if scale not in SCALES:
+        raise ValueError(f"scale '{scale}' is none of {', '.join(SCALES)}")
+    if scale == "log" and low <= 0:
+        raise ValueError(f"a logarithmic scale needs low above 0, not {low}")
+    if scale == "logit" and (kind == "int" or not 0 < low < high < 1):
+        raise ValueError(f"a logit scale is for floats inside (0, 1), not for {kind} in [{low}, {high}]")
+    return Variable(name, kind, low, high, scale, grid=grid, when=when)
+
+
+def _choices(choices: Any) -> tuple[Value, ...]:
+    if not isinstance(choices, (list, tuple)) or not choices:
+        raise ValueError("choices are to be a list of at least one value")
+    if not all(isinstance(c, (str, int, float)) and not isinstance(c, bool) for c in choices):
+        raise ValueError("choices are to be words or numbers")
+    if len(set(choices)) < len(choices):
+        raise ValueError(f"choices {list(choices)} are not all different")
+    return tuple(choices)
+
+
+def _conditions(when: Any, earlier: Mapping[str, Variable]) -> tuple[tuple[str, tuple[Value, ...]], ...]:
+    if not isinstance(when, Mapping):
+        raise ValueError("when is to be a table of earlier variables and their values")
+    conditions = []
+    for name, wanted in when.items():
+        values = tuple(wanted) if isinstance(wanted, (list, tuple)) else (wanted,)
+        if name not in earlier:
+            raise ValueError(f"when: '{name}' is no variable above this one")
+        possible = earlier[name].values
+        if possible is None:
+            raise ValueError(f"when: '{name}' is a float; conditions are on integers and choices")
+        if missing := [v for v in values if v not in possible]:
+            raise ValueError(f"when: {name} is never {', '.join(map(str, missing))}")
+        conditions.append((name, values))
+    return tuple(conditions)

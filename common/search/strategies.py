@@ -1,0 +1,202 @@
+"""What is tried next: grid, random, and the reference project's evolution. Pure: the generator is an argument.
+
+A strategy proposes trial i from what it may know, and says what it has to know: `needs(i)` is the number of trials, from the
+first on, that have to have ended before. A proposal depends on nothing else, so a search can stop anywhere, even within a
+generation, and go on with the same proposals, on any number of ranks. Random numbers come from generators with addresses:
+`generators(k)` is that of trial k, whenever and however often it is asked for.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, TypeAlias
+
+import numpy as np
+
+from common.search.space import Key, Setting, Space, Value, Variable, key_of
+from common.search.trial import Trial, best_first
+
+LEAST_DEVIATION = 0.01  # of a mutation
+GIVE_UP = 100  # tries to find a setting that is new
+
+Generators: TypeAlias = Callable[[int], np.random.Generator]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A setting, and the ids of the trials it was bred from."""
+
+    setting: Setting
+    parents: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a proposal may look at.
+
+    trials: all that have been proposed before, in order. bound: only the first so many count as known, and all of them have
+    ended; None for all that happen to have ended. keys: of the settings of all `trials`, running ones included.
+    """
+
+    trials: Sequence[Trial]
+    bound: int | None
+    keys: AbstractSet[Key]
+
+    def ended(self) -> list[Trial]:
+        """The known trials, by id."""
+        return [t for t in islice(self.trials, self.bound) if t.has_ended]
+
+
+class Strategy(Protocol):
+    """What proposes. static: what is proposed together is dealt out evenly, and nothing more is proposed before all of it has
+    ended; otherwise each worker is given the next trial as soon as it is free.
+    """
+
+    static: bool
+
+    def needs(self, i: int) -> int | None:
+        """Number of trials that trial i may know, and that have to have ended before; None for those that happen to have."""
+        ...
+
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """Trial i, or trials i, i + 1, ...; [] where there is nothing left to try."""
+        ...
+
+
+@dataclass(frozen=True)
+class Grid:
+    """All points of a grid in an order drawn once; `size` values of each variable that does not say how many."""
+
+    space: Space
+    size: int = 4
+    static = True
+
+    def needs(self, i: int) -> int | None:
+        """Nothing."""
+        return 0
+
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """All that is left of it."""
+        points = generators(0).permutation(math.prod(self.space.grid_shape(self.size)))
+        settings = (self.space.grid_point(int(p), self.size) for p in points)
+        return [Proposal(s) for s in {key_of(s): s for s in settings}.values()][i:]
+
+
+@dataclass(frozen=True)
+class Random:
+    """Independent settings; trial i has a generator of its own, so no two workers draw the same."""
+
+    space: Space
+    static = True
+
+    def needs(self, i: int) -> int | None:
+        """Nothing."""
+        return 0
+
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """One setting that was not proposed before."""
+        setting = draw_new(self.space, known.keys, generators(i))
+        return [] if setting is None else [Proposal(setting)]
+
+
+@dataclass(frozen=True)
+class Evolution:
+    """The reference project's (mu + mu) evolution: mutation only, truncation, generations with a barrier.
+
+    Means and deviations are of positions on each variable's scale, in units of its range; the reference's variables have a
+    range of about one, so there they are its own. mutation: p_m per gene.
+    """
+
+    space: Space
+    population: int = 4
+    mutation: float = 0.2
+    static = True
+
+    def needs(self, i: int) -> int:
+        """All generations before."""
+        return i // self.population * self.population
+
+    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
+        """What is left of a generation. The first is random, the others are children of the best so far: elitism is total."""
+        first = self.needs(i)
+        rng = generators(first)
+        if first == 0:
+            return self._first(rng)[i:]
+        before = known.trials[:first]
+        keys = {key_of(t.setting) for t in before}
+        return self.children(best_first(list(before))[: self.population], keys, rng)[i - first :]
+
+    def _first(self, rng: np.random.Generator) -> list[Proposal]:
+        settings: dict[Key, Setting] = {}
+        while len(settings) < self.population and (setting := draw_new(self.space, settings.keys(), rng)) is not None:
+            settings[key_of(setting)] = setting
+        return [Proposal(s) for s in settings.values()]
+
+    def children(self, parents: list[Trial], keys: AbstractSet[Key], rng: np.random.Generator) -> list[Proposal]:
+        """Mutate every parent in turn until there are `population` new settings or more; a random sample of those.
+
+        Where mutation finds nothing new any more, random settings; fewer where a finite space is used up.
+        """
+        deviations = mutation_deviations(self.space, [p.setting for p in parents])
+        found: dict[Key, Proposal] = {}
+        for _ in range(GIVE_UP):
+            if len(found) >= self.population:
+                break
+            for parent in parents:
+                child = mutate(self.space, parent.setting, deviations, self.mutation, rng)
+                if key_of(child) not in keys:  # the parents are among them
+                    found.setdefault(key_of(child), Proposal(child, (parent.id,)))
+        while len(found) < self.population:
+            setting = draw_new(self.space, keys | found.keys(), rng)
+            if setting is None:
+                break
+            found[key_of(setting)] = Proposal(setting)
+        everyone = list(found.values())
+        return [everyone[c] for c in rng.permutation(len(everyone))[: self.population]]
+
+
+def mutation_deviations(space: Space, settings: Sequence[Setting]) -> dict[str, float]:
+    """sigma = max(0.01, sqrt(std)) of each numeric variable, std (ddof 0) over the settings that have it.
+
+    The square root of the standard deviation, as the reference has it, not the deviation itself.
+    """
+    deviations = {}
+    for variable in space.variables:
+        if variable.is_numeric:
+            units = [variable.to_unit(s[variable.name]) for s in settings if variable.name in s]
+            deviations[variable.name] = max(LEAST_DEVIATION, math.sqrt(np.std(units))) if units else LEAST_DEVIATION
+    return deviations
+
+
+def mutate(
+    space: Space, parent: Setting, deviations: dict[str, float], probability: float, rng: np.random.Generator
+) -> Setting:
+    """Each gene with the given probability: a number becomes Normal(x, sigma), clipped; a choice any of the choices.
+
+    A variable that the parent does not have, and the child does, is drawn.
+    """
+
+    def gene(variable: Variable, _: Setting) -> Value:
+        if variable.name not in parent:
+            return variable.draw(rng)
+        value = parent[variable.name]
+        if rng.random() >= probability:
+            return value
+        if not variable.is_numeric:
+            return variable.draw(rng)
+        return variable.from_unit(rng.normal(variable.to_unit(value), deviations[variable.name]))
+
+    return space.build(gene)
+
+
+def draw_new(space: Space, keys: AbstractSet[Key], rng: np.random.Generator) -> Setting | None:
+    """A random setting that is not among `keys`; None where a finite space has no other, or a continuum hardly any."""
+    for _ in range(GIVE_UP):
+        setting = space.draw(rng)
+        if key_of(setting) not in keys:
+            return setting
+    everything = space.every_setting()
+    left = [s for s in everything if key_of(s) not in keys] if everything is not None else []
+    return left[rng.integers(len(left))] if left else None

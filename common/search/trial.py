@@ -1,0 +1,69 @@
+"""One evaluation of one setting, from its proposal to its end. Pure; no MPI."""
+
+import math
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from common.search.space import Setting
+
+
+class State(StrEnum):
+    """Where a trial stands."""
+
+    WAITING = "waiting"  # proposed, and not given to anybody, or to be repeated
+    RUNNING = "running"
+    COMPLETE = "complete"
+    PRUNED = "pruned"  # stopped early; its value is the last one it reported
+    FAILED = "failed"  # raised an error or came to no finite value
+
+
+@dataclass
+class Trial:
+    """What is known of one trial.
+
+    parents: ids of the trials that its setting was bred from. value: the larger the better; None where there is none. curve:
+    the value after each of its steps so far. attempts: how often it was started and raised an error. worker: who evaluates
+    it. start, end: seconds since the search began, by the coordinator's clock; cost: seconds of the worker's own clock.
+    """
+
+    id: int
+    setting: Setting
+    parents: tuple[int, ...] = ()
+    state: State = State.WAITING
+    value: float | None = None
+    curve: list[float] = field(default_factory=list)
+    attempts: int = 0
+    worker: int | None = None
+    start: float | None = None
+    end: float | None = None
+    cost: float = 0.0
+    error: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will be learnt of it."""
+        return self.state in (State.COMPLETE, State.PRUNED, State.FAILED)
+
+    @property
+    def merit(self) -> tuple[float, float]:
+        """What trials are ranked by, the larger the better: complete ones by their value, below them pruned ones, those that
+        came further first, and last those that failed (a NaN would win a comparison by accident).
+        """
+        if self.state is State.FAILED or self.value is None:
+            return -1.0, -math.inf
+        return math.inf if self.state is State.COMPLETE else float(len(self.curve)), self.value
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a snapshot; `Trial.of` reads it back."""
+        return {**asdict(self), "parents": list(self.parents)}
+
+    @classmethod
+    def of(cls, content: dict[str, Any]) -> "Trial":
+        """The trial of a snapshot."""
+        return cls(**{**content, "parents": tuple(content["parents"]), "state": State(content["state"])})
+
+
+def best_first(trials: list[Trial]) -> list[Trial]:
+    """Trials by merit; the earlier one first among equals."""
+    return sorted(trials, key=lambda t: (-t.merit[0], -t.merit[1], t.id))

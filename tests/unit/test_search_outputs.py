@@ -1,0 +1,130 @@
+"""What is made of a search that is over: importance, trials.csv, the command of the winner, figures; what may change later."""
+
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+
+from common.cli import CommonArgs
+from common.errors import UsageError
+from common.search.figures import write_figures
+from common.search.importance import importance
+from common.search.objective import with_setting
+from common.search.report import COLUMNS, check_same_search, command_of, totals, write_trials
+from common.search.schedule import play
+from common.search.search import Limits, Search
+from common.search.space import Space
+from common.search.steady import FREE, Steady
+from common.search.tpe import study_of
+from common.search.trial import State, Trial
+
+UNIT = {"kind": "float", "low": 0.0, "high": 1.0}
+LINEAR = Space.of({"x1": UNIT, "x2": UNIT, "x3": UNIT})
+TREE = Space.of({"c": {"kind": "categorical", "choices": ["a", "b"]}, "x": {**UNIT, "when": {"c": "a"}}, "y": UNIT})
+
+
+def drawn(space, n, value, seed=0):
+    rng = np.random.default_rng(seed)
+    settings = [space.draw(rng) for _ in range(n)]
+    return [Trial(i, s, state=State.COMPLETE, value=value(s), curve=[value(s)]) for i, s in enumerate(settings)]
+
+
+class TestImportance:
+    def test_shares_of_a_linear_function(self):
+        """y = 10 x1 + x2 + 0 x3: 100/101, 1/101 and 0 in the limit of many trials."""
+        shares = importance(LINEAR, drawn(LINEAR, 100, lambda s: 10 * s["x1"] + s["x2"]))
+        assert shares["x1"] > shares["x2"] > shares["x3"]
+        assert shares["x1"] == pytest.approx(100 / 101, abs=0.03)
+        assert shares["x2"] == pytest.approx(1 / 101, abs=0.02)
+        assert shares["x3"] < 0.01
+        assert sum(shares.values()) == pytest.approx(1)
+
+    def test_few_trials_are_refused_and_failures_do_not_count(self):
+        trials = drawn(LINEAR, 10, lambda s: s["x1"])
+        assert importance(LINEAR, trials) is not None
+        trials[0].state = State.FAILED
+        assert importance(LINEAR, trials) is None
+        wide = Space.of({f"x{k}": UNIT for k in range(6)})
+        assert importance(wide, drawn(wide, 11, lambda s: s["x1"])) is None
+
+    def test_what_does_not_exist_everywhere_is_left_out(self):
+        assert set(importance(TREE, drawn(TREE, 40, lambda s: s["y"]))) == {"c", "y"}
+
+
+def test_a_logit_scale_is_a_range_of_logits_for_optuna():
+    space = Space.of({"p": {"kind": "float", "low": 0.1, "high": 0.9, "scale": "logit"}})
+    (trial,) = study_of(space, drawn(space, 1, lambda s: 1.0), {0}).get_trials()
+    assert trial.distributions["p"].high == pytest.approx(math.log(9))
+    assert space.variables[0].from_scale(trial.params["p"]) == drawn(space, 1, lambda s: 1.0)[0].setting["p"]
+
+
+def searched():
+    search = Search(Steady(TREE, order=FREE), Limits(30), 3)
+    play(search, lambda t: 1.0 + t.id % 3, lambda s: math.nan if s["y"] > 0.9 else s["y"] + (s["c"] == "a"))
+    search.trials[4].state, search.trials[4].curve = State.PRUNED, [0.1, 0.2]
+    return search
+
+
+def test_trials_csv(tmp_path):
+    search = searched()
+    write_trials(tmp_path / "trials.csv", TREE, search.trials, lambda number: 7 + number)
+    with open(tmp_path / "trials.csv", newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert list(lines[0]) == [*COLUMNS, "c", "x", "y"]
+    assert [int(line["id"]) for line in lines] == list(range(30))
+    assert [int(line["seed"]) for line in lines] == list(range(7, 37))
+    assert all((line["x"] == "") is (line["c"] == "b") for line in lines)
+    assert all(float(line["value"]) == t.value for line, t in zip(lines, search.trials, strict=True) if t.value is not None)
+    assert {line["state"] for line in lines} == {"complete", "failed", "pruned"}
+    assert float(lines[-1]["end"]) - float(lines[-1]["start"]) == pytest.approx(float(lines[-1]["cost"]))
+
+
+def test_totals_add_up():
+    search = searched()
+    found = totals(search)
+    assert sum(found["trials"].values()) == 30
+    assert found["trial_seconds"] == sum(1.0 + i % 3 for i in range(30))
+    assert 0 < found["utilisation"] <= 1
+
+
+def test_every_figure_is_drawn(tmp_path):
+    search = searched()
+    paths = write_figures(tmp_path, search, TREE, importance(TREE, search.trials), "a search")
+    assert [p.stem for p in paths] == ["best", "parallel", "ranks", "importance", "curves"]
+    assert all(p.stat().st_size > 5000 for p in paths)
+
+
+class TestCommand:
+    base = CommonArgs(preset="smoke", dataset="digits", model="cnn", width=2, rounds=3, optimizer="sgd", precision="float32")
+
+    def command(self, setting, schedule="cosine", kind="train", ranks=1):
+        return command_of(with_setting(self.base, setting, kind, "auto", 7), setting, schedule, ranks, 1)
+
+    def test_searched_options_are_always_named(self):
+        command = self.command({"learning_rate": 0.1, "batch_size": 32})
+        assert command.startswith("OMP_NUM_THREADS=1 python baselines/Baselines.py --preset smoke --method cosine --seed 7")
+        assert "--learning-rate 0.1 " in command
+        assert "--batch-size 32" in command
+        assert "--momentum-factor" not in command
+
+    def test_what_another_optimizer_has_is_left_out(self):
+        command = self.command({"optimizer": "adamw", "adam_rate": 0.001}, schedule="constant")
+        assert "--method constant" in command
+        assert "--adam-rate 0.001" in command
+        assert "--learning-rate" not in command
+
+    def test_of_an_ecosphere(self):
+        command = self.command({"learning_rate": 0.2, "damping": "none"}, kind="eoa", ranks=2)
+        assert "mpirun --oversubscribe --bind-to none -np 2 python EOA-SAM/EOASAM.py" in command
+        assert "--damping none" in command
+
+
+def test_a_search_may_grow_when_it_is_resumed_and_nothing_else(tmp_path):
+    config = {"strategy": "grid", "trials": 8, "space": TREE.as_dict(), "seed": 0}
+    check_same_search(tmp_path, config)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    check_same_search(tmp_path, {**config, "trials": 16, "out": "elsewhere", "resume": True})
+    with pytest.raises(UsageError, match="space"):
+        check_same_search(tmp_path, {**config, "space": LINEAR.as_dict()})

@@ -1,0 +1,298 @@
+"""Who evaluates what and when, on the simulated clock; what a kill at any event leaves behind, and what is made of it."""
+
+import itertools
+import json
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UsageError
+from common.search.journal import JOURNAL, PREVIOUS, SNAPSHOT, Journal
+from common.search.pruning import Median
+from common.search.schedule import Generations, Queue, log_normal, play, speed_up, utilisation
+from common.search.search import Limits, Search, split_evenly
+from common.search.space import Space
+from common.search.steady import FREE, Order, Steady
+from common.search.strategies import Evolution, Grid, Known, Random
+from common.search.tpe import Tpe
+from common.search.trial import State
+from common.seeding import Purpose, stream
+
+SPACE = Space.of(
+    {
+        "kind": {"kind": "categorical", "choices": ["a", "b"]},
+        "x": {"kind": "float", "low": 0.001, "high": 1.0, "scale": "log"},
+        "y": {"kind": "float", "low": 0.0, "high": 1.0, "when": {"kind": "a"}},
+    }
+)
+STRATEGIES = {
+    "grid": Grid(SPACE),
+    "random": Random(SPACE),
+    "evolution": Evolution(SPACE),
+    "async-evolution": Steady(SPACE, 4, Order(5)),
+    "tpe": Tpe(SPACE, Order(5)),
+}
+each_strategy = pytest.mark.parametrize("name", STRATEGIES)
+
+
+def value(setting):
+    return -abs(math.log(setting["x"]) + 2) + 0.1 * setting.get("y", 0.3)
+
+
+def outcome(search):
+    """What does not depend on time."""
+    return [(t.id, t.setting, t.value, str(t.state), t.curve, t.parents) for t in search.trials]
+
+
+def costs_of(n, seed):
+    costs = log_normal(np.random.default_rng(seed), n, 0.7)
+    return lambda trial: float(costs[trial.id])
+
+
+@given(st.integers(0, 300), st.integers(1, 40))
+def test_slices_are_disjoint_cover_all_and_are_nearly_equal(n, parts):
+    slices = split_evenly(n, parts)
+    assert [k for part in slices for k in part] == list(range(n))
+    assert max(map(len, slices)) - min(map(len, slices)) <= 1
+
+
+def test_slices_of_the_published_sizes():
+    assert [len(s) for s in split_evenly(64, 3)] == [21, 21, 22]
+    assert [len(s) for s in split_evenly(4, 3)] == [1, 1, 2]
+
+
+class TestTime:
+    @given(st.integers(1, 12), st.integers(1, 9), st.integers(1, 60))
+    def test_static_with_unit_costs(self, size, workers, n):
+        """T_P = sum over generations of ceil(lambda_g / P)."""
+        generations = [min(size, n - first) for first in range(0, n, size)]
+        assert n / speed_up(Generations(size), [1.0] * n, workers) == sum(math.ceil(g / workers) for g in generations)
+
+    @pytest.mark.parametrize(("n", "workers", "speed"), [(4, 3, 2.0), (6, 4, 3.0), (64, 3, 2.909), (81, 4, 3.857)])
+    def test_static_where_ranks_do_not_divide(self, n, workers, speed):
+        assert speed_up(Generations(n), [1.0] * n, workers) == pytest.approx(speed, abs=1e-3)
+
+    @given(st.lists(st.floats(0.01, 20), min_size=1, max_size=60), st.integers(1, 9))
+    def test_dynamic_is_within_the_bound_of_list_scheduling(self, costs, workers):
+        took = sum(costs) / speed_up(Queue(), costs, workers)
+        assert took <= sum(costs) / workers + (1 - 1 / workers) * max(costs) + 1e-9
+        assert took >= max(max(costs), sum(costs) / workers) - 1e-9
+
+    @pytest.mark.parametrize("place", range(13))
+    def test_one_long_trial_among_twelve(self, place):
+        costs = [1.0] * place + [10.0] + [1.0] * (12 - place)
+        assert 22 / speed_up(Generations(4), costs, 4) == 13
+        took = 22 / speed_up(Queue(), costs, 4)
+        assert took == {0: 10, 12: 13}.get(place, took)
+        assert 10 <= took <= 22 / 4 + 0.75 * 10
+
+    @pytest.mark.parametrize(
+        ("spread", "four", "sixteen", "dynamic"), [(0.1, 3.62, 3.80, 3.91), (0.5, 2.60, 3.16, 3.86), (1.0, 2.00, 2.62, 3.73)]
+    )
+    def test_the_speed_up_of_64_trials_on_four_ranks(self, spread, four, sixteen, dynamic):
+        rng = np.random.default_rng(0)
+        kinds = [(Generations(4), four), (Generations(16), sixteen), (Queue(), dynamic)]
+        for strategy, expected in kinds:
+            speeds = [speed_up(strategy, log_normal(rng, 64, spread), 4) for _ in range(60)]
+            band = 5 * np.std(speeds, ddof=1) / math.sqrt(60) + 0.005
+            assert abs(np.mean(speeds) - expected) < band
+
+    @pytest.mark.parametrize(("workers", "lag", "expected"), [(4, 4, 3.09), (4, 16, 3.96), (16, 32, 13.7)])
+    def test_what_waiting_for_others_costs(self, workers, lag, expected):
+        rng = np.random.default_rng(1)
+        speeds = [speed_up(Queue(Order(lag)), log_normal(rng, 256, 0.5), workers) for _ in range(20)]
+        assert np.mean(speeds) == pytest.approx(expected, rel=0.03)
+
+    def test_utilisation_is_the_busy_share_of_the_record(self):
+        search = Search(Queue(), Limits(13), 4)
+        took = play(search, lambda trial: 10.0 if trial.id == 12 else 1.0)
+        assert (took, utilisation(search)) == (13, pytest.approx(22 / (4 * 13)))
+        rows = sorted((t.worker, t.start, t.end) for t in search.trials)
+        assert all(a[0] != b[0] or a[2] <= b[1] for a, b in itertools.pairwise(rows)), "nobody does two things at once"
+
+
+class TestOrder:
+    @each_strategy
+    def test_results_depend_neither_on_the_number_of_workers_nor_on_timing(self, name):
+        found = []
+        for workers, seed in ((1, 0), (2, 1), (4, 2), (5, 3)):
+            search = Search(STRATEGIES[name], Limits(22), workers, seed=9)
+            play(search, costs_of(22, seed), value)
+            found.append(outcome(search))
+        assert all(other == found[0] for other in found[1:])
+
+    @pytest.mark.parametrize("kind", [Steady, Tpe])
+    def test_a_free_search_is_replayed_from_its_journal(self, kind):
+        """Every proposal is what the strategy says of the trials that had ended before it in the journal."""
+        events = []
+        strategy = kind(SPACE, order=FREE)
+        search = Search(strategy, Limits(25), 4, seed=3, log=events.append)
+        play(search, costs_of(25, 0), value)
+        replayed = Search(strategy, Limits(25), 4, seed=3)
+        for event in events:
+            if event["event"] == "propose":
+                i = event["id"]
+                known = Known(replayed.trials, None, replayed.keys)
+                (proposal,) = strategy.propose(i, known, partial(stream, 3, Purpose.PROPOSE))
+                assert (proposal.setting, list(proposal.parents)) == (event["setting"], event["parents"])
+            replayed.apply(event)
+        assert outcome(replayed) == outcome(search)
+
+
+class TestLimits:
+    def test_no_trial_starts_after_the_time(self):
+        search = Search(Queue(), Limits(100, seconds=5.0), 2)
+        play(search, lambda trial: 1.0)
+        assert len(search.trials) == 10
+        assert search.now == 5
+
+    def test_no_trial_starts_after_the_target(self):
+        search = Search(Queue(), Limits(100, target=7), 1)
+        play(search, lambda trial: 1.0, lambda setting: setting["number"])
+        assert search.best.value == 7
+        assert len(search.trials) == 8
+
+    def test_an_error_is_repeated_once_and_a_nan_is_not(self):
+        search = Search(Generations(3), Limits(3, retries=1), 1)
+        search.begin(0.0)
+        done = []
+        while not search.is_over:
+            search.ready(0)
+            for _, trial in search.assign(0.0):
+                done.append(trial.id)
+                state, result = [(State.COMPLETE, 1.0), (State.FAILED, None), (State.COMPLETE, math.nan)][trial.id]
+                search.end(trial.id, state, result, 0.0, error="")
+        assert sorted(done) == [0, 1, 1, 2]
+        assert [str(t.state) for t in search.trials] == ["complete", "failed", "failed"]
+        assert search.best.id == 0
+        assert search.trials[2].value is None
+
+    @each_strategy
+    def test_one_bad_setting_does_not_end_a_search(self, name):
+        search = Search(STRATEGIES[name], Limits(20), 3, seed=1)
+        play(search, costs_of(20, 0), lambda setting: math.nan if setting["kind"] == "a" else value(setting))
+        assert len(search.trials) == 20
+        assert {str(t.state) for t in search.trials} == {"complete", "failed"}
+        assert search.best.setting["kind"] == "b"
+
+
+class Killed(Exception):
+    pass
+
+
+def run_journaled(directory, name, kill_after=None, every=7, workers=3, pruner=None):
+    """A search with a journal, up to its end or to the event after which it is killed."""
+    journal = Journal(directory, every)
+
+    def record(event):
+        journal.record(event)
+        if kill_after is not None and search.events + 1 - before >= kill_after:
+            raise Killed
+
+    search = Search(STRATEGIES[name], Limits(16), workers, seed=4, pruner=pruner, log=record)
+    journal.recover(search)
+    before = search.events
+    costs = costs_of(16, kill_after or 0)
+
+    def cost(trial):
+        journal.snapshot_if_due(search)
+        return costs(trial)
+
+    try:
+        play(search, cost, value)
+    except Killed:
+        pass
+    finally:
+        journal.close()
+    return search
+
+
+class TestResume:
+    @each_strategy
+    @pytest.mark.parametrize("every", [7, 10**6])
+    def test_killed_at_random_events_it_ends_as_if_it_had_not_been(self, tmp_path, name, every):
+        whole = run_journaled(tmp_path / "whole", name)
+        rng = np.random.default_rng(len(name))
+        while True:
+            search = run_journaled(tmp_path / "broken", name, int(rng.integers(1, 14)), every, int(rng.integers(1, 5)))
+            if rng.random() < 0.3:  # cut while it wrote
+                path = tmp_path / "broken" / JOURNAL
+                path.write_bytes(path.read_bytes() + b'{"event": "en')
+            if search.is_over:
+                break
+        resumed = run_journaled(tmp_path / "broken", name, None, every)
+        assert outcome(resumed) == outcome(whole)
+        events = [json.loads(line) for line in (tmp_path / "broken" / JOURNAL).read_text().splitlines()]
+        ended = [e["id"] for e in events if e["event"] == "end"]
+        assert sorted(ended) == list(range(16)), "nothing is evaluated twice, nothing is lost"
+        assert sum(e["event"] == "session" for e in events) > 3
+        assert (tmp_path / "broken" / SNAPSHOT).exists() is (every == 7)
+
+    def test_utilisation_knows_how_many_workers_a_session_had(self, tmp_path):
+        for workers in (4, 1):
+            journal = Journal(tmp_path)
+            search = Search(Queue(), Limits(8 if workers == 4 else 12), workers, log=journal.record)
+            journal.recover(search)
+            play(search, lambda trial: 1.0)
+        assert search.sessions == [(0.0, 4), (2.0, 1)]
+        assert search.now == 6.0
+        assert utilisation(search) == 1.0
+
+    def test_a_damaged_snapshot_is_passed_over(self, tmp_path):
+        whole = run_journaled(tmp_path, "evolution")
+        (tmp_path / SNAPSHOT).write_text('{"events": 12, "tri')
+        assert outcome(run_journaled(tmp_path, "evolution")) == outcome(whole)
+        assert (tmp_path / PREVIOUS).exists()
+
+    def test_a_snapshot_ahead_of_its_journal_is_not_believed(self, tmp_path):
+        run_journaled(tmp_path, "random")
+        lines = (tmp_path / JOURNAL).read_text().splitlines(keepends=True)
+        (tmp_path / JOURNAL).write_text("".join(lines[:20]))
+        (tmp_path / PREVIOUS).unlink()
+        search = Search(STRATEGIES["random"], Limits(16), 3, seed=4)
+        Journal(tmp_path).recover(search)
+        assert search.events == 20
+
+    def test_a_damaged_line_is_named(self, tmp_path):
+        run_journaled(tmp_path, "random", every=10**6)
+        lines = (tmp_path / JOURNAL).read_text().splitlines(keepends=True)
+        (tmp_path / JOURNAL).write_text("".join([*lines[:4], "nonsense\n", *lines[5:]]))
+        with pytest.raises(UsageError, match="line 5 of"):
+            run_journaled(tmp_path, "random")
+
+    @each_strategy
+    def test_a_kill_after_any_event_changes_nothing(self, tmp_path, name):
+        whole = run_journaled(tmp_path / "whole", name, every=10**6)
+        for event in range(1, 26, 2):
+            run_journaled(tmp_path / str(event), name, event)
+            assert outcome(run_journaled(tmp_path / str(event), name)) == outcome(whole)
+
+    @each_strategy
+    def test_more_trials_can_be_asked_for_later(self, tmp_path, name):
+        run_journaled(tmp_path, name)
+        journal = Journal(tmp_path)
+        longer = Search(STRATEGIES[name], Limits(22), 2, seed=4, log=journal.record)
+        journal.recover(longer)
+        play(longer, costs_of(24, 0), value)
+        at_once = Search(STRATEGIES[name], Limits(22), 2, seed=4)
+        play(at_once, costs_of(24, 0), value)
+        assert outcome(longer) == outcome(at_once)
+
+    def test_what_a_killed_trial_had_reported_is_forgotten(self, tmp_path):
+        journal = Journal(tmp_path)
+        search = Search(STRATEGIES["random"], Limits(3), 1, pruner=Median(), log=journal.record)
+        journal.recover(search)
+        search.begin(0.0)
+        search.ready(0)
+        ((_, trial),) = search.assign(1.0)
+        search.report(trial.id, 1, 0.5)
+        journal.close()
+        again = Search(STRATEGIES["random"], Limits(3), 1, pruner=Median())
+        Journal(tmp_path).recover(again)
+        assert again.trials[0].curve == [0.5]
+        again.begin(again.now)
+        assert (again.trials[0].state, again.trials[0].curve, again.now) == (State.WAITING, [], 1.0)
