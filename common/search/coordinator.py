@@ -10,6 +10,7 @@ On rank 0 a thread serves, on a communicator of its own, and the main thread wor
 queue; so an objective need not be interrupted for others. With one worker there is neither thread nor message. All wait asleep.
 """
 
+import contextlib
 import math
 import queue
 import threading
@@ -186,20 +187,17 @@ class Server(threading.Thread):
         """Until everybody knows that it is over."""
         try:
             while not self.coordinator.is_over:
-                messages = self._waiting()
-                if not messages:
-                    time.sleep(NAP)
-                    continue
-                for worker, answer in self.coordinator.answer(messages):
-                    self._tell(worker, answer)
+                if messages := self._waiting():
+                    for worker, answer in self.coordinator.answer(messages):
+                        self._tell(worker, answer)
         except BaseException as error:
             self.answers.put(error)
 
     def _waiting(self) -> list[tuple[int, Message]]:
-        """All messages that are there."""
+        """All messages that are there, after a nap that worker 0 may end: it is heard at once, others within a nap."""
         messages: list[tuple[int, Message]] = []
-        while not self.asked.empty():
-            messages.append((0, self.asked.get()))
+        with contextlib.suppress(queue.Empty):
+            messages.append((0, self.asked.get(timeout=NAP)))
         status = MPI.Status()
         while self.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.ASK, status=status):
             rank = status.Get_source()
