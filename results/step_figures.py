@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from drawing import COLOURS, STYLES, WIDTH, Picture, commits, footnote, headline, ranks, seeds, slug, subject_title
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from names import SEARCHES
 from records import LEAST_IN_A_SWEEP, Records
 
@@ -22,6 +23,9 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
             axes.plot(values, [place] * len(values), "o", ms=5, mec="white", mew=0.6, color=colour)
     left.set_yticks(places, chosen.title)
     left.set_xscale("log")
+    left.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    left.xaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("training loss, last round")
     right.set_xlabel("test accuracy, %")
     for axes in (left, right):
