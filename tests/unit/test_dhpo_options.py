@@ -87,7 +87,12 @@ def test_what_cannot_work_is_refused(script, options, said):
 
 
 def test_what_goes_together(script):
-    settled(script, "--strategy grid --pruning median --order free")
-    settled(script, "--strategy evolution --pruning halving --reduction 2")
-    settled(script, "--objective eoa --ranks-per-trial 2 --populations gwo,woa")
-    settled(script, "--strategy tpe --order free")
+    for options in (
+        "--strategy grid --pruning median --order free",
+        "--strategy evolution --pruning halving --reduction 2",
+        "--objective eoa --ranks-per-trial 2 --populations gwo,woa",
+        "--strategy tpe --order free",
+    ):
+        args, space = settled(script, options)
+        assert "learning_rate" in space.names
+        assert vars(args) == vars(parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()])[0])
