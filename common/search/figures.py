@@ -96,6 +96,9 @@ def gantt(search: Search, title: str) -> Figure:
     return figure
 
 
+ABSENT = -0.1  # where a variable is drawn that a trial does not have
+
+
 def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Figure:
     """A line for every complete trial, coloured by its value, the best ones on top; each axis on its variable's scale.
 
@@ -112,6 +115,8 @@ def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Fig
     for place, variable in enumerate(space.variables):
         for height, text in _ticks(variable):
             axes.text(place, height, f" {text}", fontsize=7.5, color=GREY, va="center")
+        if variable.when:
+            axes.text(place, ABSENT, " not there", fontsize=7.5, color=GREY, va="center", style="italic")
     axes.set_xticks(list(x), [*space.names, "value"], fontsize=8)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -121,7 +126,7 @@ def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Fig
 
 def _height(variable: Variable, trial: Trial) -> float:
     if variable.name not in trial.setting:
-        return -0.1
+        return ABSENT
     value = trial.setting[variable.name]
     if variable.is_numeric:
         return variable.to_unit(value)
