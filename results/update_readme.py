@@ -15,10 +15,10 @@ BLOCKS = (  # file, name of the block, the table it shows: of which file, the ho
     ("EASGD/README.md", "period", "periods.md", "## CIFAR-10, EASGD-CNN-4\n", 0),
     ("PSO-PS/README.md", "MNIST", "periods.md", f"## MNIST, EASGD-CNN-4{OWN_IMAGES}\n", 0),
     ("PSO-PS/README.md", "MNIST swarm", "periods.md", f"## MNIST, EASGD-CNN-4{OWN_IMAGES}\n", 1),
-    ("PSO-PS/README.md", "CIFAR-10", "periods.md", f"## CIFAR-10, CNN-4{OWN_IMAGES}\n", 0),
+    ("PSO-PS/README.md", "CIFAR-10", "periods.md", f"## CIFAR-10, CNN-2{OWN_IMAGES}\n", 0),
+    ("PSO-PS/README.md", "CIFAR-10 swarm", "periods.md", f"## CIFAR-10, CNN-2{OWN_IMAGES}\n", 1),
     ("DHPO/README.md", "MNIST", "search.md", "## MNIST", 0),
     ("DHPO/README.md", "CIFAR-10", "search.md", "## CIFAR-10", 0),
-    ("PSO-PS/README.md", "CIFAR-10 swarm", "periods.md", f"## CIFAR-10, CNN-4{OWN_IMAGES}\n", 1),
 )
 
 
