@@ -15,7 +15,6 @@ first rank's memory, and workers read and add to it one-sidedly.
 """
 
 import os
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
@@ -29,10 +28,8 @@ from common.comm import Group, Tag
 from common.elastic.rules import Master, is_finite
 from common.flat import host_array
 from common.mpi import MPI
+from common.nap import Nap
 
-SHORTEST_NAP, LONGEST_NAP = 2e-5, 1e-3  # seconds a server sleeps where there is nothing to do,
-PART = 0.02  # and which part of the usual time between two messages that is
-LOOKS = 3  # before a nap: MPI moves a message on by a little in each of its calls, and needs several to deliver it
 NOTHING = np.empty(0, dtype=np.float32)
 
 
@@ -40,35 +37,6 @@ def slices_of(length: int, servers: int) -> list[tuple[int, int]]:
     """[(start, stop)]: floor(length / servers) floats for each server, the rest for the last one."""
     cuts = [k * (length // servers) for k in range(servers)]
     return list(pairwise([*cuts, length]))
-
-
-class Nap:
-    """How long a loop sleeps that waits for messages: a small part of the usual time between two of them.
-
-    So a message waits for about a hundredth of that time, and looking for it costs some fifty naps a message, whatever the
-    pace. Where nothing comes for long, naps grow with the time since the last one.
-    """
-
-    def __init__(self) -> None:
-        self.usual = 0.0  # seconds between two events, exponential mean
-        self.last = time.perf_counter()
-        self.looks = 0
-
-    def awake(self) -> None:
-        """Something happened."""
-        now = time.perf_counter()
-        self.usual += 0.1 * (now - self.last - self.usual)
-        self.last, self.looks = now, 0
-
-    def sleep(self) -> None:
-        """Nothing was there: give the core away, after a few looks."""
-        self.looks += 1
-        if self.looks % LOOKS == 0:
-            time.sleep(self.seconds(time.perf_counter() - self.last))
-
-    def seconds(self, waited: float) -> float:
-        """The length of the next nap after so many seconds without an event."""
-        return min(max(PART * max(self.usual, waited), SHORTEST_NAP), LONGEST_NAP)
 
 
 class Server:

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from common.comm import Group, Tag
 from common.elastic.rules import Synchroniser, is_finite
-from common.elastic.server import NOTHING, Nap, Reporting, hear_reports
+from common.elastic.server import NOTHING, Reporting, hear_reports
 from common.mpi import MPI
+from common.nap import Nap
 
 PULL = 0.9  # of all neighbours together
 SCHEDULES = ("equal", "fast-up")

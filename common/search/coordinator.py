@@ -1,13 +1,15 @@
 """Trials over ranks: rank 0 hands them out, and everybody, rank 0 included, evaluates. The only room of a search with messages.
 
     worker -> coordinator    Ready | Report(id, step, value) | Result(id, state, value, cost, error)
-    coordinator -> worker    Task(id, setting, seed) or None, the end | True or False, whether the trial goes on
+    coordinator -> worker    Task(id, setting, judged) or None, the end | True or False, whether the trial goes on
 
 A worker is `ranks_per_trial` consecutive ranks; the first of them talks, and tells the others. It asks and is answered, one
-message each, a pickle of a few hundred bytes; it is answered late where it has to wait. Workers never meet.
+message each, a pickle of a few hundred bytes; it is answered late where it has to wait. Reports of a trial that nobody judges
+are not answered, so that training goes on meanwhile. Workers never meet.
 
 On rank 0 a thread serves, on a communicator of its own, and the main thread works like everybody else, and talks to it by a
-queue; so an objective need not be interrupted for others. With one worker there is neither thread nor message. All wait asleep.
+queue; so an objective need not be interrupted for others. With one worker there is neither thread nor message. All wait asleep,
+the thread for a fiftieth of the usual time between two questions: each time it wakes, rank 0's own training stops for it.
 """
 
 import contextlib
@@ -22,20 +24,22 @@ from typing import Any, Protocol, TypeAlias
 from common.comm import Group, Tag, Traffic
 from common.errors import Diverged, UsageError
 from common.mpi import MPI
+from common.nap import Nap
 from common.search.journal import Journal
 from common.search.search import Search
 from common.search.space import Setting
 from common.search.trial import State
 
-NAP = 0.001  # seconds between two looks for messages
+NAP, LONGEST_NAP = 0.001, 0.05  # seconds between two looks for messages
 
 
 @dataclass(frozen=True)
 class Task:
-    """A trial to evaluate."""
+    """A trial to evaluate; judged: whether its reports are answered, since it may be stopped."""
 
     id: int
     setting: Setting
+    judged: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,9 @@ class Coordinator:
         for worker, message in messages:
             match message:
                 case Report():
-                    answers.append((worker, self.search.report(message.id, message.step, message.value)))
+                    goes_on = self.search.report(message.id, message.step, message.value)
+                    if self.search.judges:
+                        answers.append((worker, goes_on))
                 case Result():
                     self.search.end(message.id, message.state, message.value, self.now, message.cost, message.error)
                     self.progress(message.id)
@@ -119,7 +125,7 @@ class Coordinator:
                 case Ready():
                     self.search.ready(worker)
         for worker, trial in self.search.assign(self.now):
-            answers.append((worker, Task(trial.id, trial.setting)))
+            answers.append((worker, Task(trial.id, trial.setting, self.search.judges)))
         if self.search.is_over:
             answers += [(worker, None) for worker in self.search.dismiss()]
             self.told += sum(answer is None for _, answer in answers)
@@ -130,6 +136,10 @@ class Coordinator:
 
 class Line(Protocol):
     """A worker's way to the coordinator."""
+
+    def tell(self, message: Message) -> None:
+        """Send a message that nobody answers."""
+        ...
 
     def ask(self, message: Message) -> Answer:
         """Send a message and wait for the answer."""
@@ -142,6 +152,10 @@ class Direct:
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
 
+    def tell(self, message: Message) -> None:
+        """At once."""
+        self.coordinator.answer([(0, message)])
+
     def ask(self, message: Message) -> Answer:
         """At once: a single worker has nobody to wait for."""
         ((_, answer),) = self.coordinator.answer([(0, message)])
@@ -153,6 +167,10 @@ class Distant:
 
     def __init__(self, comm: MPI.Comm) -> None:
         self.comm = comm
+
+    def tell(self, message: Message) -> None:
+        """By MPI, which keeps messages of a few hundred bytes until they are taken."""
+        self.comm.send(message, dest=0, tag=Tag.ASK)
 
     def ask(self, message: Message) -> Answer:
         """By MPI, asleep until the answer is there."""
@@ -174,6 +192,11 @@ class Server(threading.Thread):
         self.worker_of = {rank: worker for worker, rank in enumerate(leaders)}
         self.asked: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.nap = Nap(NAP, LONGEST_NAP)
+
+    def tell(self, message: Message) -> None:
+        """Of worker 0."""
+        self.asked.put(message)
 
     def ask(self, message: Message) -> Answer:
         """Of worker 0."""
@@ -187,9 +210,12 @@ class Server(threading.Thread):
         """Until everybody knows that it is over."""
         try:
             while not self.coordinator.is_over:
-                if messages := self._waiting():
-                    for worker, answer in self.coordinator.answer(messages):
-                        self._tell(worker, answer)
+                messages = self._waiting()
+                answers = self.coordinator.answer(messages) if messages else []
+                for worker, answer in answers:
+                    self._tell(worker, answer)
+                if answers:
+                    self.nap.awake()
         except BaseException as error:
             self.answers.put(error)
 
@@ -197,7 +223,7 @@ class Server(threading.Thread):
         """All messages that are there, after a nap that worker 0 may end: it is heard at once, others within a nap."""
         messages: list[tuple[int, Message]] = []
         with contextlib.suppress(queue.Empty):
-            messages.append((0, self.asked.get(timeout=NAP)))
+            messages.append((0, self.asked.get(timeout=self.nap.seconds())))
         status = MPI.Status()
         while self.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.ASK, status=status):
             rank = status.Get_source()
@@ -274,7 +300,11 @@ def _attempt(objective: Objective, task: Task, line: Line | None, group: Group) 
     def report(step: int, value: float) -> None:
         if not math.isfinite(value):  # nothing will come of it, and nobody may be compared with it
             raise _NotFinite
-        if not _ask(line, Report(task.id, step, value), group):
+        message = Report(task.id, step, value)
+        if not task.judged:
+            if line:
+                line.tell(message)
+        elif not _ask(line, message, group):
             raise Stopped(value)
 
     state, error = State.COMPLETE, ""

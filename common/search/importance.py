@@ -1,26 +1,50 @@
 """How much each variable matters: Optuna's fANOVA (Hutter et al. 2014) on the complete trials of a search."""
 
-import optuna
+from collections.abc import Sequence
 
-from common.search.space import Space
-from common.search.tpe import study_of
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from common.search.space import Space, Value, Variable
 from common.search.trial import State, Trial
 
 LEAST = 10  # complete trials, or two for each variable if that is more
+INACTIVE = "does not exist"
 
 
 def importance(space: Space, trials: list[Trial], seed: int = 0) -> dict[str, float] | None:
     """Share of the variance of the value that each variable explains by itself; the shares add up to one.
 
-    Variables that do not exist in all complete trials are left out. None where there are fewer than max(10, 2 d) complete
-    trials, or nothing varies.
+    Numbers count by their place in the range, on its scale, and not to exist is one more level of a variable that does not
+    always. None where there are fewer than max(10, 2 d) complete trials, or nothing varies.
     """
-    complete = [t for t in trials if t.state is State.COMPLETE]
-    names = [v.name for v in space.variables if all(v.name in t.setting for t in complete)]
-    varying = [n for n in names if len({t.setting[n] for t in complete}) > 1]
-    if len(complete) < max(LEAST, 2 * len(space.variables)) or not varying or len({t.value for t in complete}) < 2:
+    complete = [t for t in trials if t.state is State.COMPLETE and t.value is not None]
+    if len(complete) < max(LEAST, 2 * len(space.variables)) or len({t.value for t in complete}) < 2:
         return None
-    study = study_of(space, complete, {t.id for t in complete})
+    columns = {v.name: _column(v, complete) for v in space.variables}
+    if all(len(set(column)) < 2 for _, column in columns.values()):
+        return None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize")
+    kinds = {name: kind for name, (kind, _) in columns.items()}
+    for i, trial in enumerate(complete):
+        own = {name: column[i] for name, (_, column) in columns.items()}
+        study.add_trial(optuna.trial.create_trial(params=own, distributions=kinds, value=trial.value))
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
-    shares = optuna.importance.get_param_importances(study, evaluator=evaluator, params=varying)
-    return {name: float(shares.get(name, 0.0)) for name in names}
+    shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {name: float(shares[name]) for name in space.names}
+
+
+def _column(variable: Variable, trials: Sequence[Trial]) -> tuple[BaseDistribution, list[Value]]:
+    """A variable's values in all trials, and the range they lie in.
+
+    Numbers lie in [0, 1], and below it where they do not exist: that part of the range is as large as the part of the trials.
+    """
+    name = variable.name
+    missing = sum(name not in t.setting for t in trials)
+    if not variable.is_numeric:
+        choices = [*variable.choices, INACTIVE] if missing else variable.choices
+        return CategoricalDistribution(choices), [t.setting.get(name, INACTIVE) for t in trials]
+    below = missing / max(len(trials) - missing, 1)
+    values = [variable.to_unit(t.setting[name]) if name in t.setting else -below / 2 for t in trials]
+    return FloatDistribution(-below, 1.0), values

@@ -143,6 +143,11 @@ class Search:
         return self._running == 0 and (self._stopped or (not self._queued and not self._may_propose))
 
     @property
+    def judges(self) -> bool:
+        """Whether a trial may be stopped at one of its reports."""
+        return self.pruner is not None
+
+    @property
     def best(self) -> Trial | None:
         """The complete trial with the highest value, the earliest of equal ones; None before there is one."""
         complete = [t for t in self.trials if t.state is State.COMPLETE]

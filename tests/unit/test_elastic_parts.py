@@ -12,7 +12,6 @@ from common.data.augment import CroppingAugmenter
 from common.ecosphere import Ecosphere
 from common.elastic import theory
 from common.elastic.rules import Elastic, LocalCentre, Master
-from common.elastic.server import LONGEST_NAP, LOOKS, SHORTEST_NAP, Nap
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.models import MODELS, Shape, model_title
@@ -108,29 +107,3 @@ def test_workers_have_orders_and_crops_of_their_own():
     assert tuple(permutation(0, 3, 50)) in orders, "the first worker's is the world's"
     augmenter = CroppingAugmenter(torch.zeros(50, 8, 8, 1, dtype=torch.uint8), SOURCES["digits"], 6)
     assert not torch.equal(augmenter.draw(0, 3, 0), augmenter.draw(0, 3, 1))
-
-
-def test_a_nap_is_a_part_of_the_usual_time_between_messages(monkeypatch):
-    clock = [0.0]
-    monkeypatch.setattr("common.elastic.server.time.perf_counter", lambda: clock[0])
-    nap = Nap()
-    for _ in range(200):
-        clock[0] += 0.01
-        nap.awake()
-    assert nap.seconds(0.0) == pytest.approx(0.02 * 0.01, rel=1e-6)
-    assert nap.seconds(0.03) == pytest.approx(0.02 * 0.03), "longer while nothing comes"
-    assert nap.seconds(60.0) == LONGEST_NAP
-    assert Nap().seconds(0.0) == SHORTEST_NAP
-
-
-def test_a_server_looks_several_times_before_it_sleeps(monkeypatch):
-    slept = []
-    monkeypatch.setattr("common.elastic.server.time.sleep", slept.append)
-    nap = Nap()
-    for _ in range(3 * LOOKS - 1):
-        nap.sleep()
-    assert len(slept) == 2
-    nap.awake()
-    for _ in range(LOOKS - 1):
-        nap.sleep()
-    assert len(slept) == 2, "an event begins the looks anew"

@@ -49,8 +49,33 @@ class TestImportance:
         wide = Space.of({f"x{k}": UNIT for k in range(6)})
         assert importance(wide, drawn(wide, 11, lambda s: s["x1"])) is None
 
-    def test_what_does_not_exist_everywhere_is_left_out(self):
-        assert set(importance(TREE, drawn(TREE, 40, lambda s: s["y"]))) == {"c", "y"}
+    def test_not_to_exist_is_a_level_of_its_own(self):
+        """c = b costs 1, whatever else: x, which exists where c = a, tells as much about that as c does."""
+        shares = importance(TREE, drawn(TREE, 100, lambda s: float(s["c"] == "a")))
+        assert shares["c"] + shares["x"] > 0.95 > shares["c"] > 0.2
+        assert shares["x"] > 0.2
+        assert shares["y"] < 0.05
+
+    def test_a_variable_that_does_not_always_exist_has_its_share(self):
+        shares = importance(TREE, drawn(TREE, 100, lambda s: s["y"] + 3 * s.get("x", 0.5)))
+        assert shares["x"] > shares["y"] > shares["c"]
+        assert importance(TREE, drawn(TREE, 100, lambda s: s["y"]))["y"] > 0.9
+
+    def test_numbers_count_on_their_scale(self):
+        """y = log10(rate) + 2 u has shares 1/5 and 4/5 on a logarithmic scale; plain numbers would crowd at the low end."""
+        space = Space.of({"rate": {"kind": "float", "low": 0.001, "high": 1.0, "scale": "log"}, "u": UNIT})
+        shares = importance(space, drawn(space, 150, lambda s: math.log10(s["rate"]) / 3 + 2 * s["u"]))
+        assert shares["rate"] == pytest.approx(1 / 5, abs=0.05)
+
+    def test_a_choice_may_not_exist(self):
+        space = Space.of(
+            {
+                "c": {"kind": "categorical", "choices": ["a", "b"]},
+                "d": {"kind": "categorical", "choices": [1, 2], "when": {"c": "a"}},
+            }
+        )
+        shares = importance(space, drawn(space, 60, lambda s: float(s.get("d", 0) == 2)))
+        assert shares["d"] > shares["c"]
 
 
 def test_a_logit_scale_is_a_range_of_logits_for_optuna():

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UsageError
+from common.search.coordinator import Coordinator, Ready, Report, Result
 from common.search.journal import JOURNAL, PREVIOUS, SNAPSHOT, Journal
 from common.search.pruning import Median
 from common.search.schedule import Generations, Queue, log_normal, play, speed_up, utilisation
@@ -296,3 +297,16 @@ class TestResume:
         assert again.trials[0].curve == [0.5]
         again.begin(again.now)
         assert (again.trials[0].state, again.trials[0].curve, again.now) == (State.WAITING, [], 1.0)
+
+
+@pytest.mark.parametrize("pruner", [None, Median(startup=0)], ids=["whole", "pruned"])
+def test_reports_are_answered_where_trials_may_be_stopped(pruner):
+    """The others are only noted, so that nobody waits for an answer while training."""
+    search = Search(Random(SPACE), Limits(2), 1, pruner=pruner, free=True)
+    coordinator = Coordinator(search)
+    ((_, task),) = coordinator.answer([(0, Ready())])
+    assert task.judged is (pruner is not None)
+    assert coordinator.answer([(0, Report(task.id, 1, 0.5))]) == ([] if pruner is None else [(0, True)])
+    assert search.trials[0].curve == [0.5]
+    ((_, task),) = coordinator.answer([(0, Result(task.id, State.COMPLETE, 0.6, 1.0))])
+    assert coordinator.answer([(0, Report(task.id, 1, 0.4))]) == ([] if pruner is None else [(0, False)])

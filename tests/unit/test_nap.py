@@ -1,0 +1,33 @@
+"""Naps between two looks for messages."""
+
+import pytest
+
+from common.nap import Nap
+
+
+def test_a_nap_is_a_part_of_the_usual_time_between_messages(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("common.nap.time.perf_counter", lambda: clock[0])
+    nap = Nap(shortest=2e-5, longest=1e-3, part=0.02)
+    assert nap.seconds(0.0) == 2e-5, "nothing is known yet"
+    for _ in range(200):
+        clock[0] += 0.01
+        nap.awake()
+    assert nap.seconds(0.0) == pytest.approx(0.02 * 0.01, rel=1e-6)
+    assert nap.seconds(0.03) == pytest.approx(0.02 * 0.03), "longer while nothing comes"
+    clock[0] += 0.04
+    assert nap.seconds() == pytest.approx(0.02 * 0.04), "as long as nothing has come"
+    assert nap.seconds(60.0) == 1e-3
+
+
+def test_several_looks_before_a_nap(monkeypatch):
+    slept = []
+    monkeypatch.setattr("common.nap.time.sleep", slept.append)
+    nap = Nap(looks=3)
+    for _ in range(8):
+        nap.sleep()
+    assert len(slept) == 2
+    nap.awake()
+    for _ in range(2):
+        nap.sleep()
+    assert len(slept) == 2, "an event begins the looks anew"
