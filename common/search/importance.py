@@ -46,5 +46,5 @@ def _column(variable: Variable, trials: Sequence[Trial]) -> tuple[BaseDistributi
         choices = [*variable.choices, INACTIVE] if missing else variable.choices
         return CategoricalDistribution(choices), [t.setting.get(name, INACTIVE) for t in trials]
     below = missing / max(len(trials) - missing, 1)
-    values = [variable.to_unit(t.setting[name]) if name in t.setting else -below / 2 for t in trials]
+    values: list[Value] = [variable.to_unit(t.setting[name]) if name in t.setting else -below / 2 for t in trials]
     return FloatDistribution(-below, 1.0), values
