@@ -96,6 +96,12 @@ class Args(CommonArgs):
 
     method: Literal[*METHODS] = "aeasgd"  # type: ignore[valid-type]
     """what couples the workers"""
+    learning_rate: float = 0.05
+    """eta of a worker, scaled by nothing; the default shown is replaced by one of the method's own, but in preset smoke"""
+    momentum_factor: float = 0.99
+    """delta of eamsgd, msgd and mdownpour (paper: 0.99); the other methods have 0 unless it is given"""
+    batch_size: int = 256
+    """images per step of all workers together; the default shown is replaced by --worker-batch for each worker"""
     period: int = 10
     """tau: local steps between two exchanges of a worker (paper: 1 to 64; mdownpour knows 1 only)"""
     beta: float = 0.9

@@ -46,6 +46,10 @@ METHOD = "PSO-PS (our reconstruction)"
 class Args(CommonArgs):
     """Options of the swarm, after those that every script has. What the paper's values are is not known."""
 
+    learning_rate: float = 0.1
+    """eta of a worker, constant, scaled by nothing"""
+    batch_size: int = 256
+    """images per step of all workers together; the default shown is replaced by --worker-batch for each worker"""
     period: int = 10
     """n: local steps between two moves of the swarm"""
     swarm: Literal[*MOTIONS] = "hull"  # type: ignore[valid-type]
