@@ -244,8 +244,7 @@ def write(records: Records, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     for old in folder.glob("*.png"):
         old.unlink()
-    found = (Picture(*parts) for parts in searches.pictures(folder.parent))
-    return [picture.save(folder) for picture in (*draw(records), *found)]
+    return [picture.save(folder) for picture in (*draw(records), *searches.pictures(folder.parent))]
 
 
 def main() -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from cells import UNKNOWN, markdown, number
+from drawing import OWN, WIDTH, Picture, headline
 from matplotlib.figure import Figure
 from names import DATASETS
 from records import ROOT, count_ranks
@@ -28,7 +29,7 @@ STRATEGIES = {  # as tables and figures name them, in their order
     "async-evolution": "asynchronous evolution",
     "tpe": "TPE (Optuna)",
 }
-COLOURS = dict(zip(STRATEGIES, ("#56B4E9", "#000000", "#E69F00", "#0072B2", "#CC79A7"), strict=True))
+STRATEGY_COLOURS = dict(zip(STRATEGIES, OWN, strict=False))
 PUBLISHED = {  # accuracy on the test set, in percent; the reference project's
     "mnist": {"grid": "93.97", "random": "94.03", "evolution": "94.67"},
     "cifar10": {"grid": "77.32", "random": "78.08", "evolution": "79.51"},
@@ -156,10 +157,10 @@ def text(folder: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def pictures(folder: Path) -> Iterator[tuple[str, str, str, Figure]]:
-    """(name, title, caption, figure) of every group: the best so far over evaluations."""
+def pictures(folder: Path) -> Iterator[Picture]:
+    """Of every group the best so far over evaluations."""
     for group in load(folder):
-        figure = Figure((7.5, 4.0), layout="constrained")
+        figure = Figure((WIDTH, 4.0), layout="constrained")
         axes = figure.subplots()
         lows = []
         for strategy, name, runs in group.methods():
@@ -167,17 +168,17 @@ def pictures(folder: Path) -> Iterator[tuple[str, str, str, Figure]]:
             shortest = min(map(len, curves))
             best = 100 * np.array([c[:shortest] for c in curves])
             x = range(1, shortest + 1)
-            axes.step(x, best.mean(axis=0), where="post", color=COLOURS[strategy], lw=1.8, label=name)
-            axes.fill_between(x, best.min(axis=0), best.max(axis=0), step="post", color=COLOURS[strategy], alpha=0.12, lw=0)
+            colour, low, high = STRATEGY_COLOURS[strategy], best.min(axis=0), best.max(axis=0)
+            axes.step(x, best.mean(axis=0), where="post", color=colour, lw=1.8, label=name)
+            axes.fill_between(x, low, high, step="post", color=colour, alpha=0.12, lw=0)
             lows.append(np.nanmin(best[:, shortest // 8 :]))
         axes.set_ylim(bottom=min(lows) - 0.5)
         axes.set_xlabel("trials that have ended")
         axes.set_ylabel("best validation accuracy so far, %")
-        axes.legend(loc="lower right", fontsize=9)
-        figure.suptitle(group.title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        headline(figure, axes, group.title, 3)
         seeds = group.runs.seed.nunique()
         caption = f"Best accuracy so far on held-out images, mean over {seeds} seed{'s'[: seeds > 1]}; band: lowest to highest."
-        yield f"search-{group.name}", group.title, caption, figure
+        yield Picture(f"search-{group.name}", group.title, caption, figure)
 
 
 def _best_so_far(trials: pd.DataFrame) -> np.ndarray:
@@ -199,9 +200,8 @@ def main() -> None:
         (folder / name).mkdir(parents=True, exist_ok=True)
     (folder / "tables" / "search.md").write_text(words)
     print(folder / "tables" / "search.md")
-    for name, _, _, figure in pictures(folder):
-        figure.savefig(folder / "figures" / f"{name}.png", dpi=150)
-        print(folder / "figures" / f"{name}.png")
+    for picture in pictures(folder):
+        print(picture.save(folder / "figures"))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_best_so_far_goes_by_the_ends_of_trials(root):
     trials = searches.load(root / "cpu")[0].runs.trials.iloc[0]
     assert list(searches._best_so_far(trials)) == [0.5, 0.7, 0.7, 0.7]
     (picture,) = searches.pictures(root / "cpu")
-    assert picture[0] == "search-mnist-dhpo-cnn-1"
+    assert picture.name == "search-mnist-dhpo-cnn-1"
 
 
 def test_searches_are_no_training_runs(root):
