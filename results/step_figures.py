@@ -43,7 +43,7 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
         "Training loss of the last round (without smoothed labels or decay) and test accuracy at the end, a dot a seed; rates "
         "are those with the best validation accuracy of the ones tried, line searches are not tuned."
     )
-    return Picture(f"steps-{slug(subject)}", title, caption, figure)
+    return Picture(f"steps-{_slug(subject)}", title, caption, figure)
 
 
 def first_step(records: Records, subject: str, rows: pd.DataFrame) -> Picture | None:
@@ -70,4 +70,8 @@ def first_step(records: Records, subject: str, rows: pd.DataFrame) -> Picture | 
     caption = (
         "Test accuracy at the end over the learning rate, or over the first step that a line search tries, mean over seeds."
     )
-    return Picture(f"first-step-{slug(subject)}", title, caption, figure)
+    return Picture(f"first-step-{_slug(subject)}", title, caption, figure)
+
+
+def _slug(subject: str) -> str:
+    return slug(subject.removesuffix("-steps"))

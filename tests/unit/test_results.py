@@ -497,10 +497,10 @@ class TestFigures:
         assert list(swept.index) == ["constant rate, Adam", "SaLSA, Adam"]
         assert list(make_tables.accuracy_table(records)["method"]) == ["cosine"], "with decay, its loss is another"
         pictures = {p.name: p for p in make_figures.draw(records)}
-        left, right = pictures["steps-digits-cnn-2-steps"].figure.axes
+        left, right = pictures["steps-digits-cnn-2"].figure.axes
         assert [t.get_text() for t in left.get_yticklabels()] == list(table.index)
         assert [len(a.get_lines()) for a in (left, right)] == [2 * 4 + 3, 2 * 4]  # a line and dots each; the legend's dots
-        curves = {c.get_label(): c for c in pictures["first-step-digits-cnn-2-steps"].figure.axes[0].get_lines()}
+        curves = {c.get_label(): c for c in pictures["first-step-digits-cnn-2"].figure.axes[0].get_lines()}
         np.testing.assert_allclose(curves["SaLSA, Adam"].get_xydata(), [[0.001, 92], [0.1, 90], [1, 91]])
         np.testing.assert_allclose(curves["constant rate, Adam"].get_ydata(), [70, 92, 80])
         paths = {p.name for p in make_tables.write(records, tmp_path / "tables")}
