@@ -171,8 +171,8 @@ def require(condition: bool, args: Args, name: str, what: str) -> None:
 def cautions(motion: Motion) -> list[str]:
     """What to say of coefficients with which a swarm at rest would fly apart."""
     w, c1, c2 = motion.inertia, motion.cognitive, motion.social
-    if motion.v_max or theory.spectral_radius(theory.swarm_second_moments(w, c1, c2)) <= 1:
-        return []
+    if motion.v_max or theory.spectral_radius(theory.swarm_second_moments(w, c1, c2)) <= 1 + 1e-9:
+        return []  # without pulls the radius is 1, but for rounding
     return [f"note: with w = {w:g}, c1 = {c1:g} and c2 = {c2:g} positions spread without bound unless --v-max holds them"]
 
 

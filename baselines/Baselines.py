@@ -89,8 +89,8 @@ class Args(CommonArgs):
     replay: str = ""
     """a rates.csv: use its column `lineage` where there is one, else `mean`, round by round"""
     period: int = 0
-    """n: steps between two exchanges of sync, average, post-local and diloco; 0 for 1 (sync) or 10 (the others)
-    (DiLoCo's paper: 500)"""
+    """n: steps between two exchanges of sync, average, post-local and diloco; where none is given, 1 (sync) or 10
+    (the others) (DiLoCo's paper: 500)"""
     schedule: Literal[*SHAPES] = "constant"  # type: ignore[valid-type]
     """of the learning rate, where the method brings none"""
     warmup: float = 0.0

@@ -1,6 +1,7 @@
 """A swarm of one, and what places are compared by."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -40,9 +41,9 @@ def descend(state, steps, synchroniser=None, eta=0.1):
     return state
 
 
-def swarm_of_one(state, fitness, **settings):
+def swarm_of_one(state, fitness, motion=MOTIONS["hull"], **settings):
     group = Group(MPI.COMM_SELF, Traffic())
-    return Swarm(state, [len(state)], group, SwarmSettings(MOTIONS["hull"], 2, 5, **settings), fitness)
+    return Swarm(state, [len(state)], group, SwarmSettings(motion, 2, 5, **settings), fitness)
 
 
 @given(st.integers(1, 9), st.sampled_from(list(MOTIONS)), st.sampled_from(RANDS), st.integers(0, 11))
@@ -50,7 +51,7 @@ def test_a_single_particle_that_always_improves_is_plain_descent(n, preset, rand
     """T2: P = G = x at every meeting, so v stays 0."""
     start = torch.linspace(1, 2, n)
     plain, state = descend(start.clone(), steps), start.clone()
-    swarm = swarm_of_one(state, Height(state))
+    swarm = swarm_of_one(state, Height(state), replace(MOTIONS[preset], rand=rand))
     assert torch.equal(descend(state, steps, swarm), plain)
     assert swarm.counts.tolist() == [steps // 2, steps // 2, 0, 0]
 
