@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.comm import Group
@@ -57,24 +57,42 @@ def calibrate(model: FlatModel, data: DataSet, precision: str, group: Group) -> 
 
     For weights that no rank has trained with: averages, centres. Collective over the group; nothing to do without batch norm.
     """
-    if not any(True for _ in _batch_norms(model.module)):
+    if not any(True for _ in batch_norms(model.module)):
         return
     share = max(8, CALIBRATION // group.size)
     first = group.rank * share % max(1, len(data.train) - share)
     indices = torch.arange(first, first + min(share, len(data.train)), device=model.device)
-    with _fresh_statistics(model.module), autocast(model.device, precision):
+    with fresh_statistics(model.module), autocast(model.device, precision):
         model.module(data.train.plain(indices)[0])
     group.sum_(model.buffers, "statistics").div_(group.size)
 
 
-def _batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
+@contextmanager
+def measured_statistics(module: nn.Module, images: Tensor, precision: str) -> Iterator[None]:
+    """Batch-norm statistics of the present weights on these images; afterwards those from before."""
+    if not any(True for _ in batch_norms(module)):
+        yield
+        return
+    before, was_training = [buffer.clone() for buffer in module.buffers()], module.training
+    with torch.no_grad(), fresh_statistics(module), autocast(images.device, precision):
+        module(images)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(module.buffers(), before, strict=True):
+            buffer.copy_(value)
+        module.train(was_training)
+
+
+def batch_norms(module: nn.Module) -> Iterator[_BatchNorm]:
+    """The layers that keep running statistics."""
     return (m for m in module.modules() if isinstance(m, _BatchNorm))
 
 
 @contextmanager
-def _fresh_statistics(module: nn.Module) -> Iterator[None]:
+def fresh_statistics(module: nn.Module) -> Iterator[None]:
     """Training mode in which running statistics become those of the one batch that is seen, whatever they were."""
-    layers = list(_batch_norms(module))
+    layers = list(batch_norms(module))
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.momentum = 1.0

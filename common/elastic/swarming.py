@@ -28,6 +28,7 @@ from common.elastic.rules import Synchroniser
 from common.elastic.swarm import Best, Motion
 from common.loop import evaluate
 from common.seeding import Purpose, stream
+from common.smoother import CALIBRATION, measured_statistics
 
 FITNESSES = ("probe", "phase-mean", "last-batch")
 EXCHANGES = ("broadcast", "allgather")
@@ -56,7 +57,8 @@ class Fitness(Protocol):
 class Probe(Fitness):
     """Mean loss on a few training images, without augmentation and in evaluation mode; the same images on every worker.
 
-    images: how many, at most all. anew: whether others are drawn every round, instead of once.
+    Batch-norm statistics are those of the measured weights on the first of these images: what a layer carries is of weights
+    before the last move. images: how many, at most all. anew: whether others are drawn every round, instead of once.
     """
 
     def __init__(
@@ -75,7 +77,9 @@ class Probe(Fitness):
         if self.anew and k != self.round:
             self.round, self.pictures = k, self._draw(k)
         training = self.module.training
-        judged = evaluate(self.module, self.pictures, self.precision)
+        first = torch.arange(min(CALIBRATION, len(self.pictures)), device=self.pictures.labels.device)
+        with measured_statistics(self.module, self.pictures.plain(first)[0], self.precision):
+            judged = evaluate(self.module, self.pictures, self.precision)
         self.module.train(training)
         return judged.loss
 
