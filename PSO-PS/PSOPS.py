@@ -64,7 +64,7 @@ class Args(CommonArgs):
     social: float | None = None
     """c2: pull to the best place of all"""
     decay: bool | None = None
-    """shrink c1 and c2 by (1 - 1/K)^k at move k of K"""
+    """shrink c1 and c2 by (1 - 1/K)^k at move k of K; --decay True or --decay False"""
     rand: Literal[*RANDS] | None = None  # type: ignore[valid-type]
     """r1 and r2 are drawn for every coordinate, for every parameter tensor, or once a move"""
     v_max: float | None = None
@@ -80,7 +80,7 @@ class Args(CommonArgs):
     """best places are kept until better ones are found (standard); likewise, but measured again on a new probe at every move
     (reeval); or are always the present ones (fresh)"""
     consensus: bool = False
-    """after a move all workers take over the weights of the round's best one"""
+    """after a move all workers take over the weights of the one that found G; each keeps its own velocity"""
     opt_state: Literal["keep", "reset"] = "keep"
     """what becomes of local momentum at a move"""
     exchange: Literal[*EXCHANGES] = "broadcast"  # type: ignore[valid-type]
