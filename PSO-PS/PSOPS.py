@@ -75,7 +75,7 @@ class Args(CommonArgs):
     """what places are compared by: the loss on a few training images, the same for all workers; the mean loss of the local
     steps since the last move; or that of the last one (paper: training loss, not known which)"""
     probe_images: int = 256
-    """images of the probe"""
+    """images of the probe, at most all there are"""
     memory: Literal[*MEMORIES] = "standard"  # type: ignore[valid-type]
     """best places are kept until better ones are found (standard); likewise, but measured again on a new probe at every move
     (reeval); or are always the present ones (fresh)"""
