@@ -222,14 +222,14 @@ experiments() {
                     --average-rate "$(printf 0.%03d $tau)"
             done
             for data in mnist cifar10; do # a swarm of weights, and what one would pick instead, by period; rates tuned
-                local network=(--model easgd-cnn --width 4) rates="0.8 0.4 0.2 0.1" more=""
+                local network=(--model easgd-cnn --width 4) rates="0.8 0.4 0.2 0.1" higher="" lower=""
                 if [ $data = cifar10 ]; then # batch norm: without it so short a training comes to nothing
-                    network=(--model cnn --width 2) rates="1.6 0.8 0.4 0.2 0.1" more="3.2 "
+                    network=(--model cnn --width 2) rates="1.6 0.8 0.4 0.2 0.1" higher="3.2 " lower=" 0.05"
                 fi
                 local own=(--dataset $data "${network[@]}" --crop 28 --train-images 10000 --rounds 8 --worker-batch 32
                     --fitness-images 500 --optimizer sgd --momentum-factor 0 --weight-decay 1e-4 --label-smoothing 0 --shards own)
-                local swarm=(4 "$rates" PSO-PS/PSOPS.py "${own[@]}")
-                tuned sync-$data 4 "$more$rates" baselines/Baselines.py --method sync "${own[@]}"
+                local swarm=(4 "$rates$lower" PSO-PS/PSOPS.py "${own[@]}")
+                tuned sync-$data 4 "$higher$rates" baselines/Baselines.py --method sync "${own[@]}"
                 tuned independent-$data 4 "$rates" baselines/Baselines.py --method independent "${own[@]}"
                 for tau in 1 5 20 100; do
                     tuned average-$data-tau$tau 4 "$rates" baselines/Baselines.py --method average --period $tau "${own[@]}"

@@ -64,7 +64,7 @@ class Args(CommonArgs):
     social: float | None = None
     """c2: pull to the best place of all"""
     decay: bool | None = None
-    """shrink c1 and c2 by (1 - 1/K)^k at move k of K"""
+    """shrink c1 and c2 by (1 - 1/K)^k at move k of K; --decay True or --decay False"""
     rand: Literal[*RANDS] | None = None  # type: ignore[valid-type]
     """r1 and r2 are drawn for every coordinate, for every parameter tensor, or once a move"""
     v_max: float | None = None
@@ -75,12 +75,12 @@ class Args(CommonArgs):
     """what places are compared by: the loss on a few training images, the same for all workers; the mean loss of the local
     steps since the last move; or that of the last one (paper: training loss, not known which)"""
     probe_images: int = 256
-    """images of the probe"""
+    """images of the probe, at most all there are"""
     memory: Literal[*MEMORIES] = "standard"  # type: ignore[valid-type]
     """best places are kept until better ones are found (standard); likewise, but measured again on a new probe at every move
     (reeval); or are always the present ones (fresh)"""
     consensus: bool = False
-    """after a move all workers take over the weights of the round's best one"""
+    """after a move all workers take over the weights of the one that found G; each keeps its own velocity"""
     opt_state: Literal["keep", "reset"] = "keep"
     """what becomes of local momentum at a move"""
     exchange: Literal[*EXCHANGES] = "broadcast"  # type: ignore[valid-type]

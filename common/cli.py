@@ -45,11 +45,11 @@ else:
 
 @dataclass(frozen=True)
 class CommonArgs:
-    """Options that every training script has."""
+    """Options that every training script has. Published values are those of EOA."""
 
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
-    """a set of defaults: smoke (digits, seconds), cpu (two cores, under an hour), paper (the published setting; the default
-    where a GPU is visible)"""
+    """a set of defaults: smoke (digits, seconds), cpu (two cores, under an hour), paper (the published setting, or one of its
+    size where that is not known; the default where a GPU is visible)"""
     dataset: Dataset = "cifar10"
     """what to train on; digits ships with scikit-learn, topics (a text) with Python, imagefolder reads DATA_DIR/train/CLASS/*
     and DATA_DIR/test/CLASS/*, the others are downloaded once by torchvision"""
@@ -60,62 +60,62 @@ class CommonArgs:
     seed: int = 0
     """everything random is drawn from it"""
     rounds: int = 12
-    """rounds of training, each ending with evaluation, election, exchange and move (paper: 200)"""
+    """rounds of training, each ending with an evaluation, in an ecosphere also with election, exchange and move (EOA: 200)"""
     round_steps: int = 0
-    """optimizer steps per round; 0 makes a round one epoch, one pass over the training images (paper: one epoch)"""
+    """optimizer steps per round; 0 makes a round one epoch, one pass over the training images (EOA: one epoch)"""
     max_steps: int = 0
     """stop after so many optimizer steps in all; 0 for no limit"""
     batch_size: int = 256
-    """images per step of all workers together, or windows of 128 characters (paper: 1024; 512 in EOA-ViT)"""
+    """images per step of all workers together, or windows of 128 characters (EOA: 1024; 512 in EOA-ViT)"""
     learning_rate: float = 0.1
-    """base rate eta0, quoted for 128 images behind one averaged gradient (paper: 0.1; 0.03 in EOA-ViT)"""
+    """base rate eta0, quoted for 128 images behind one averaged gradient (EOA: 0.1; 0.03 in EOA-ViT)"""
     val_fraction: float = 0.1
-    """share of the training images held out; fitness is measured on it (reference scripts: on the test set)"""
+    """share of the training images held out, which all choices rest on (EOA's reference scripts: on the test set)"""
     train_images: int = 0
     """train on so many images only, a stratified part; 0 for all"""
     fitness_images: int = 2000
     """at most so many held-out images judge a worker each round; 0 for all"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """arithmetic of forward and backward passes; auto: bfloat16 where the processor has it (paper: float32)"""
+    """arithmetic of forward and backward passes; auto: bfloat16 where the processor has it (EOA: float32)"""
     resume: bool = False
     """go on with the run in --out after its last complete round, on the same number of ranks"""
     model: Model = "wrn"
-    """network: Wide ResNet, small CNNs, Vision Transformers; a text implies the transformer (paper: wrn; vit-b16 in EOA-ViT)"""
+    """network: Wide ResNet, small CNNs, Vision Transformers; a text implies the transformer (EOA: wrn; vit-b16 in EOA-ViT)"""
     depth: int = 16
-    """layers of the Wide ResNet, blocks of vit-tiny and transformer (paper: 16)"""
+    """layers of the Wide ResNet, blocks of vit-tiny and transformer (EOA: 16)"""
     width: int = 1
-    """widening factor; of vit-tiny and transformer: heads of 32 dimensions (paper: 8)"""
+    """widening factor; of vit-tiny and transformer: heads of 32 dimensions (EOA: 8)"""
     dropout: float = 0.0
-    """dropout inside the blocks (paper: 0)"""
+    """dropout inside the blocks (EOA: 0)"""
     image_size: int = 0
     """resize images to squares of so many pixels, by random resized crops; 0 keeps their size and pads and crops
-    (paper: 224 in EOA-ViT)"""
+    (EOA: 224 in EOA-ViT)"""
     crop_scale: float = 0.05
     """with --image-size: least share of an image that a crop covers"""
     crop: int = 0
     """train on random crops of so many pixels and judge the central one, without padding; 0 pads and crops instead"""
     accumulate: int = 1
     """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them
-    (paper: 16 in EOA-ViT)"""
+    (EOA: 16 in EOA-ViT)"""
     pretrained: str = ""
     """a Vision Transformer's weights as Google publishes them (.npz); none: from scratch"""
     optimizer: Optimizer = "asam"
-    """weight optimizer of populations that name none; sam and asam alone are over sgd (paper: asam; sgd in EOA-ViT)"""
+    """weight optimizer of populations that name none; sam and asam alone are over sgd (EOA: asam; sgd in EOA-ViT)"""
     adam_rate: float = 0.001
     """base rate eta0 of adamw, muon and schedulefree-adamw, where --learning-rate is that of sgd (prodigy's is 1); rates are
     compared as multiples of eta0"""
     adam_decay: float = 0.05
     """weight decay of adamw, muon, schedulefree-adamw, prodigy and salsa"""
     clip_norm: float = 0.0
-    """largest norm of an averaged gradient; 0 for any (paper: 1 in EOA-ViT)"""
+    """largest norm of an averaged gradient; 0 for any (EOA: 1 in EOA-ViT)"""
     rho: float = 0.5
-    """radius of SAM's perturbation (paper: 0.5, ASAM)"""
+    """radius of SAM's perturbation (EOA: 0.5, ASAM)"""
     momentum_factor: float = 0.9
-    """momentum of SGD (paper: 0.9)"""
+    """momentum of SGD (EOA: 0.9)"""
     weight_decay: float = 5e-4
-    """weight decay of SGD (paper: 5e-4; 0 in EOA-ViT)"""
+    """weight decay of SGD (EOA: 5e-4; 0 in EOA-ViT)"""
     label_smoothing: float = 0.1
-    """of the training loss (paper: 0.1; 0 in EOA-ViT)"""
+    """of the training loss (EOA: 0.1; 0 in EOA-ViT)"""
 
 
 A = TypeVar("A", bound=CommonArgs)

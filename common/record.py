@@ -267,11 +267,11 @@ def environment(topology: Topology) -> dict[str, Any]:
 
 
 def all_reduce(topology: Topology) -> str:
-    """What adds up gradients, or the weights of workers that meet: `horovod`, `mpi` or `none`."""
+    """What adds up gradients, or carries the weights of workers that meet: `horovod`, `mpi` or `none`, where nobody meets."""
     groups = (topology.gradients, topology.population)
     if any(group.horovod for group in groups):
         return "horovod"
-    return "mpi" if topology.gradients.size > 1 else "none"
+    return "mpi" if any(group.size > 1 for group in groups) else "none"
 
 
 def command(topology: Topology) -> str:

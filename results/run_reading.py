@@ -116,10 +116,18 @@ def _summary_line(path: Path, problems: list[str]) -> dict[str, Any]:
         "lines_per_round": summary.get("lines_per_round", summary["ranks"]),
         **{f"seconds_{k}": seconds[k] for k in ("total", *PHASES)},
         "sync_share": sync / (seconds["train"] + sync) if seconds["train"] + sync else np.nan,
-        **{name: summary.get("swarm", {}).get(name, np.nan) for name in SWARM},
+        **{name: _of_workers(summary).get(name, np.nan) for name in SWARM},
         "mb_inside": sent["inside"] / 1e6,
         "mb_across": sent["across"] / 1e6,
     }
+
+
+def _of_workers(summary: dict[str, Any]) -> dict[str, Any]:
+    """What became of the workers of a swarm; of workers that never met the mean and the best one, which is their model."""
+    if "averaged" in summary:
+        mean, best = summary["averaged"]["test_accuracy"], summary["test_accuracy"]
+        return {"average_test_accuracy": mean, "best_worker_test_accuracy": best}
+    return summary.get("swarm", {})
 
 
 def _last_loss(metrics: pd.DataFrame) -> float:

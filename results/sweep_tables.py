@@ -134,21 +134,24 @@ def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
 
 
 def swarm_table(rows: pd.DataFrame) -> pd.DataFrame:
-    """What a swarm came to, besides the accuracy of its best place: rows of one sweep."""
+    """What a swarm came to, besides the accuracy of its best place, and workers that never met; rows of one sweep."""
     lines = []
-    swarms = rows[rows.chosen & rows.new_best_share_mean.notna()]
+    if not rows.new_best_share_mean.notna().any():
+        return pd.DataFrame()
+    swarms = rows[rows.chosen & rows.average_test_accuracy_mean.notna()]
+    seconds = [f"seconds_{phase}_mean" for phase in ("train", "evaluate", "exchange")]
     place = {title: i for i, title in enumerate(dict.fromkeys(swarms.title))}
     for _, row in swarms.sort_values(["title", "period"], key=lambda c: c.map(place) if c.name == "title" else c).iterrows():
         lines.append(
             {
                 "method": row.title,
-                "τ": f"{row.period:g}",
-                "G": percent(row, "test_accuracy"),
+                "τ": period_name(row.period).removeprefix("τ = "),
+                "G": percent(row, "test_accuracy") if np.isfinite(row.new_best_share_mean) else UNKNOWN,
                 "mean of the workers": percent(row, "average_test_accuracy"),
                 "best worker": percent(row, "best_worker_test_accuracy"),
                 "moves with a new G, %": number(100 * row.new_best_share_mean, 1),
                 "distance to G": number(row.distance_mean, 2),
-                "evaluate + exchange, %": number(100 * row.sync_share_mean, 1),
+                "exchange, %": number(100 * row.seconds_exchange_mean / row[seconds].sum(), 1),
                 "sent, MB": number(row.mb_inside_mean, 1),
             }
         )
@@ -156,10 +159,12 @@ def swarm_table(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 SWARM_NOTE = (
-    "Swarms in the table above, PSO-PS (our reconstruction): test accuracy in % of the best place G (the run's model), of the "
-    "mean of all workers' weights, and of the best worker by validation; share of the moves that found a new G; mean distance "
-    "of a worker to G at the end (–: they have flown apart, further than single precision can square); share of time in "
-    "measuring, judging and exchanging; payload sent by all workers."
+    "Swarms in the table above, PSO-PS (our reconstruction), and workers that never meet: test accuracy in % of the best "
+    "place G (the run's model), of the mean of all workers' weights, and of the best worker by validation; share of the "
+    "meetings that found a new G, the last one included, after which nobody moves; mean distance of a worker to G at the "
+    "end (–: they have flown apart, further than single precision can square); share of train + evaluate + exchange that is "
+    "exchange: meeting, waiting for each other, and the move; payload sent by all workers. Measuring places, and judging "
+    "workers after every round for the record, is evaluation."
 )
 
 

@@ -20,6 +20,7 @@ def check(out, ranks, rounds=3):
     summary, metrics, swarm = record.summary, record.metrics, record.summary["swarm"]
     assert (summary["experiment"], summary["method"], summary["diverged"]) == ("pso-ps", METHOD, False)
     assert [p["species"] for p in summary["populations"]] == [record.config["method"]] == [METHOD]
+    assert record.environment["all_reduce"] == ("mpi" if ranks > 1 else "none")
     assert list(metrics[0]) == [*COLUMNS, *SWARM_COLUMNS]
     assert [(int(m["round"]), int(m["rank"])) for m in metrics] == [(t, r) for t in range(rounds) for r in range(ranks)]
     last = [m for m in metrics if int(m["round"]) == rounds - 1]

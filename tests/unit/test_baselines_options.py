@@ -1,8 +1,10 @@
 """The options of the baselines: what each method takes by itself, what it refuses, and whose rates are replayed."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_cli import undocumented
@@ -120,3 +122,25 @@ def test_the_lineage_is_replayed_where_there_is_one_without_a_warm_up(script, tm
     table.write_text("round,mean,lineage\n0,0.1,0.3\n1,0.2\n")  # the round that lost everybody has no descendants
     with pytest.raises(UsageError, match="cannot read rates"):
         script.read_rates(args)
+
+
+@pytest.mark.parametrize(("method", "power"), [("linear", 1.0), ("sqrt", 0.5)])
+@pytest.mark.parametrize("batch", [32, 128, 512])
+def test_scaled_rates_rise_from_eta0_to_a_power_of_the_batch_and_fall_by_a_cosine(script, method, power, batch):
+    """k = batch / 128; an epoch of warm-up, which is two rounds here, from eta0 where that is lower."""
+    args = settled(script, f"--method {method} --batch-size {batch} --learning-rate 0.3 --rounds 10", ranks=1)
+    world = SimpleNamespace(size=1)
+    run = SimpleNamespace(
+        topology=SimpleNamespace(world=world), epoch_steps=40, plan=SimpleNamespace(steps=20, batch_size=batch)
+    )
+    rule = script.rate_rule(args, run)
+    peak = 0.3 * (batch / 128) ** power
+
+    def annealed(rounds):
+        return peak * (1 + math.cos(math.pi * rounds / 10)) / 2
+
+    for rounds in (0.0, 0.5, 1.5):
+        start = min(0.3, annealed(rounds))
+        assert rule.at(0.0, rounds) == pytest.approx(start + (annealed(rounds) - start) * rounds / 2)
+    for rounds in (2.0, 5.0, 7.5):
+        assert rule.at(0.0, rounds) == pytest.approx(annealed(rounds))

@@ -429,6 +429,13 @@ class TestFigures:
         assert (mark.get_marker(), list(mark.get_xdata())) == ("^", [2])
         np.testing.assert_allclose(hull.get_ydata(), [2.5, 3.5, 5.5, 9.5])  # mean over ranks 0 to 3
         assert "85.00" in make_report.render(records, tmp_path)
+        alone = add_run(tmp_path, "baselines/independent", 0, 0.7, **plain("independent", "sgd"), period=0, **own)
+        summary = json.loads((alone / "summary.json").read_text())
+        (alone / "summary.json").write_text(json.dumps({**summary, "averaged": {"test_accuracy": 0.65}}))
+        ((_, rows),) = recorded.load(tmp_path, "smoke").periods()
+        lines = sweep_tables.swarm_table(rows).set_index("method")
+        assert list(lines.loc["independent SGD"])[:6] == ["never", "–", "65.00", "70.00", "–", "–"]
+        assert len(lines) == 5
 
     def test_periods_have_a_table_with_the_rate_that_validation_chose(self, tmp_path):
         # The higher rate is better on validation images at every period but the longest, where it diverged.

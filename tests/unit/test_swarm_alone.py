@@ -13,7 +13,7 @@ from torch import nn
 from common.comm import Group, Traffic
 from common.data import SOURCES, Pictures, Texts
 from common.data.augment import Augmenter
-from common.elastic.swarm import MOTIONS, RANDS
+from common.elastic.swarm import MOTIONS, RANDS, Motion
 from common.elastic.swarming import Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
 from common.models import build_model
 from common.mpi import MPI
@@ -63,6 +63,16 @@ def test_a_single_particle_with_a_fresh_memory_is_plain_descent_even_if_it_gets_
     assert torch.equal(descend(state, 10, swarm_of_one(state, Height(state), memory="fresh"), eta=-0.1), plain)
     state = start.clone()
     assert not torch.equal(descend(state, 10, swarm_of_one(state, Height(state)), eta=-0.1), plain)
+
+
+def test_a_particle_keeps_its_velocity_between_meetings():
+    """T7: without pulls what is left of v after three moves is w^3 of it; training in between does not touch it."""
+    state = torch.linspace(1, 2, 4)
+    swarm = swarm_of_one(state, Height(state), Motion(0.9, 0.9, 0.0, 0.0))
+    swarm.velocity.copy_(torch.tensor([0.1, -0.2, 0.0, 0.3]))
+    before = swarm.velocity.clone()
+    descend(state, 6, swarm)
+    torch.testing.assert_close(swarm.velocity, 0.9**3 * before)
 
 
 def test_nothing_moves_before_anything_is_known():
