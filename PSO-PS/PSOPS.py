@@ -84,7 +84,8 @@ class Args(CommonArgs):
     opt_state: Literal["keep", "reset"] = "keep"
     """what becomes of local momentum at a move"""
     exchange: Literal[*EXCHANGES] = "broadcast"  # type: ignore[valid-type]
-    """how the best place travels: from its worker to all, or by gathering everybody's, which costs more and changes nothing"""
+    """how the best place travels: from its worker to all; by gathering everybody's, which costs more and changes nothing; or
+    delayed, while the next steps train, so that a move knows the best place of the meeting before"""
     worker_batch: int = 64
     """images per step of one worker, unless --batch-size says how many all workers together have"""
     shards: Literal["own", "all"] = "own"

@@ -52,14 +52,14 @@ class Traffic:
 VALUE_AND_RANK = np.dtype([("value", "f8"), ("rank", "i4")], align=True)  # MPI's DOUBLE_INT
 
 
-class PendingSum:
-    """A sum under way; the buffer is not to be touched before `wait` has returned."""
+class Pending:
+    """A sum or a broadcast under way; the buffer is not to be touched before `wait` has returned."""
 
     def __init__(self, finish: Callable[[], object]) -> None:
         self._finish = finish
 
     def wait(self) -> None:
-        """Until the buffer holds the sum."""
+        """Until the buffer holds what was asked for."""
         self._finish()
 
 
@@ -93,10 +93,10 @@ class Group:
         self.comm.Allreduce(MPI.IN_PLACE, array)
         return _put_back(buffer, array)
 
-    def start_sum_(self, buffer: Tensor, name: str) -> PendingSum:
+    def start_sum_(self, buffer: Tensor, name: str) -> Pending:
         """Begin what `sum_` does, and return at once; it goes on while the caller computes."""
         if self.size == 1:
-            return PendingSum(lambda: None)
+            return Pending(lambda: None)
         self.traffic.inside += buffer.numel() * buffer.element_size()
         if self.horovod is not None:
             host, horovod = buffer.cpu(), self.horovod
@@ -107,7 +107,7 @@ class Group:
                 if host is not buffer:
                     buffer.copy_(summed)
 
-            return PendingSum(synchronize)
+            return Pending(synchronize)
         array = host_array(buffer)
         request = self.comm.Iallreduce(MPI.IN_PLACE, array)
 
@@ -115,7 +115,7 @@ class Group:
             request.Wait()
             _put_back(buffer, array)
 
-        return PendingSum(finish)
+        return Pending(finish)
 
     def broadcast_(self, buffer: Tensor, root: int) -> Tensor:
         """In-place copy of the root's contiguous buffer to everybody in the group."""
@@ -126,6 +126,21 @@ class Group:
             self.traffic.inside += array.nbytes
         self.comm.Bcast(array, root=root)
         return _put_back(buffer, array)
+
+    def start_broadcast_(self, buffer: Tensor, root: int) -> Pending:
+        """Begin what `broadcast_` does, and return at once; it goes on while the caller computes."""
+        if self.size == 1:
+            return Pending(lambda: None)
+        array = host_array(buffer)
+        if self.rank == root:
+            self.traffic.inside += array.nbytes
+        request = self.comm.Ibcast(array, root=root)
+
+        def finish() -> None:
+            request.Wait()
+            _put_back(buffer, array)
+
+        return Pending(finish)
 
     def best_of(self, value: float) -> tuple[float, int]:
         """The lowest value of the group and the lowest rank that has it (one MINLOC, 16 bytes); the same on every rank.

@@ -86,6 +86,7 @@ class SwarmRun(CentredRun):
 
     def _take_final_weights(self, diverged: bool) -> None:
         """The rest of a phase is measured; then G, after a last look at where the workers are."""
+        self.swarm.arrive()  # nothing is to be under way when MPI ends
         if not diverged:
             self.swarm.close(self.optimizer.clock)
         began = time.perf_counter()

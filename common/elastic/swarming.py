@@ -21,7 +21,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from common.comm import Group
+from common.comm import Group, Pending
 from common.data import Pictures, Texts
 from common.elastic import swarm
 from common.elastic.rules import Synchroniser
@@ -31,7 +31,7 @@ from common.seeding import Purpose, stream
 from common.smoother import CALIBRATION, measured_statistics
 
 FITNESSES = ("probe", "phase-mean", "last-batch")
-EXCHANGES = ("broadcast", "allgather")
+EXCHANGES = ("broadcast", "allgather", "delayed")
 
 
 class Fitness(Protocol):
@@ -124,8 +124,9 @@ class SwarmSettings:
     motion: its coefficients. period: n, local steps between two moves. rounds: K, moves in the whole run, for what changes
     over it. memory: when P and G are replaced (`swarm.is_personal_best`). consensus: whether all take over the place that the
     round's best particle has moved to. reset: whether the momentum of local training begins anew after every move. exchange:
-    how G travels: `broadcast`, or `allgather` of everybody's P, which gives the same G and only shows what gathering all
-    weights literally would cost. seed: of r1 and r2.
+    how G travels: `broadcast`; `allgather` of everybody's P, which gives the same G and only shows what gathering all weights
+    literally would cost; or `delayed`, while the next phase trains, so that a move knows the G of the meeting before. seed: of
+    r1 and r2.
     """
 
     motion: Motion
@@ -147,7 +148,8 @@ class Swarm(Synchroniser):
     A worker whose loss is not finite cannot win; one whose weights are not finite restarts from G at rest, without momentum.
 
     Attributes:
-        velocity: v, shape (N,). personal, best: P and G with their fitness, over the whole state.
+        velocity: v, shape (N,). personal, best: P and G with their fitness, over the whole state. coming: a G that is on its
+            way or has not been taken yet, its fitness +inf where there is none.
         fitness: F_i of the last meeting. counts: meetings so far, those with a new G, the rank that G comes from, and how often
             this worker was lost. seconds: spent in measuring since it was last set to 0.
     """
@@ -169,6 +171,8 @@ class Swarm(Synchroniser):
         self.buffers = self.state[self.length :]
         self.velocity = torch.zeros_like(self.state[: self.length])
         self.personal, self.best = Best(self.state), Best(self.state)
+        self.coming = Best(self.state if settings.exchange == "delayed" else self.state[:0])
+        self.pending: Pending | None = None
         self.present = torch.full((1,), math.inf, dtype=torch.float64)
         self.counts = torch.zeros(4, dtype=torch.int64)
         self.seconds = 0.0
@@ -206,10 +210,12 @@ class Swarm(Synchroniser):
         """After the last step of all, t steps having been made: what is left of a phase is measured too, and may become G."""
         if t % self.settings.period:
             self.elect(t // self.settings.period + 1, not bool(torch.isfinite(self.state).all()))
+        self._take_coming()
 
     def elect(self, k: int, lost: bool) -> int:
         """(2) to (4); returns the rank that has the best P. lost: whether this worker's weights are not finite."""
         memory = self.settings.memory
+        self._take_coming()
         began = time.perf_counter()
         fitness = _or_infinite(self.measured.measure(k))
         fitness = math.inf if lost else fitness
@@ -237,16 +243,32 @@ class Swarm(Synchroniser):
         return fitness
 
     def _fetch(self, winner: int, fitness: float, everybody: Tensor | None) -> None:
-        """G <- P of the winner."""
+        """G <- P of the winner, now or at the next meeting."""
+        best = self.coming if self.settings.exchange == "delayed" else self.best
+        if winner == self.group.rank:
+            best.place.copy_(self.personal.place)
         if everybody is not None:
-            self.best.place.copy_(everybody[winner])
+            best.place.copy_(everybody[winner])
+        elif best is self.coming:
+            self.pending = self.group.start_broadcast_(best.place, root=winner)
         else:
-            if winner == self.group.rank:
-                self.best.place.copy_(self.personal.place)
-            self.group.broadcast_(self.best.place, root=winner)
-        self.best.fitness = fitness
+            self.group.broadcast_(best.place, root=winner)
+        best.fitness = fitness
         self.counts[1] += 1
         self.counts[2] = winner
+
+    def arrive(self) -> None:
+        """Wait for what is on its way."""
+        if self.pending:
+            self.pending.wait()
+            self.pending = None
+
+    def _take_coming(self) -> None:
+        """G <- what the last meeting sent on its way, if it did."""
+        self.arrive()
+        if self.coming.fitness < math.inf:
+            self.best.take(self.coming.place, self.coming.fitness)
+            self.coming.fitness = math.inf
 
     def _move(self, k: int, x: Tensor, winner: int) -> None:
         """(5) to (8)."""
@@ -275,6 +297,7 @@ class Swarm(Synchroniser):
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a particle remembers."""
+        self.arrive()  # a checkpoint has to hold all of it
         return {
             "velocity": self.velocity,
             "personal": self.personal.place,
@@ -283,6 +306,7 @@ class Swarm(Synchroniser):
             "best_fitness": self.best.value,
             "fitness": self.present,
             "counts": self.counts,
+            **({"coming": self.coming.place, "coming_fitness": self.coming.value} if len(self.coming.place) else {}),
             **{f"measured.{name}": value for name, value in self.measured.tensors().items()},
         }
 

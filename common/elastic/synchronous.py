@@ -6,7 +6,7 @@ The sum is started before the gradient, from a copy of the weights, and waited f
 import torch
 from torch import Tensor
 
-from common.comm import Group, PendingSum
+from common.comm import Group, Pending
 from common.elastic.rules import Synchroniser, is_finite
 
 
@@ -34,7 +34,7 @@ class SynchronousElastic(Synchroniser):
         self.centre = x.detach().clone()
         self.before = torch.empty_like(x)
         self.total = x.new_empty(len(x) + 1)  # the sum of all finite workers, and how many those are
-        self.pending: PendingSum | None = None
+        self.pending: Pending | None = None
 
     def begin(self, t: int, x: Tensor) -> None:
         """Start to add the workers up."""

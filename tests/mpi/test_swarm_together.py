@@ -11,9 +11,13 @@ from worlds import RANK, SIZE, build, everyones, needs_two, numbers
 
 from common.comm import Group
 from common.elastic.swarm import MEMORIES, MOTIONS, Motion
-from common.elastic.swarming import EXCHANGES, Fitness, Swarm, SwarmSettings
+from common.elastic.swarming import Fitness, Swarm, SwarmSettings
 
-VERBS = ("sum_", "start_sum_", "broadcast_", "best_of", "gather_flat", "gather_rows", "gather_records", "share", "barrier")
+VERBS = (
+    *("sum_", "start_sum_", "broadcast_", "start_broadcast_", "best_of", "gather_flat", "gather_slices_", "gather_rows"),
+    *("gather_records", "share", "share_array", "swap", "barrier", "rest"),
+)
+PROMPT = ("broadcast", "allgather")  # exchanges that a move waits for
 N, B = 23, 4  # parameters in two tensors, and statistics
 SIZES = [20, 3]
 STILL = Motion(0.0, 0.0, 0.0, 0.0)
@@ -113,7 +117,7 @@ def test_pulled_all_the_way_all_stand_where_the_best_one_does():
 
 
 @pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize("exchange", EXCHANGES)
+@pytest.mark.parametrize("exchange", PROMPT)
 @pytest.mark.parametrize("preset", ["hull", "clerc"])
 def test_everybody_holds_the_winners_bits(preset, exchange, memory):
     """T6, and that gathering everybody's weights finds the same G as sending the winner's."""
@@ -138,10 +142,50 @@ def test_everybody_holds_the_winners_bits(preset, exchange, memory):
 
 def test_both_ways_to_fetch_g_give_the_same_run():
     ends = []
-    for exchange in EXCHANGES:
+    for exchange in PROMPT:
         state = start(B)
         ends.append(go(swarm_of(state, Valley(state, numbers(N, 3)), exchange=exchange), state, 12))
     assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_delayed_a_move_knows_the_best_place_of_the_meeting_before(memory):
+    """c2 = 1 and r2 = 1: all stand at the G before the present one; the last one is taken when the run ends."""
+    losses, state = numbers(8 * 6, 7).reshape(6, 8).abs(), start(B)
+    told = Told(losses[:, RANK % 8].tolist())
+    swarm = swarm_of(state, told, motion=Motion(0.0, 0.0, 0.0, 1.0), exchange="delayed", memory=memory)
+    swarm.factors = lambda k: (torch.ones(1), torch.ones(1))
+    best, place = math.inf, None
+    for t in train(swarm, state, 12):
+        if t % 2 == 0:
+            continue
+        if place is None:
+            assert not swarm.velocity.any(), "nothing is known yet"
+        else:
+            torch.testing.assert_close(state[:N], place, rtol=0, atol=1e-6)
+        ends = everyones((swarm.personal.fitness, swarm.personal.place[:N].tolist()))
+        lowest, winner = min((fitness, rank) for rank, (fitness, _) in enumerate(ends))
+        if memory != "standard" or lowest < best:
+            best, place = lowest, torch.tensor(ends[winner][1])
+    swarm.close(12)
+    torch.testing.assert_close(swarm.best.place[:N], place)
+    assert swarm.best.fitness == best
+
+
+def test_a_delayed_place_is_in_the_checkpoint():
+    """A swarm that goes on from another one's tensors, in the middle of a phase, makes the same moves."""
+    states, digests = [start(B), start(B)], []
+    whole, first = (swarm_of(s, Valley(s, numbers(N, 3)), exchange="delayed") for s in states)
+    go(whole, states[0], 9)
+    go(first, states[1], 5)
+    second = swarm_of(states[1], Valley(states[1], numbers(N, 3)), exchange="delayed")
+    for name, tensor in second.tensors().items():
+        tensor.copy_(first.tensors()[name])
+    go(second, states[1], 4, first=5)
+    for swarm, state in ((whole, states[0]), (second, states[1])):
+        swarm.close(9)
+        digests.append((digest(state), digest(swarm.best.place), swarm.best.fitness))
+    assert digests[0] == digests[1]
 
 
 @given(st.lists(st.lists(st.integers(1, 5), min_size=8, max_size=8), min_size=1, max_size=6))
@@ -169,6 +213,7 @@ def test_what_else_is_sent_and_how_many_bytes_that_is():
         ({}, ["best_of", "broadcast_", "sum_"]),
         ({"consensus": True}, ["best_of", "broadcast_", "broadcast_", "sum_"]),
         ({"exchange": "allgather"}, ["best_of", "gather_flat", "sum_"]),
+        ({"exchange": "delayed"}, ["best_of", "start_broadcast_", "sum_"]),
     ):
         group, calls = counting()
         state = start(B)
@@ -179,6 +224,7 @@ def test_what_else_is_sent_and_how_many_bytes_that_is():
         wins, gathered = RANK == SIZE - 1, settings.get("exchange") == "allgather"
         floats = B + (N + B) * (gathered or wins) + N * (wins and "consensus" in settings)
         assert group.traffic.inside == (4 * floats if SIZE > 1 else 0)
+        swarm.arrive()
 
 
 def test_statistics_are_averaged_and_travel_with_the_places():
