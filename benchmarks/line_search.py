@@ -48,9 +48,9 @@ class Args:
 
     warm_up: int = 400
     """steps before anything is timed"""
-    steps: int = 40
+    steps: int = 100
     """steps of one timed piece"""
-    repeats: int = 7
+    repeats: int = 11
     """timed pieces of each kind"""
     out: Path = Path("results/benchmarks")
     """folder of the table"""
