@@ -125,9 +125,9 @@ compare_steps_on() { # DATA
     small=(--dataset "$1" --precision float32)
     case $1 in
         digits) small+=(--model cnn --width 2 --batch-size 64 --rounds 12) ;;
-        mnist) small+=(--model cnn --width 4 --train-images 20000 --rounds 8) ;;
-        cifar10) small+=(--model wrn --depth 10 --width 1 --train-images 10000 --rounds 12) ;;
-        topics) small+=(--depth 2 --width 2 --batch-size 16 --rounds 12) ;;
+        mnist) small+=(--model cnn --width 2 --batch-size 128 --train-images 10000 --rounds 8) ;;
+        cifar10) small+=(--model cnn --width 2 --batch-size 128 --train-images 10000 --rounds 12) ;;
+        topics) small+=(--depth 2 --width 2 --batch-size 16 --rounds 4) ;;
     esac
     bare=(baselines/Baselines.py "${small[@]}" --label-smoothing 0)
 }

@@ -26,7 +26,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 PRESETS = tuple(SIZES)
 # What a text is trained with in a script's place, unless it is given: what scripts have is for images.
-TEXT: dict[str, Any] = {"model": "transformer", "crop": 0, "image_size": 0}
+TEXT: dict[str, Any] = {"model": "transformer", "crop": 0, "image_size": 0, "train_images": 0}
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "smoke": {**TEXT, "depth": 2, "width": 2},
     "cpu": {**TEXT, "depth": 4, "width": 4},
