@@ -137,7 +137,8 @@ steps() { # DATA
     local data=$1 small bare
     compare_steps_on "$data"
     local sgd=(--optimizer sgd --weight-decay 0) adam=(--optimizer adamw --adam-decay 0)
-    local sgd_rates="0.003 0.01 0.03 0.1 0.3" adam_rates="0.0003 0.001 0.003 0.01 0.03"
+    local sgd_rates="0.01 0.03 0.1 0.3 1" adam_rates="0.001 0.003 0.01 0.03 0.1"
+    [ $data != topics ] || adam_rates="0.0003 0.001 0.003 0.01 0.03"
     for method in constant cosine; do
         tuned_by --adam-rate $method-adam-$data 1 "$adam_rates" "${bare[@]}" --method $method "${adam[@]}"
         experiment $method-prodigy-$data 1 "${bare[@]}" --method $method --optimizer prodigy --adam-decay 0
