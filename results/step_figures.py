@@ -22,10 +22,11 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
             axes.plot([values.min(), values.max()], [place, place], color=colour, lw=1.2)
             axes.plot(values, [place] * len(values), "o", ms=5, mec="white", mew=0.6, color=colour)
     left.set_yticks(places, chosen.title)
-    left.set_xscale("log")
-    left.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    left.xaxis.set_minor_formatter(NullFormatter())
+    if np.ptp(np.log10(left.get_xlim())) > 0.5:  # within a factor of three a log axis has no room for its numbers
+        left.set_xscale("log")
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+        left.xaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("training loss, last round")
     right.set_xlabel("test accuracy, %")
     for axes in (left, right):
@@ -37,7 +38,7 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     if chosen.asked.isna().any():
         handles += left.plot([], [], "o", color=COLOURS[2], label="no rate")
     title = f"Steps that find themselves and steps that are tuned, {subject_title(rows)}"
-    headline(figure, left, title, 3, handles)
+    headline(figure, left, title, 2, handles)
     footnote(figure, [f"profile {records.profile}", ranks(chosen), seeds(chosen), f"commit {commits(chosen)}", "a dot a seed"])
     caption = (
         "Training loss of the last round (without smoothed labels or decay) and test accuracy at the end, a dot a seed; rates "
