@@ -17,6 +17,11 @@ BLOCKS = (  # file, name of the block, the table it shows: of which file, the ho
     ("PSO-PS/README.md", "MNIST swarm", "periods.md", f"## MNIST, EASGD-CNN-4{OWN_IMAGES}\n", 1),
     ("PSO-PS/README.md", "CIFAR-10", "periods.md", f"## CIFAR-10, CNN-2{OWN_IMAGES}\n", 0),
     ("PSO-PS/README.md", "CIFAR-10 swarm", "periods.md", f"## CIFAR-10, CNN-2{OWN_IMAGES}\n", 1),
+    ("SaLSA/README.md", "MNIST", "steps.md", "## MNIST, CNN-2\n", 0),
+    ("SaLSA/README.md", "CIFAR-10", "steps.md", "## CIFAR-10, CNN-2\n", 0),
+    ("SaLSA/README.md", "text", "steps.md", "## Python topics, ", 0),
+    ("SaLSA/README.md", "digits first step", "steps.md", "## digits, CNN-2\n", 1),
+    ("SaLSA/README.md", "CIFAR-10 first step", "steps.md", "## CIFAR-10, CNN-2\n", 1),
     ("DHPO/README.md", "MNIST", "search.md", "## MNIST", 0),
     ("DHPO/README.md", "CIFAR-10", "search.md", "## CIFAR-10", 0),
 )
