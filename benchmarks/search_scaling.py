@@ -53,7 +53,7 @@ class Args:
     """of the sleeps"""
     simulations: int = 40
     """drawings of all costs behind each simulated number (4 for 1024 ranks)"""
-    trained: int = 24
+    trained: int = 48
     """trials of real training, 0 to leave it out"""
     repeats: int = 3
     """measurements of sleeping and of training, of which the median counts"""
