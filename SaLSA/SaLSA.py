@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from common import launch
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args
+from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, refuse_options_of_others
 from common.ecosphere import Ecosphere
 from common.errors import UsageError
 from common.exchange import Exchange
@@ -98,6 +98,9 @@ def settle(args: Args, given: set[str]) -> tuple[Args, Rules]:
         raise UsageError(f"--{error}") from None
     optimizer = "salsa" if args.direction == "adam" else "salsa-sgd"
     settled = replace(args, **chosen, optimizer=optimizer)
+    refuse_options_of_others(settled, given)
+    if rules.released and "momentum_factor" in given:
+        raise UsageError("--variant released has no momentum along SGD's direction: leave --momentum-factor out")
     check_common(settled)
     return settled, rules
 

@@ -241,7 +241,7 @@ def refuse_options_of_others(args: CommonArgs, given: set[str]) -> None:
     """Refuse options that the only weight optimizer of a run does not have. Raises UsageError."""
     for option in sorted(given.intersection(OTHERS[family(args.optimizer)])):
         raise UsageError(
-            f"--{option.replace('_', '-')} is not an option of --optimizer {args.optimizer}: leave one of them out"
+            f"--{option.replace('_', '-')} is not an option of {args.optimizer}: leave it out, or take another optimizer"
         )
 
 

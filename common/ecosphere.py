@@ -133,7 +133,7 @@ class Ecosphere:
             turn = Turn(standings, False, time.perf_counter() - began)
             retreat = self.rates.retreat(t, standings, self.topology.index)
             if retreat is None:
-                lost = f"no worker has finite weights after round {t + 1}; the last finite weights are kept. Try a lower rate"
+                lost = f"no worker has finite weights after round {t + 1}; the last finite weights are kept; try lower rates"
                 raise Diverged(lost, turn)
             self.rate = float(retreat[self.topology.population.rank])
             return turn

@@ -36,7 +36,8 @@ class Plan:
 class Trained:
     """This rank's measurements of one round: mean loss and accuracy (fraction) over its own augmented images.
 
-    gradient_evaluations, forward_evaluations: images times backward and forward passes. searches, trials: of a line search.
+    gradient_evaluations, forward_evaluations: images times backward and forward passes. The others are counts of a line search
+    (`common.optim.armijo.State`).
     """
 
     loss: float
@@ -47,6 +48,9 @@ class Trained:
     forward_evaluations: int = 0
     searches: int = 0
     trials: int = 0
+    exhausted: int = 0
+    flat: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -82,18 +86,18 @@ def train_round(
     optimizer.begin_round(ecosphere.rate)
     total = torch.zeros(2, device=model.device)  # summed loss, correct answers
     seen = answers = forward = 0
-    searches, trials = optimizer.searches, optimizer.trials
+    before = optimizer.counts()
     for step, (images, labels) in enumerate(batches):
         closure = _closure(ecosphere, images, labels, plan, exact=optimizer.salsa is not None)
-        tried = optimizer.trials
+        tried = optimizer.counts()["trials"]
         total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))[:2]
         seen, answers = seen + len(labels), answers + labels.numel()
-        forward += len(labels) * (optimizer.passes + optimizer.trials - tried)
+        forward += len(labels) * (optimizer.passes + optimizer.counts()["trials"] - tried)
         after_step(step)
     if faults.trip("train", rank, t):
         model.state.detach().fill_(torch.nan)
     loss, correct = (total / max(answers, 1)).tolist()
-    work = {"searches": optimizer.searches - searches, "trials": optimizer.trials - trials}
+    work = {name: count - before[name] for name, count in optimizer.counts().items()}
     return Trained(loss, correct, seen, seen * optimizer.passes, time.perf_counter() - began, forward, **work)
 
 
@@ -113,10 +117,12 @@ def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan, e
             with autocast(images.device, plan.precision):
                 logits = model.module(part).float()
             logits, truth = logits.flatten(0, -2), truth.flatten()
-            loss = F.cross_entropy(logits, truth, label_smoothing=smoothing)
+            if backwards or not exact:
+                loss = F.cross_entropy(logits, truth, label_smoothing=smoothing)
+                summed = loss.detach() * len(truth)
             if backwards:
                 (loss * (len(part) / len(images))).backward()
-            summed, logits = loss.detach() * len(truth), logits.detach()
+            logits = logits.detach()
             if exact:
                 summed = F.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing).double().sum()
             report[:2] += torch.stack([summed, (logits.argmax(1) == truth).sum()])

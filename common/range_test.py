@@ -131,6 +131,8 @@ class RangeTest:
     def _verdict(self, found: Found | None, steps: int) -> str:
         where = f"curve in {self.run.directory}/find-lr.png"
         if found is None:
+            if steps <= 10:  # the losses ran away at once
+                return f"the loss rose at the first rates already: give a lower {self.option}; {where}"
             return f"the loss did not fall at any of {steps} rates: look at the curve, or give another {self.option}; {where}"
         return (
             f"the loss falls fastest at {found.steepest:.2g} and is lowest at {found.lowest:.2g}: "

@@ -34,6 +34,7 @@ from common.comm import Group
 from common.errors import UsageError
 from common.loop import Trained
 from common.mpi import MPI
+from common.optim import COUNTS
 from common.species import best_first
 from common.topology import Topology
 
@@ -51,6 +52,9 @@ class Totals:
     forward_evaluations: int = 0
     searches: int = 0
     trials: int = 0
+    exhausted: int = 0
+    flat: int = 0
+    skipped: int = 0
     bytes_inside: int = 0
     bytes_across: int = 0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "total"), 0.0))
@@ -62,10 +66,8 @@ class Totals:
     def add(self, trained: Trained) -> None:
         """One round of training."""
         self.train_images += trained.images
-        self.gradient_evaluations += trained.gradient_evaluations
-        self.forward_evaluations += trained.forward_evaluations
-        self.searches += trained.searches
-        self.trials += trained.trials
+        for name in ("gradient_evaluations", "forward_evaluations", *COUNTS):
+            setattr(self, name, getattr(self, name) + getattr(trained, name))
 
     def over_ranks(self, world: Group) -> dict[str, Any]:
         """What summary.json tells of it: sums over the world, seconds as means over the ranks that trained; collective."""

@@ -17,12 +17,14 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     places = np.arange(len(chosen))[::-1]
     for place, (number, row) in zip(places, chosen.iterrows(), strict=True):
         runs = records.counted(number)
-        colour = COLOURS[1] if row.method in SEARCHES else COLOURS[0] if row.asked == row.asked else COLOURS[2]
+        colour = COLOURS[1] if row.method in SEARCHES else COLOURS[0] if np.isfinite(row.asked) else COLOURS[2]
         for axes, values in ((left, runs.train_loss.astype(float)), (right, 100 * runs.test_accuracy.astype(float))):
             axes.plot([values.min(), values.max()], [place, place], color=colour, lw=1.2)
             axes.plot(values, [place] * len(values), "o", ms=5, mec="white", mew=0.6, color=colour)
     left.set_yticks(places, chosen.title)
-    if np.ptp(np.log10(left.get_xlim())) > 0.5:  # within a factor of three a log axis has no room for its numbers
+    losses = np.concatenate([records.counted(number).train_loss.astype(float) for number in chosen.index])
+    losses = losses[np.isfinite(losses) & (losses > 0)]
+    if len(losses) and losses.max() > 3 * losses.min():  # in a narrower range a log axis has no room for its numbers
         left.set_xscale("log")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
         left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))

@@ -40,7 +40,7 @@ def steps_table(rows: pd.DataFrame) -> pd.DataFrame:
                 "method": row.title,
                 "rate": rate,
                 "training loss": _loss(row),
-                "over tuned Adam's, %": number(100 * (row.train_loss_mean / adam - 1), 0) if np.isfinite(adam) else UNKNOWN,
+                "over constant Adam's, %": number(100 * (row.train_loss_mean / adam - 1), 0) if np.isfinite(adam) else UNKNOWN,
                 "test accuracy, %": f"{percent(row, 'test_accuracy')} (n = {row.n}{_lost(row)})",
                 "validation, %": percent(row, "validation_accuracy"),
                 "extra forward, %": number(100 * row.extra_forward_mean, 1),

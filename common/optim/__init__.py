@@ -19,6 +19,7 @@ Schedule-free optimizers have two places for the weights; between `begin_round` 
 otherwise where they are judged, exchanged and saved.
 """
 
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,7 @@ from common.optim.salsa import Salsa
 from common.optim.sam import PERTURBATIONS, Sharpness, frozen_batch_norm
 
 SAM_SCOPES = ("local", "population", "world")
+COUNTS = ("searches", "trials", "exhausted", "flat", "skipped")  # of a line search
 UNDER_SAM = [name for name, base in BASES.items() if name != "sgd" and base.plain]
 OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in UNDER_SAM))
 
@@ -116,21 +118,15 @@ class WeightOptimizer:
         if self.salsa:
             self.salsa.gather, self.salsa.rank = ecosphere.topology.gradients.gather_rows, ecosphere.topology.world.rank
 
-    @property
-    def searches(self) -> int:
-        """Line searches so far."""
-        return self.salsa.search.searches if self.salsa else 0
-
-    @property
-    def trials(self) -> int:
-        """Trial points so far, each of them a forward pass more."""
-        return self.salsa.search.trials if self.salsa else 0
+    def counts(self) -> dict[str, int]:
+        """What the line search has come to so far, all 0 where there is none: see `common.optim.armijo.State`."""
+        return {name: getattr(self.salsa.search, name) if self.salsa else 0 for name in COUNTS}
 
     def begin_round(self, rate: float) -> None:
         """A population that moved its workers' rates by some factor moves the step of their line search by it (by the geometric
-        mean over the gradient scope): the next search begins there. That is all a rate means to it; how large it is, and how
-        it changes inside a round, does not concern it. A schedule-free optimizer goes to where gradients are taken. Others do
-        nothing here. Collective over the gradient scope.
+        mean over the gradient scope): the next step is a searched one that begins there. That is all a rate means to it; how
+        large it is, and how it changes inside a round, does not concern it. A schedule-free optimizer goes to where gradients
+        are taken. Others do nothing here. Collective over the gradient scope.
         """
         if self.averaging:
             self.averaging.train()
@@ -249,7 +245,9 @@ class WeightOptimizer:
             self.synchroniser.restart(self.model.parameters.data)
 
     def forget(self) -> None:
-        """Momentum, moments and averages begin anew."""
+        """Momentum, moments and averages begin anew; a line search keeps its step and how often it looks for one."""
+        if self.salsa:
+            self.salsa.search = replace(self.salsa.search, h=0.0, s=0.0)
         for optimizer in self.inner:
             optimizer.state.clear()
             for group in optimizer.param_groups:
@@ -307,6 +305,7 @@ def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
 
 __all__ = [
     "BASES",
+    "COUNTS",
     "OPTIMIZERS",
     "SAM_SCOPES",
     "Closure",

@@ -21,6 +21,10 @@ LONG_AGO = 2**40  # steps since the last search, before there was one
 FAST, SLOW = 0.9, 0.99  # weights of the past in the two averages of eta
 
 
+def _is_whole(number: float, least: int) -> bool:
+    return number == int(number) and number >= least
+
+
 @dataclass(frozen=True)
 class Rules:
     """How steps are searched for. What was published, and where this departs from it: docs/algorithms.md.
@@ -53,15 +57,16 @@ class Rules:
 
     def __post_init__(self) -> None:
         checks = {
-            "eta0": (0 < self.eta0 <= self.limit, f"has to lie in (0, {self.limit:g}]"),
+            "limit": (self.limit > 0, "has to be positive"),
+            "eta0": (0 < self.eta0 <= self.limit and self.eta0 < math.inf, f"has to lie in (0, {self.limit:g}], and be finite"),
             "c": (0 < self.c < 1, "has to lie between 0 and 1, both excluded; 0.1 to 0.7 is usual"),
             "beta3": (0 <= self.beta3 < 1, "has to lie in [0, 1)"),
             "growth": (1 <= self.growth < math.inf, "has to be at least 1, and finite"),
             "shrink": (0 < self.shrink < 1, "has to lie between 0 and 1, both excluded"),
-            "most_trials": (self.most_trials >= 1, "has to be at least 1"),
-            "early": (self.early >= 0, "has to be at least 0"),
-            "every": (self.every >= 0, "has to be at least 0"),
-            "longest": (self.longest >= 1, "has to be at least 1"),
+            "most_trials": (_is_whole(self.most_trials, 1), "has to be a whole number, at least 1"),
+            "early": (_is_whole(self.early, 0), "has to be a whole number, at least 0"),
+            "every": (_is_whole(self.every, 0), "has to be a whole number, at least 0"),
+            "longest": (_is_whole(self.longest, 1), "has to be a whole number, at least 1"),
         }
         for name, (holds, what) in checks.items():
             if not holds:
@@ -113,12 +118,12 @@ class Step:
     """What to do at the end of a step: go from w by `eta`, which is 0 for staying there.
 
     Attributes:
-        tested: whether eta was accepted by the test, at the weights that the last trial left.
+        at_trial: whether eta is that of the last trial, which has left the weights there.
         decrease: D of the last trial; 0 where there was none. trials: trial points of this step. slope: q.
     """
 
     eta: float
-    tested: bool = False
+    at_trial: bool = False
     decrease: float = 0.0
     trials: int = 0
     slope: float = 0.0
@@ -177,7 +182,7 @@ def decide(state: State, f: float, q: float, trial: Callable[[float], float], ru
     state = replace(state, eta=step.eta, h=h, searches=state.searches + 1, trials=state.trials + step.trials)
     if not accepted:
         state = replace(state, exhausted=state.exhausted + 1)
-        step = replace(step, tested=True) if rules.released else replace(step, eta=0.0)  # released: stays where it was last
+        step = replace(step, at_trial=True) if rules.released else replace(step, eta=0.0)  # released: stays where it was last
     return _watched(state, rules, searched=True), step
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.optim.armijo import PAPER, Rules, State, Step, decide, period, skip
+from common.optim.armijo import LONG_AGO, PAPER, Rules, State, Step, decide, period, skip
 from common.seeding import Purpose, drawn_from, torch_seed
 
 AGREEMENT = 100  # steps between two looks at whether all ranks still search alike
@@ -64,13 +64,13 @@ class Move:
     def take(self, eta: float) -> None:
         """The step with momentum, and decoupled weight decay, from the weights before the trials."""
         self.return_()
-        self.shrink(eta)
+        self.decay_weights(eta)
         if self.root is None:
             self.parameter.sub_(self.momentum, alpha=eta * self.scale)
         else:
             self.parameter.addcdiv_(self.momentum, self.root, value=-eta * self.scale)
 
-    def shrink(self, eta: float) -> None:
+    def decay_weights(self, eta: float) -> None:
         """Decoupled weight decay: w <- (1 - eta lambda) w."""
         if self.decay:
             self.parameter.mul_(1 - eta * self.decay)
@@ -91,14 +91,17 @@ class Salsa(torch.optim.Optimizer):
     are drawn from.
 
     gather: with several ranks, takes a row of float64 and returns everybody's, shape (ranks, len(row)), in rank order and the
-    same on every rank; the closure then averages the gradient over these ranks. All ranks decide by the sums of such tables
-    alone, so that they take the same step; a rank without that would leave the others waiting at its next trial.
+    same on every rank; the closure then averages the gradient over these ranks. All ranks decide by such tables alone, so that
+    they take the same step; a rank without that would leave the others waiting at its next trial.
 
     `step(closure)`: closure(backwards) returns the mean loss of the batch, or several numbers of which the first is the sum
     of the losses and the last how many they are (needed with several ranks: their batches may differ in size). With
-    `backwards` it also leaves the gradient in `.grad`. It is called once with, and once per trial without.
+    `backwards` it also leaves the gradient in `.grad`. It is called once with, and once per trial without; it does not set
+    gradients to zero then, since they may be the direction. An error in it leaves weights and buffers as they were, but the
+    moments have already taken the gradient in.
 
-    `lr` of a parameter group is the step that was taken last; one set from outside is where the next search begins.
+    `lr` of the parameter groups is the step that was taken last; one set from outside (in the first group) makes the next step
+    a searched one that begins there.
 
     Attributes:
         search: what the search remembers, counters included; `state_dict` keeps it.
@@ -120,18 +123,21 @@ class Salsa(torch.optim.Optimizer):
     ) -> None:
         if direction not in ("adam", "sgd"):
             raise ValueError(f"unknown direction '{direction}': adam or sgd")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas {betas} have to lie in [0, 1)")
-        if rules.released and direction == "sgd":
-            betas = (0.0, 0.0)
         super().__init__(params, {"lr": rules.eta0, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        for group in self.param_groups:
+            if not all(0 <= beta < 1 for beta in group["betas"]):
+                raise ValueError(f"betas {group['betas']} have to lie in [0, 1)")
+            if group["eps"] < 0 or group["weight_decay"] < 0:
+                raise ValueError(f"eps {group['eps']} and weight_decay {group['weight_decay']} have to be at least 0")
+            if rules.released and direction == "sgd":
+                group["betas"] = (0.0, 0.0)
         self.rules = rules
         self.preconditioned = direction == "adam" or rules.released
         self.buffers = list(buffers)
         self.seed, self.rank, self.gather = seed, rank, gather
         self.search = State(rules.eta0)
         self.last = Step(0.0)
-        self._written = rules.eta0
+        self._written = rules.eta0  # what `step` left in lr: anything else there comes from outside
 
     @property
     def forward_passes(self) -> int:
@@ -148,43 +154,68 @@ class Salsa(torch.optim.Optimizer):
         """One update; returns what the first call of the closure did: the loss before the step.
 
         Left out, with everything as it was but counters and the gradient, where loss or gradient is not finite.
-        Collective over the ranks of `gather`. Raises RuntimeError where these no longer agree.
+        Collective over the ranks of `gather`. Raises ValueError where `lr` was set to what is no step, RuntimeError where the
+        closure changes the gradient at a trial, or the ranks no longer agree.
         """
-        lr = self.param_groups[0]["lr"]
-        if lr != self._written:
-            self.search = replace(self.search, eta=lr)
+        self._listen()
         report = self._call(closure, backwards=True)
-        loss, steepness = self._mean(report), self._squared_norm()
-        if not (math.isfinite(loss) and math.isfinite(steepness)):
+        loss, steepness = self._mean(report), self._squared_norm()  # finite on one rank is finite on all: g is averaged
+        if math.isfinite(loss) and math.isfinite(steepness):
+            self._go(closure, loss)
+        else:
             self.search, self.last = skip(self.search), Step(0.0)
-            return report
+        if self.search.steps % AGREEMENT == 0:
+            self._check_agreement()
+        return report
+
+    def _listen(self) -> None:
+        """An lr set from outside is where the next search begins, and there is one at once: it has not been tested."""
+        lr = float(self.param_groups[0]["lr"])
+        if lr == self._written:
+            return
+        if not 0 < lr < math.inf:
+            raise ValueError(f"lr {lr} has been set: the first step of a line search has to be positive and finite")
+        self.search = replace(self.search, eta=min(lr, self.rules.limit), since=LONG_AGO)
+
+    def _go(self, closure: Closure, loss: float) -> None:
+        """The step itself, where there is a finite gradient."""
         moves = list(self._moves())
-        slope = sum(move.slope for move in moves)
+        slope = self._agreed(sum(move.slope for move in moves))
+        versions = [move.direction._version for move in moves]
 
         def trial(eta: float) -> float:
             for move in moves:
                 move.try_at(eta)
-            kept = [buffer.clone() for buffer in self.buffers]
-            there = self._mean(self._call(closure, backwards=False))
-            for buffer, before in zip(self.buffers, kept, strict=True):
-                buffer.copy_(before)
+            there = self._mean(self._tried(closure))
+            if [move.direction._version for move in moves] != versions:
+                raise RuntimeError("the closure changed the gradient at a trial: zero_grad belongs before `step`")
             return there
 
-        before = self.search.steps
-        self.search, step = decide(self.search, loss, slope, trial, self.rules)
+        try:
+            self.search, step = decide(self.search, loss, slope, trial, self.rules)
+        except BaseException:
+            for move in moves:
+                move.return_()
+            raise
         self._finish(moves, step)
         self.last = replace(step, slope=slope)
-        if before // AGREEMENT < self.search.steps // AGREEMENT:
-            self._check_agreement()
-        return report
+
+    def _tried(self, closure: Closure) -> Tensor:
+        """A call at a trial point, after which buffers are what they were."""
+        kept = [buffer.clone() for buffer in self.buffers]
+        try:
+            return self._call(closure, backwards=False)
+        finally:
+            for buffer, before in zip(self.buffers, kept, strict=True):
+                buffer.copy_(before)
 
     def _finish(self, moves: list[Move], step: Step) -> None:
         """From the last trial point, or from w where there was none, to the end of the step."""
         for move in moves:
             if not step.eta:
                 move.return_()
-            elif step.tested and self.rules.released:
-                move.shrink(step.eta)
+            elif step.at_trial and self.rules.released:
+                move.decay_weights(step.eta)
             else:
                 move.take(step.eta)
         self._written = step.eta or self.search.eta
@@ -208,6 +239,10 @@ class Salsa(torch.optim.Optimizer):
             raise ValueError("with several ranks the closure has to return the sum of the losses and their number")
         total, count = table.sum(axis=0).tolist()
         return total / count
+
+    def _agreed(self, number: float) -> float:
+        """The first rank's: sums over equal tensors differ in their last digits between ranks with unlike threads."""
+        return float(self.gather(np.array([number]))[0, 0])
 
     def _squared_norm(self) -> float:
         """||g||^2 over all parameters with a gradient."""
@@ -248,14 +283,19 @@ class Salsa(torch.optim.Optimizer):
 
     def state_dict(self) -> dict[str, Any]:
         """Of every torch optimizer, and what the search remembers."""
-        return {**super().state_dict(), "search": asdict(self.search)}
+        return {**super().state_dict(), "search": asdict(self.search), "written": self._written, "adam": self.preconditioned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave; the next step is that of the run that was saved."""
+        """Put back what `state_dict` gave; the next step is that of the run that was saved. Raises ValueError where that went
+        in the other direction.
+        """
+        if state_dict["adam"] != self.preconditioned:
+            raise ValueError(f"this state is of {'Adam' if state_dict['adam'] else 'SGD'}, the optimizer goes the other way")
         super().load_state_dict(state_dict)
         self.search = State(**state_dict["search"])
-        self._written = self.param_groups[0]["lr"]
+        self._written = state_dict["written"]
 
 
 def _dot(a: Tensor, b: Tensor) -> float:
-    return torch.dot(a.flatten(), b.flatten()).item()
+    """Summed in float64: in float32 a million terms cost four digits."""
+    return torch.dot(a.flatten().double(), b.flatten().double()).item()

@@ -1,28 +1,22 @@
 """The options of the baselines: what each method takes by itself, what it refuses, and whose rates are replayed."""
 
-import importlib.util
 import math
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_cli import undocumented
+from test_cli import load_script, undocumented
 
 from common.cli import parse_args
 from common.errors import UsageError
 
-SCRIPT = Path(__file__).parents[2] / "baselines" / "Baselines.py"
+FOLDER = Path(__file__).parents[2] / "baselines"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("Baselines", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["Baselines"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["Baselines"]
+    with pytest.MonkeyPatch.context() as patch:
+        yield load_script("Baselines", patch, FOLDER)
 
 
 def settled(script, options, ranks=4):
@@ -80,8 +74,8 @@ def test_what_a_method_takes_where_nothing_else_is_asked_for(script, options, ex
         ("--method post-local --switch 1.5", "--switch 1.5"),
         ("--method diloco --outer-rate 0", "--outer-rate 0.0"),
         ("--method diloco --outer-momentum 1", "--outer-momentum 1.0"),
-        ("--method diloco --learning-rate 0.1", "--learning-rate is not an option of --optimizer adamw"),
-        ("--method average --adam-rate 0.1", "--adam-rate is not an option of --optimizer sgd"),
+        ("--method diloco --learning-rate 0.1", "--learning-rate is not an option of adamw"),
+        ("--method average --adam-rate 0.1", "--adam-rate is not an option of sgd"),
         ("--method pbt --optimizer adamw", "--method pbt copies"),
         ("--method sync --period 2 --optimizer nesterov", "--optimizer nesterov looks ahead"),
         ("--optimizer salsa", "--method cosine is for optimizers with a rate, and salsa finds its steps by itself"),
@@ -94,8 +88,8 @@ def test_what_a_method_takes_where_nothing_else_is_asked_for(script, options, ex
         ("--method average --optimizer schedulefree-adamw", "--method average: schedulefree-adamw is for a constant rate"),
         ("--method sync --schedule step --optimizer schedulefree-sgd", "--schedule step: schedulefree-sgd is for a constant"),
         ("--method pbt --optimizer schedulefree-sgd", "--method pbt: schedulefree-sgd"),
-        ("--method sync --optimizer prodigy --learning-rate 1", "--learning-rate is not an option of --optimizer prodigy"),
-        ("--optimizer prodigy --adam-rate 1", "--adam-rate is not an option of --optimizer prodigy"),
+        ("--method sync --optimizer prodigy --learning-rate 1", "--learning-rate is not an option of prodigy"),
+        ("--optimizer prodigy --adam-rate 1", "--adam-rate is not an option of prodigy"),
         ("--find-lr --method step", "--find-lr tries rates, --method step moves them"),
         ("--find-lr --optimizer prodigy", "prodigy estimates its rate by itself"),
         ("--find-lr --optimizer salsa", "salsa finds its steps by itself"),

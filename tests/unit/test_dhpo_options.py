@@ -1,11 +1,9 @@
 """The options of the search: what goes together, what is refused before any rank trains, and the spaces that come with it."""
 
-import importlib.util
-import sys
 from pathlib import Path
 
 import pytest
-from test_cli import undocumented
+from test_cli import load_script, undocumented
 
 from common.cli import parse_args
 from common.errors import UsageError
@@ -13,17 +11,13 @@ from common.models import build_model
 from common.search.space import read_space
 from common.search.steady import Steady
 
-SCRIPT = Path(__file__).parents[2] / "DHPO" / "DHPO.py"
+FOLDER = Path(__file__).parents[2] / "DHPO"
 
 
 @pytest.fixture(scope="module")
 def script():
-    spec = importlib.util.spec_from_file_location("DHPO", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["DHPO"] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["DHPO"]
+    with pytest.MonkeyPatch.context() as patch:
+        yield load_script("DHPO", patch, FOLDER)
 
 
 def settled(script, options, ranks=4):
@@ -49,7 +43,7 @@ def test_a_preset_is_in_order(script, preset):
         ]
 
 
-@pytest.mark.parametrize("path", sorted((SCRIPT.parent / "spaces").glob("*.toml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize("path", sorted((FOLDER / "spaces").glob("*.toml")), ids=lambda p: p.stem)
 def test_the_spaces_that_come_with_it(script, path):
     args, space = settled(script, f"--space {path}")
     assert space == read_space(path)

@@ -190,7 +190,7 @@ def test_early_steps_and_the_first_one_are_searched():
 def test_a_step_without_a_search_goes_by_the_accepted_one_and_in_the_released_class_further():
     calm = State(0.5, fast=1.0, slow=1.0, since=0, steps=100)
     state, step = decide(calm, 10.0, 1.0, pytest.fail, PAPER)
-    assert (step.eta, step.tested, state.eta, state.since) == (0.5, False, 0.5, 1)
+    assert (step.eta, step.at_trial, state.eta, state.since) == (0.5, False, 0.5, 1)
     state, step = decide(calm, 10.0, 1.0, pytest.fail, RELEASED)
     assert step.eta == pytest.approx(0.55)
     assert (state.eta, state.fast, state.slow) == (0.5, 1.0, 1.0)
@@ -198,20 +198,21 @@ def test_a_step_without_a_search_goes_by_the_accepted_one_and_in_the_released_cl
 
 def test_where_no_trial_passes_nothing_is_taken_and_the_next_search_begins_at_the_last():
     rules = replace(PAPER, most_trials=5)
-    before = State(1.0, h=0.0)
+    before = State(1.0, h=0.25)
     tried = []
-    state, step = decide(before, 10.0, 1.0, lambda eta: tried.append(eta) or 11.0, rules)
+    state, step = decide(before, 10.0, 1.0, lambda eta: tried.append(eta) or 1000.0, rules)
     assert tried == pytest.approx([1.1 * 0.8**i for i in range(5)])
-    assert (step.eta, step.tested, step.trials) == (0.0, False, 5)
-    assert (state.eta, state.h, state.exhausted, state.trials) == (tried[-1], 0.0, 1, 5)
-    state, step = decide(before, 10.0, 1.0, lambda eta: 11.0, replace(RELEASED, most_trials=5))
-    assert (step.eta, step.tested) == (state.eta, True)  # released: the weights stay at the last trial
+    assert (step.eta, step.at_trial, step.trials) == (0.0, False, 5)
+    assert (state.eta, state.h, state.exhausted, state.trials) == (tried[-1], 0.25, 1, 5)
+    assert state.s == pytest.approx(1 - PAPER.beta3)
+    state, step = decide(before, 10.0, 1.0, lambda eta: 1000.0, replace(RELEASED, most_trials=5))
+    assert (step.eta, step.at_trial) == (state.eta, True)  # released: the weights stay at the last trial
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_trial_that_is_not_finite_is_rejected(bad):
     state, step = decide(State(1.0), 10.0, 1.0, lambda eta: bad if eta > 0.5 else 10 - 0.9 * eta, PAPER)
-    assert step.tested
+    assert step.at_trial
     assert step.eta <= 0.5
     assert math.isfinite(state.h)
 
@@ -219,7 +220,7 @@ def test_a_trial_that_is_not_finite_is_rejected(bad):
 def test_a_loss_that_does_not_change_at_all_is_accepted_untested():
     before = State(1.0, h=0.25, s=1.0)
     state, step = decide(before, 10.0, 1.0, lambda eta: 10.0, PAPER)
-    assert (step.eta, step.tested, step.trials) == (1.1, True, 1)
+    assert (step.eta, step.at_trial, step.trials) == (1.1, True, 1)
     assert state.h == before.h
 
 
@@ -228,11 +229,16 @@ def test_on_flat_ground_the_step_stays_what_it_is(f, q):
     state = State(1.0)
     for _ in range(12):
         state, step = decide(state, f, q, pytest.fail, PAPER)
-        assert (step.eta, step.tested) == (1.0, False)
-    assert (state.flat, state.searches, state.eta) == (12, 0, 1.0)
+        assert (step.eta, step.at_trial) == (1.0, False)
+    assert (state.flat, state.searches, state.eta, state.since) == (12, 0, 1.0, 0)
     for _ in range(12):  # released: it grows without a bound
         state, _ = decide(state if state.steps > 12 else State(1.0, steps=12), f, q, pytest.fail, RELEASED)
     assert state.eta == pytest.approx(1.1**12)
+
+
+def test_ground_is_flat_where_the_average_of_slopes_is():
+    state, step = decide(State(1.0, s=1.0), 10.0, 0.0, lambda eta: 10.0 - 100 * eta, PAPER)
+    assert (state.flat, state.searches, step.trials) == (0, 1, 1)
 
 
 def test_no_step_is_longer_than_the_limit():
@@ -256,7 +262,19 @@ def test_numbers_give_the_state_back(state):
 
 @pytest.mark.parametrize(
     "bad",
-    [{"eta0": 0.0}, {"eta0": 11.0}, {"c": 0.0}, {"c": 1.0}, {"beta3": 1.0}, {"growth": 0.9}, {"shrink": 1.0}, {"every": -1}],
+    [
+        {"eta0": 0.0},
+        {"eta0": 11.0},
+        {"limit": -1.0},
+        {"most_trials": 2.5},
+        {"every": 0.5},
+        {"c": 0.0},
+        {"c": 1.0},
+        {"beta3": 1.0},
+        {"growth": 0.9},
+        {"shrink": 1.0},
+        {"every": -1},
+    ],
 )
 def test_rules_that_cannot_work_are_refused_by_name_and_number(bad):
     ((name, value),) = bad.items()

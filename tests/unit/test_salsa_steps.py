@@ -17,6 +17,7 @@ from common.optim.armijo import PAPER, PLAIN, RELEASED, TINY, Rules
 from common.optim.salsa import Salsa
 
 EVERY = replace(PAPER, every=1)
+SELDOM = replace(PAPER, early=2, every=3)  # two of three steps without a search
 
 
 def quadratic(w, curvature):
@@ -61,8 +62,8 @@ def slow(rules, adam, w, problems, b1=0.9, b2=0.999, eps=1e-8):
         if rules.released:
             wait = min(10, 1 / (r - 1 + 1e-8))
         else:
-            wait = 10 if r == 1 else min(10, max(1, round(1 / (r - 1))))
-        there, searched, used = None, k < 10 or since >= wait, eta * (1.1 if rules.released else 1)
+            wait = rules.every or (10 if r == 1 else min(10, max(1, round(1 / (r - 1)))))
+        there, searched, used = None, k <= rules.early or since >= wait, eta * (1.1 if rules.released else 1)
         if searched:
             since, s = 0, rules.beta3 * s + (1 - rules.beta3) * q
             trial = min(rules.growth * eta, rules.limit)
@@ -93,7 +94,7 @@ def noisy_problems(seed, n, steps):
 
 @settings(max_examples=12)
 @given(
-    st.sampled_from([PAPER, PLAIN, RELEASED, replace(PAPER, c=0.6, beta3=0.5)]),
+    st.sampled_from([PAPER, PLAIN, RELEASED, replace(PAPER, c=0.6, beta3=0.5), SELDOM]),
     st.sampled_from(["adam", "sgd"]),
     st.integers(1, 9),
     st.integers(0, 999),
@@ -102,6 +103,7 @@ def test_both_variants_and_directions_equal_a_slow_version(rules, direction, n, 
     problems = list(noisy_problems(seed, n, 60))
     start = np.random.default_rng(seed + 1).standard_normal(n)
     expected = list(slow(rules, direction == "adam", start.copy(), problems))
+    unsearched = 0
     # One parameter in two tensors: the search has one step for all.
     whole = torch.from_numpy(start.copy())
     parts = [nn.Parameter(p.clone()) for p in whole.split([1, n - 1]) if len(p)]
@@ -116,9 +118,11 @@ def test_both_variants_and_directions_equal_a_slow_version(rules, direction, n, 
             return torch.tensor(loss(w), dtype=torch.float64)
 
         optimizer.step(closure)
+        unsearched += not optimizer.last.trials
         # Sums in another order, sixty steps long; a test that is decided by the last digit would show as a factor of 0.8.
         assert optimizer.param_groups[0]["lr"] == pytest.approx(eta, rel=1e-6)
         np.testing.assert_allclose(torch.cat([p.detach() for p in parts]).numpy(), wanted, rtol=1e-6, atol=1e-8)
+    assert unsearched >= 30 or rules != SELDOM
 
 
 @given(st.integers(0, 999), st.floats(0.05, 0.95), st.floats(0.5, 0.95), st.sampled_from([0.0, 0.9, 0.99]), st.floats(1, 100))
@@ -381,7 +385,7 @@ def test_equal_weights_give_equal_losses_inside_a_step():
     assert optimizer.last.decrease == 0
 
 
-@pytest.mark.parametrize("rules", [PAPER, RELEASED, PLAIN])
+@pytest.mark.parametrize("rules", [PAPER, RELEASED, PLAIN, SELDOM])
 @pytest.mark.parametrize("direction", ["adam", "sgd"])
 def test_a_run_that_is_saved_and_loaded_goes_on_bit_for_bit(rules, direction):
     torch.manual_seed(0)
@@ -417,17 +421,112 @@ def test_lr_is_the_step_that_was_taken_and_one_from_outside_is_where_the_next_se
     assert optimizer.search.eta == pytest.approx(1.1e-3 * eta)
 
 
-def test_weight_decay_acts_once_on_what_is_taken_and_not_on_trials():
+def test_an_lr_from_outside_is_searched_at_once_and_never_above_the_limit():
+    w = weights(8)
+    closure, calls = quadratic(w, positive(9))
+    optimizer = Salsa([w], replace(PAPER, early=1, every=10), "sgd")
+    optimizer.step(closure)
+    trials = calls[False]
+    optimizer.zero_grad()
+    optimizer.step(closure)
+    assert calls[False] == trials, "this step is not due"
+    optimizer.param_groups[0]["lr"] = 500.0
+    optimizer.zero_grad()
+    loss = optimizer.step(closure)
+    assert calls[False] > trials
+    assert optimizer.search.eta <= PAPER.limit
+    assert closure(False) < loss
+
+
+@pytest.mark.parametrize("lr", [0.0, -0.1, math.inf, math.nan])
+def test_an_lr_that_is_no_step_is_refused(lr):
+    w = weights(8)
+    optimizer = Salsa([w])
+    optimizer.param_groups[0]["lr"] = lr
+    with pytest.raises(ValueError, match=f"lr {lr} has been set"):
+        optimizer.step(quadratic(w, positive(9))[0])
+
+
+def test_an_lr_set_before_saving_is_still_from_outside_after_loading():
+    ends = []
+    for saves in (False, True):
+        w = weights(8)
+        closure, _ = quadratic(w, positive(9))
+        optimizer = Salsa([w], EVERY, "sgd")
+        optimizer.step(closure)
+        optimizer.param_groups[0]["lr"] *= 1e-3
+        if saves:
+            kept = copy.deepcopy(optimizer.state_dict())
+            optimizer = Salsa([w], EVERY, "sgd")
+            optimizer.load_state_dict(kept)
+        optimizer.zero_grad()
+        optimizer.step(closure)
+        ends.append(optimizer.search)
+    assert ends[0] == ends[1]
+
+
+def test_a_state_of_the_other_direction_is_refused():
+    w = weights(8)
+    with pytest.raises(ValueError, match="this state is of SGD"):
+        Salsa([w], direction="adam").load_state_dict(Salsa([w], direction="sgd").state_dict())
+
+
+def test_a_closure_that_zeroes_the_direction_is_found_out():
+    w = weights(8)
+    inner, _ = quadratic(w, positive(9))
+    optimizer = Salsa([w], replace(EVERY, eta0=10.0), "sgd")
+
+    def closure(backwards):
+        optimizer.zero_grad(set_to_none=False)
+        return inner(backwards)
+
+    before = w.detach().clone()
+    with pytest.raises(RuntimeError, match="zero_grad belongs before"):
+        optimizer.step(closure)
+    assert torch.equal(w.detach(), before)
+
+
+def test_an_error_at_a_trial_leaves_weights_and_buffers_as_they_were():
+    torch.manual_seed(0)
+    module = Network().train()
+    optimizer = Salsa(module.parameters(), EVERY, buffers=module.buffers())
+    x, y = batch(0)
+    reference = copy.deepcopy(module)
+    reference(x)
+
+    def closure(backwards):
+        loss = F.cross_entropy(module(x), y)
+        if not backwards:
+            raise KeyboardInterrupt
+        loss.backward()
+        return loss
+
+    with pytest.raises(KeyboardInterrupt):
+        optimizer.step(closure)
+    for (name, ours), theirs in zip(module.state_dict().items(), reference.state_dict().values(), strict=True):
+        assert torch.equal(ours, theirs), name
+
+
+def test_slopes_are_summed_in_double_precision():
+    w = nn.Parameter(torch.randn(10**6, generator=torch.Generator().manual_seed(0)))
+    optimizer = Salsa([w], replace(EVERY, beta3=0.0), "sgd")
+    optimizer.step(quadratic(w, torch.ones_like(w).detach())[0])
+    assert optimizer.last.slope == pytest.approx(float(w.grad.double().square().sum()), rel=1e-12)
+
+
+@pytest.mark.parametrize("rules", [EVERY, replace(RELEASED, every=1)])
+def test_weight_decay_acts_once_on_what_is_taken_and_not_on_trials(rules):
     ends = []
     for decay in (0.0, 0.25):
         w = weights(10)
-        optimizer = Salsa([w], EVERY, "sgd", betas=(0.0, 0.0), weight_decay=decay)
+        optimizer = Salsa([w], rules, "sgd", betas=(0.0, 0.0), weight_decay=decay)
         before = w.detach().clone()
         optimizer.step(quadratic(w, positive(11))[0])
         ends.append((optimizer.search.eta, w.detach().clone()))
     (eta, plain), (other, decayed) = ends
     assert other == eta
-    torch.testing.assert_close(decayed, plain - eta * 0.25 * before)
+    # The released class decays the weights of the trial point.
+    torch.testing.assert_close(decayed, plain - eta * 0.25 * (plain if rules.released else before))
 
 
 def test_parameters_without_a_gradient_stay_and_groups_share_the_step():
@@ -470,8 +569,15 @@ def test_what_cannot_work_is_refused():
     w = weights(0)
     with pytest.raises(ValueError, match="unknown direction 'up'"):
         Salsa([w], direction="up")
-    with pytest.raises(ValueError, match=r"betas \(1.0, 0.9\)"):
-        Salsa([w], betas=(1.0, 0.9))
+    for bad, message in (
+        ({"betas": (1.0, 0.9)}, r"betas \(1.0, 0.9\)"),
+        ({"eps": -1.0}, "eps -1.0 and weight_decay"),
+        ({"weight_decay": -1.0}, "weight_decay -1.0 have"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Salsa([w], **bad)
+        with pytest.raises(ValueError, match=message):
+            Salsa([{"params": [w], **bad}])
     many = Salsa([w], gather=lambda row: np.stack([row, row]))
     with pytest.raises(ValueError, match="sum of the losses and their number"):
         many.step(quadratic(w, positive(0))[0])
