@@ -34,7 +34,7 @@ class Args(CommonArgs):
     direction: Literal["adam", "sgd"] = "adam"
     """what is searched along"""
     eta0: float = PAPER.eta0
-    """the first step; any high value (paper: 0.1; released class: 1)"""
+    """the first step that is tried; the first search goes down from it or up (paper: 0.1, down; released class: 1, down)"""
     c: float = PAPER.c
     """share of the promised decrease that a step has to bring (paper: 0.3; released class: 0.5; plain: 0.1)"""
     beta3: float = PAPER.beta3

@@ -30,7 +30,7 @@ class Rules:
     """How steps are searched for. What was published, and where this departs from it: docs/algorithms.md.
 
     Attributes:
-        eta0: the first step that is tried; any high value.
+        eta0: the first step that is tried.
         c: share of the promised decrease that a step has to bring, in (0, 1).
         beta3: weight of the past in h and s, in [0, 1); 0 is the plain test.
         growth: factor on the step before each search, at least 1.
@@ -40,6 +40,7 @@ class Rules:
         early: so many first steps are all searched.
         every: steps between two searches; 0 adapts them to how fast the step changes.
         longest: most steps between two searches where they adapt.
+        climbs: the first search goes up as well as down, so that eta0 may be too low as it may be too high; ours.
         released: behave as the class `SaLSA` of the authors' code does where that differs from their paper.
     """
 
@@ -53,6 +54,7 @@ class Rules:
     early: int = 9
     every: int = 0
     longest: int = 10
+    climbs: bool = True
     released: bool = False
 
     def __post_init__(self) -> None:
@@ -75,7 +77,7 @@ class Rules:
 
 PAPER = Rules()
 PLAIN = Rules(c=0.1, beta3=0.0)  # Vaswani et al.'s search
-RELEASED = Rules(eta0=1.0, c=0.5, beta3=0.9, limit=math.inf, released=True)
+RELEASED = Rules(eta0=1.0, c=0.5, beta3=0.9, limit=math.inf, climbs=False, released=True)
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,8 @@ def decide(state: State, f: float, q: float, trial: Callable[[float], float], ru
         state = replace(state, flat=state.flat + 1, eta=eta if rules.released else state.eta)
         return _watched(state, rules, searched=True), Step(state.eta)
     accepted, h, step = backtrack(eta, state.h, s, f, trial, rules)
+    if rules.climbs and state.searches == 0 and accepted and step.trials == 1 and step.decrease > 0:
+        h, step = climb(step, h, state.h, s, f, trial, rules)
     state = replace(state, eta=step.eta, h=h, searches=state.searches + 1, trials=state.trials + step.trials)
     if not accepted:
         state = replace(state, exhausted=state.exhausted + 1)
@@ -206,6 +210,25 @@ def backtrack(
         if n < rules.most_trials:
             eta *= rules.shrink
     return False, h, Step(eta, False, decrease, rules.most_trials)
+
+
+def climb(
+    step: Step, h: float, before: float, s: float, f: float, trial: Callable[[float], float], rules: Rules
+) -> tuple[float, Step]:
+    """After an eta that passed at once: lengthen it by 1 / shrink while the test passes; the last h and step that did.
+
+    h: the average at the accepted step; before: the one ahead of this search. On a quadratic it ends where backtracking from
+    above does, in (shrink B, B].
+    """
+    eta, trials = step.eta, step.trials
+    while eta < rules.limit and trials < rules.most_trials:
+        eta, trials = min(eta / rules.shrink, rules.limit), trials + 1
+        there = trial(eta)
+        tested = average(before, f - there, rules.beta3)
+        if not (math.isfinite(there) and is_sufficient(tested, eta, s, rules.c)):
+            break
+        h, step = tested, Step(eta, False, f - there)
+    return h, replace(step, at_trial=False, trials=trials)
 
 
 def skip(state: State) -> State:

@@ -36,6 +36,34 @@ def test_a_first_search_on_a_quadratic_ends_below_its_bound_after_the_rejections
     assert h >= 0
 
 
+@given(shares, curvatures, factors, pasts, st.floats(1e-3, 1e3))
+def test_the_first_search_ends_below_the_bound_wherever_it_begins_and_later_ones_do_not_climb(c, L, shrink, beta3, share):
+    bound = 2 * (1 - c) / L
+    rules = Rules(eta0=share * bound, c=c, beta3=beta3, shrink=shrink, limit=math.inf, growth=1.0, most_trials=1000)
+    loss, tried = parabola(L), []
+    state, step = decide(State(rules.eta0), 10.0, 1.0, lambda eta: tried.append(eta) or loss(eta), rules)
+    assert shrink * bound * (1 - 1e-5) < step.eta <= bound * (1 + 1e-5)
+    assert state.eta == step.eta
+    assert state.trials == step.trials == len(tried)
+    assert step.at_trial == (step.eta == tried[-1])
+    assert state.h == average(0.0, 10.0 - loss(step.eta), beta3), "that of the accepted trial, not of the failed one after it"
+    assert step.decrease == 10.0 - loss(step.eta)
+    tried.clear()
+    low = replace(state, eta=1e-3 * bound, h=0.0, s=0.0)
+    _, step = decide(low, 10.0, 1.0, lambda eta: tried.append(eta) or loss(eta), rules)
+    assert tried == [step.eta] == [low.eta]
+
+
+def test_a_climb_ends_at_the_limit_and_at_the_most_trials():
+    rules = replace(PAPER, eta0=1e-3, limit=0.5)
+    state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, rules)
+    assert state.eta == step.eta == 0.5
+    state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, replace(rules, most_trials=4))
+    assert (step.eta, step.trials) == (pytest.approx(1.1e-3 / 0.8**3), 4)
+    state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, replace(RELEASED, eta0=1e-3))
+    assert (step.eta, step.trials) == (pytest.approx(1.1e-3), 1), "the released class does not climb"
+
+
 @given(shares, curvatures, factors, st.floats(0.0, 0.99))
 def test_plain_searches_stay_in_a_band_below_the_bound_with_at_most_one_rejection(c, L, shrink, share):
     growth = shrink**-share
@@ -105,7 +133,7 @@ def slow_plain_search(eta, f, q, loss, c, shrink):
 @given(shares, factors, st.integers(0, 999))
 def test_without_averages_it_is_the_plain_search_bit_for_bit(c, shrink, seed):
     rng = np.random.default_rng(seed)
-    rules, state = Rules(c=c, beta3=0.0, shrink=shrink, every=1, limit=math.inf, most_trials=10_000), State(0.7)
+    rules, state = Rules(c=c, beta3=0.0, shrink=shrink, every=1, limit=math.inf, most_trials=10_000, climbs=False), State(0.7)
     eta = 0.7
     for _ in range(20):
         L, q = rng.lognormal(0, 2), rng.lognormal(0, 1)
@@ -237,8 +265,8 @@ def test_on_flat_ground_the_step_stays_what_it_is(f, q):
 
 
 def test_ground_is_flat_where_the_average_of_slopes_is():
-    state, step = decide(State(1.0, s=1.0), 10.0, 0.0, lambda eta: 10.0 - 100 * eta, PAPER)
-    assert (state.flat, state.searches, step.trials) == (0, 1, 1)
+    state, step = decide(State(1.0, s=1.0, searches=1), 10.0, 0.0, lambda eta: 10.0 - 100 * eta, PAPER)
+    assert (state.flat, state.searches, step.trials) == (0, 2, 1)
 
 
 def test_no_step_is_longer_than_the_limit():
