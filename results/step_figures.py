@@ -14,16 +14,20 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     chosen = rows[rows.chosen]
     figure = Figure((WIDTH, 1.7 + 0.3 * len(chosen)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
+    losses = np.concatenate([records.counted(number).train_loss.astype(float) for number in chosen.index])
+    losses = losses[np.isfinite(losses) & (losses > 0)]
+    edge = 5 * np.median(losses) if len(losses) else np.inf  # of a rate that diverged on one seed the loss is anything
     places = np.arange(len(chosen))[::-1]
     for place, (number, row) in zip(places, chosen.iterrows(), strict=True):
         runs = records.counted(number)
         colour = COLOURS[1] if row.method in SEARCHES else COLOURS[0] if np.isfinite(row.asked) else COLOURS[2]
-        for axes, values in ((left, runs.train_loss.astype(float)), (right, 100 * runs.test_accuracy.astype(float))):
+        loss = runs.train_loss.astype(float).fillna(np.inf)
+        for axes, values in ((left, loss.clip(upper=edge)), (right, 100 * runs.test_accuracy.astype(float))):
             axes.plot([values.min(), values.max()], [place, place], color=colour, lw=1.2)
             axes.plot(values, [place] * len(values), "o", ms=5, mec="white", mew=0.6, color=colour)
+        if (loss > edge).any():
+            left.plot(edge, place, ">", ms=8, color=colour)
     left.set_yticks(places, chosen.title)
-    losses = np.concatenate([records.counted(number).train_loss.astype(float) for number in chosen.index])
-    losses = losses[np.isfinite(losses) & (losses > 0)]
     if len(losses) and losses.max() > 3 * losses.min():  # in a narrower range a log axis has no room for its numbers
         left.set_xscale("log")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
@@ -44,7 +48,8 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     footnote(figure, [f"profile {records.profile}", ranks(chosen), seeds(chosen), f"commit {commits(chosen)}", "a dot a seed"])
     caption = (
         "Training loss of the last round (without smoothed labels or decay) and test accuracy at the end, a dot a seed; rates "
-        "are those with the best validation accuracy of the ones tried, line searches are not tuned."
+        "are those with the best validation accuracy of the ones tried, line searches are not tuned. A triangle: a loss beyond "
+        "the edge, on some seed."
     )
     return Picture(f"steps-{_slug(subject)}", title, caption, figure)
 
@@ -52,15 +57,17 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
 def first_step(records: Records, subject: str, rows: pd.DataFrame) -> Picture | None:
     """Test accuracy over the learning rate or the first step; None without a line search begun with several."""
     wide = rows.groupby("title").filter(lambda part: part.asked.nunique() >= LEAST_IN_A_SWEEP)
-    wide = wide[wide.method.isin((*SEARCHES, "constant"))]
+    wide = wide[wide.method.isin(SEARCHES) | ((wide.method == "constant") & wide.optimizers.isin(("sgd", "adamw")))]
     if not wide.method.isin(SEARCHES).any():
         return None
     figure = Figure((WIDTH, 4.4), layout="constrained")
     axes = figure.subplots()
-    for i, (title, part) in enumerate(wide.groupby("title", sort=False)):
+    wide = wide.sort_values("method", key=lambda methods: ~methods.isin(SEARCHES), kind="stable")  # searches first
+    for title, part in wide.groupby("title", sort=False):
         part = part.sort_values("asked")
         accuracies = [100 * records.counted(number).test_accuracy.astype(float) for number in part.index]
-        colour, style = COLOURS[i % len(COLOURS)], "-" if part.method.iloc[0] in SEARCHES else STYLES[1]
+        colour = COLOURS[0] if part.optimizers.iloc[0] in ("sgd", "salsa-sgd") else COLOURS[1]
+        style = {"salsa": STYLES[0], "constant": STYLES[1]}.get(part.method.iloc[0], STYLES[2])
         axes.plot(part.asked, [a.mean() for a in accuracies], marker="o", ms=4, color=colour, ls=style, lw=1.8, label=title)
         low, high = ([f(a) for a in accuracies] for f in (np.min, np.max))
         axes.fill_between(part.asked, low, high, color=colour, alpha=0.12, lw=0)
