@@ -29,7 +29,7 @@ PRESETS = tuple(SIZES)
 TEXT: dict[str, Any] = {"model": "transformer", "crop": 0, "image_size": 0, "train_images": 0}
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "smoke": {**TEXT, "depth": 2, "width": 2},
-    "cpu": {**TEXT, "depth": 4, "width": 4},
+    "cpu": {**TEXT, "depth": 2, "width": 4, "batch_size": 16},
     "paper": {**TEXT, "depth": 6, "width": 12},
 }
 
