@@ -132,13 +132,17 @@ compare_steps_on() { # DATA
     bare=(baselines/Baselines.py "${small[@]}" --label-smoothing 0)
 }
 
-# Line searches that nobody tunes, and rates, schedules and optimizers at the best of five rates.
+# Line searches that nobody tunes, and rates, schedules and optimizers at the best of five to seven rates.
 steps() { # DATA
     local data=$1 small bare
     compare_steps_on "$data"
     local sgd=(--optimizer sgd --weight-decay 0) adam=(--optimizer adamw --adam-decay 0)
-    local sgd_rates="0.03 0.1 0.3 1 3" adam_rates="0.003 0.01 0.03 0.1 0.3"
-    [ $data != topics ] || adam_rates="0.0003 0.001 0.003 0.01 0.03"
+    local sgd_rates adam_rates
+    case $data in
+        mnist) sgd_rates="0.003 0.01 0.03 0.1 0.3 1 3" adam_rates="0.0003 0.001 0.003 0.01 0.03 0.1 0.3" ;;
+        cifar10) sgd_rates="0.01 0.03 0.1 0.3 1 3" adam_rates="0.001 0.003 0.01 0.03 0.1 0.3" ;;
+        topics) sgd_rates="0.01 0.03 0.1 0.3 1" adam_rates="0.0003 0.001 0.003 0.01 0.03" ;;
+    esac
     for method in constant cosine; do
         tuned_by --adam-rate $method-adam-$data 1 "$adam_rates" "${bare[@]}" --method $method "${adam[@]}"
         experiment $method-prodigy-$data 1 "${bare[@]}" --method $method --optimizer prodigy --adam-decay 0
@@ -146,7 +150,7 @@ steps() { # DATA
     for method in constant cosine step onecycle; do
         tuned $method-sgd-$data 1 "$sgd_rates" "${bare[@]}" --method $method "${sgd[@]}"
     done
-    tuned schedulefree-sgd-$data 1 "$sgd_rates" "${bare[@]}" --optimizer schedulefree-sgd --weight-decay 0
+    tuned schedulefree-sgd-$data 1 "0.03 0.1 0.3 1 3" "${bare[@]}" --optimizer schedulefree-sgd --weight-decay 0
     tuned_by --adam-rate schedulefree-adam-$data 1 "$adam_rates" "${bare[@]}" --optimizer schedulefree-adamw --adam-decay 0
     for direction in adam sgd; do
         experiment salsa-$direction-$data 1 SaLSA/SaLSA.py --direction $direction "${small[@]}"

@@ -24,7 +24,7 @@ from common.rates import ScheduledRates
 from common.run import Run
 from common.topology import build_topology, world_size
 
-WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # every script has them
+WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # every script has them; here they are refused
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,10 @@ class FlatModel:
             view.zero_() if tensor.grad is None else view.copy_(tensor.grad)
             tensor.grad = view
 
+    def counters(self) -> dict[str, Tensor]:
+        """Buffers that are no floats (batches that batch norm has counted): they stay in the module, and with their worker."""
+        return {name: b for name, b in self.module.named_buffers() if not b.is_floating_point()}
+
     def is_finite(self) -> bool:
         """Whether all parameters and floating buffers of this worker are finite."""
         return bool(torch.isfinite(self.state).all())

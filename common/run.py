@@ -304,6 +304,7 @@ class Run:
         tensors = {"state": ecosphere.model.state}
         tensors |= {f"optimizer.{n}": v for n, v in self.optimizer.state_tensors().items()}
         tensors |= {f"synchroniser.{n}": v for n, v in self._coupled().items()}
+        tensors |= {f"counter.{n}": v for n, v in ecosphere.model.counters().items()}
         numbers = {
             "rate": ecosphere.rate,
             "rule": ecosphere.rates.state(),
@@ -326,6 +327,8 @@ class Run:
         """Go back to what `_state` gave after round t."""
         for name, value in self._coupled().items():
             value.copy_(tensors.pop(f"synchroniser.{name}"))
+        for name, value in self.ecosphere.model.counters().items():
+            value.copy_(tensors.pop(f"counter.{name}"))
         self.ecosphere.restore(tensors.pop("state"), numbers["rate"], numbers["rule"])
         self.optimizer.load_state_tensors({n.removeprefix("optimizer."): v for n, v in tensors.items()})
         self.totals = Totals(**numbers["totals"])

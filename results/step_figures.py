@@ -16,11 +16,13 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     left, right = figure.subplots(1, 2, sharey=True)
     losses = np.concatenate([records.counted(number).train_loss.astype(float) for number in chosen.index])
     losses = losses[np.isfinite(losses) & (losses > 0)]
-    edge = 5 * np.median(losses) if len(losses) else np.inf  # of a rate that diverged on one seed the loss is anything
-    places = np.arange(len(chosen))[::-1]
+    # Of a rate that diverged on one seed the loss is anything.
+    edge = 1.1 * losses[losses < 4 * np.median(losses)].max() if len(losses) else np.inf
+    places, used = np.arange(len(chosen))[::-1], set()
     for place, (number, row) in zip(places, chosen.iterrows(), strict=True):
         runs = records.counted(number)
         colour = COLOURS[1] if row.method in SEARCHES else COLOURS[0] if np.isfinite(row.asked) else COLOURS[2]
+        used.add(colour)
         loss = runs.train_loss.astype(float).fillna(np.inf)
         for axes, values in ((left, loss.clip(upper=edge)), (right, 100 * runs.test_accuracy.astype(float))):
             axes.plot([values.min(), values.max()], [place, place], color=colour, lw=1.2)
@@ -28,21 +30,17 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
         if (loss > edge).any():
             left.plot(edge, place, ">", ms=8, color=colour)
     left.set_yticks(places, chosen.title)
-    if len(losses) and losses.max() > 3 * losses.min():  # in a narrower range a log axis has no room for its numbers
+    if len(losses) and edge > 3 * losses.min():  # in a narrower range a log axis has no room for its numbers
         left.set_xscale("log")
-        left.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         left.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
         left.xaxis.set_minor_formatter(NullFormatter())
     left.set_xlabel("training loss, last round")
     right.set_xlabel("test accuracy, %")
     for axes in (left, right):
         axes.tick_params(axis="y", length=0)
-    handles = [
-        left.plot([], [], "o", color=c, label=words)[0]
-        for c, words in zip(COLOURS[1::-1], ("line search", "tuned rate"), strict=True)
-    ]
-    if chosen.asked.isna().any():
-        handles += left.plot([], [], "o", color=COLOURS[2], label="no rate")
+    kinds = {"line search": COLOURS[1], "tuned rate": COLOURS[0], "no rate": COLOURS[2]}
+    handles = [left.plot([], [], "o", color=c, label=words)[0] for words, c in kinds.items() if c in used]
     title = f"Steps that find themselves and steps that are tuned, {subject_title(rows)}"
     headline(figure, left, title, 2, handles)
     footnote(figure, [f"profile {records.profile}", ranks(chosen), seeds(chosen), f"commit {commits(chosen)}", "a dot a seed"])
@@ -75,7 +73,7 @@ def first_step(records: Records, subject: str, rows: pd.DataFrame) -> Picture | 
     axes.set(xlabel="learning rate, or first step of a line search", ylabel="test accuracy, %")
     title = f"What a wrong start does, {subject_title(rows)}"
     headline(figure, axes, title, 2)
-    band = "band: lowest to highest seed" if wide.n.max() > 1 else "one seed"
+    band = "band: lowest to highest seed, where there are several" if wide.n.max() > 1 else "one seed"
     footnote(figure, [f"profile {records.profile}", ranks(wide), seeds(wide), f"commit {commits(wide)}", band])
     caption = (
         "Test accuracy at the end over the learning rate, or over the first step that a line search tries, mean over seeds."

@@ -15,6 +15,7 @@ def test_a_run_of_two_ranks_counts_its_trials_and_resumes_to_the_bits_of_an_unin
     run(SALSA, *options, "--resume", ranks=2)
     there, here = check_complete(whole, 3, 2), check_complete(broken, 3, 2)
     assert here.hash == there.hash
+    assert (broken / "weights.safetensors").read_bytes() == (whole / "weights.safetensors").read_bytes(), "counters included"
     assert here.untimed_metrics == there.untimed_metrics
     summary, keys = there.summary, ("forward_evaluations", "searches", "trials", "extra_forward")
     assert [here.summary[k] for k in keys] == [summary[k] for k in keys]
