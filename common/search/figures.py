@@ -135,7 +135,8 @@ def _height(variable: Variable, trial: Trial) -> float:
 
 def _ticks(variable: Variable) -> list[tuple[float, str]]:
     if variable.is_numeric:
-        return [(u, f"{float(variable.from_unit(u)):.3g}") for u in (0.0, 0.5, 1.0)]
+        values = dict.fromkeys(variable.from_unit(u) for u in (0.0, 0.5, 1.0))  # an integer stands half a unit further in
+        return [(variable.to_unit(value), f"{float(value):.3g}") for value in values]
     return [(k / max(len(variable.choices) - 1, 1), str(choice)) for k, choice in enumerate(variable.choices)]
 
 

@@ -10,7 +10,7 @@ A last line that a kill has cut off is taken away; the event it would have been 
 import json
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from common.errors import UsageError
 from common.search.search import Event, Search
@@ -75,19 +75,21 @@ class Journal:
     def _restore(self, search: Search, lines: int) -> None:
         """Go to the newest snapshot that the journal covers, if there is one."""
         for name in (SNAPSHOT, PREVIOUS):
-            content = _read(self.directory / name)
-            if content is not None and content["events"] <= lines:
-                trials = [Trial.of(t) for t in content["trials"]]
-                sessions = [(moment, workers) for moment, workers in content["sessions"]]
-                search.restore(trials, sessions, content["events"], content["time"])
-                self.covered = content["events"]
+            found = _read(self.directory / name)
+            if found is not None and found[2] <= lines:
+                search.restore(*found)
+                self.covered = found[2]
                 return
 
 
-def _read(path: Path) -> dict[str, Any] | None:
+def _read(path: Path) -> tuple[list[Trial], list[tuple[float, int]], int, float] | None:
+    """(trials, sessions, events, time) of a snapshot; None where there is none or it is damaged."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError):
+        content = json.loads(path.read_text())
+        trials = [Trial.of(t) for t in content["trials"]]
+        sessions = [(moment, workers) for moment, workers in content["sessions"]]
+        return trials, sessions, int(content["events"]), float(content["time"])
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 
 

@@ -1,6 +1,6 @@
 """What a search leaves behind beside its journal: trials.csv, best.json, and the command that trains the winner.
 
-    config.json  environment.json  journal.jsonl  snapshot.json  trials.csv  best.json  importance.json
+    config.json  environment.json  journal.jsonl  snapshot.json  trials.csv  best.json
     summary.json  weights.safetensors  figures/*.png
 
 Columns and keys: results/README.md.
@@ -26,7 +26,7 @@ from common.search.trial import State, Trial
 
 COLUMNS = ("id", "state", "value", "steps", "worker", "start", "end", "cost", "seed", "attempts", "parents", "error")
 ALWAYS = ("rounds", "batch_size", "optimizer", "fitness_images", "label_smoothing", "precision", "seed")  # differ by script
-MAY_CHANGE = {"resume", "out", "data_dir", "trials", "time_budget", "target", "retries"}  # between two sessions
+MAY_CHANGE = {"resume", "out", "data_dir", "trials", "time_budget", "target", "retries", "space_name"}  # between two sessions
 NEVER = ("preset", "out", "resume")
 
 
@@ -88,6 +88,6 @@ def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks
     never = {*NEVER, *(() if isinstance(args, EoaArgs) else OTHERS[family(args.optimizer)])}  # which Baselines.py refuses
     for name, value in vars(args).items():
         if name not in never and (value != preset[name] or name in ALWAYS or name in searched):
-            words += [f"--{name.replace('_', '-')}", f"{value:g}" if isinstance(value, float) else str(value)]
+            words += [f"--{name.replace('_', '-')}", str(value)]  # floats in full: the winner's own
     start = f"mpirun --oversubscribe --bind-to none -np {ranks} " if ranks > 1 else ""
     return f"OMP_NUM_THREADS={threads} {start}python {script} {shlex.join(words)}"

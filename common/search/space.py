@@ -211,6 +211,8 @@ def read_space(path: Path) -> Space:
         raise UsageError(f"cannot read the search space {path}: {error.strerror}; DHPO/spaces has some") from None
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"the search space {path} is not valid TOML: {error}") from None
+    except UnicodeDecodeError as error:
+        raise UsageError(f"the search space {path} is not a text in UTF-8: {error}") from None
     return Space.of(content, str(path))
 
 

@@ -23,7 +23,7 @@ class Trial:
     """What is known of one trial.
 
     parents: ids of the trials that its setting was bred from. value: the larger the better; None where there is none. curve:
-    the value after each of its steps so far. attempts: how often it was started and raised an error. worker: who evaluates
+    the value after each of its steps so far. attempts: how often it raised an error and was begun again. worker: who evaluates
     it. start, end: seconds since the search began, by the coordinator's clock; cost: seconds of the worker's own clock.
     """
 

@@ -9,7 +9,7 @@ import pytest
 
 from common.cli import CommonArgs
 from common.errors import UsageError
-from common.search.figures import write_figures
+from common.search.figures import _ticks, write_figures
 from common.search.importance import importance
 from common.search.objective import with_setting
 from common.search.report import COLUMNS, check_same_search, command_of, totals, write_trials
@@ -140,16 +140,29 @@ class TestCommand:
         assert "--adam-rate 0.001" in command
         assert "--learning-rate" not in command
 
+    def test_numbers_are_named_in_full(self):
+        command = self.command({"label_smoothing": 0.0123456789, "momentum_factor": 0.123456789})
+        assert "--label-smoothing 0.0123456789 " in command + " "
+        assert "--momentum-factor 0.123456789 " in command + " "
+
     def test_of_an_ecosphere(self):
         command = self.command({"learning_rate": 0.2, "damping": "none"}, kind="eoa", ranks=2)
         assert "mpirun --oversubscribe --bind-to none -np 2 python EOA-SAM/EOASAM.py" in command
         assert "--damping none" in command
 
 
+@pytest.mark.parametrize(("low", "high", "texts"), [(1, 2, ["1", "2"]), (1, 3, ["1", "2", "3"]), (0, 10, ["0", "5", "10"])])
+def test_integers_are_drawn_where_their_labels_stand(low, high, texts):
+    (width,) = Space.of({"width": {"kind": "int", "low": low, "high": high}}).variables
+    assert _ticks(width) == [(width.to_unit(int(text)), text) for text in texts]
+
+
 def test_a_search_may_grow_when_it_is_resumed_and_nothing_else(tmp_path):
-    config = {"strategy": "grid", "trials": 8, "space": TREE.as_dict(), "seed": 0}
+    config = {"strategy": "grid", "trials": 8, "space": TREE.as_dict(), "seed": 0, "lag": 4, "rounds": 1, "space_name": "a"}
     check_same_search(tmp_path, config)
     (tmp_path / "config.json").write_text(json.dumps(config))
     check_same_search(tmp_path, {**config, "trials": 16, "out": "elsewhere", "resume": True})
-    with pytest.raises(UsageError, match="space"):
-        check_same_search(tmp_path, {**config, "space": LINEAR.as_dict()})
+    check_same_search(tmp_path, {**config, "space_name": "the same space from another file"})
+    for name, other in {"space": LINEAR.as_dict(), "seed": 1, "lag": 8, "rounds": 2, "strategy": "random"}.items():
+        with pytest.raises(UsageError, match=f"'{name}'"):
+            check_same_search(tmp_path, {**config, name: other})

@@ -122,6 +122,9 @@ def test_a_space_is_read_from_a_file_as_from_a_dictionary(tmp_path):
     space = read_space(tmp_path / "space.toml")
     assert space == Space.of({"optimizer": {"kind": "categorical", "choices": ["sgd", "adamw"]}, "learning_rate": SGD})
     assert Space.of(space.as_dict()) == space
+    (tmp_path / "space.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="is not a text in UTF-8"):
+        read_space(tmp_path / "space.toml")
 
 
 @pytest.mark.parametrize(

@@ -243,9 +243,10 @@ class TestResume:
         assert search.now == 6.0
         assert utilisation(search) == 1.0
 
-    def test_a_damaged_snapshot_is_passed_over(self, tmp_path):
+    @pytest.mark.parametrize("damaged", ['{"events": 12, "tri', "[]", "{}", '{"events": 1, "trials": [1], "sessions": []}'])
+    def test_a_damaged_snapshot_is_passed_over(self, tmp_path, damaged):
         whole = run_journaled(tmp_path, "evolution")
-        (tmp_path / SNAPSHOT).write_text('{"events": 12, "tri')
+        (tmp_path / SNAPSHOT).write_text(damaged)
         assert outcome(run_journaled(tmp_path, "evolution")) == outcome(whole)
         assert (tmp_path / PREVIOUS).exists()
 
