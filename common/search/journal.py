@@ -7,6 +7,7 @@
 A last line that a kill has cut off is taken away; the event it would have been has not happened.
 """
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -29,9 +30,13 @@ class Journal:
         self.covered = 0  # events in the newest snapshot
 
     def recover(self, search: Search) -> None:
-        """Bring a fresh search to where the journal ends, and be ready to go on. Raises UsageError where it is damaged."""
+        """Bring a fresh search to where the journal ends, and be ready to go on.
+
+        Raises UsageError where it is damaged, or another job is writing it.
+        """
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / JOURNAL
+        self.file = _locked(path)
         lines = _whole_lines(path)
         self._restore(search, len(lines))
         for number, line in enumerate(lines[self.covered :], start=self.covered + 1):
@@ -39,7 +44,6 @@ class Journal:
                 search.apply(json.loads(line))
             except (ValueError, KeyError, IndexError, TypeError) as error:
                 raise UsageError(f"line {number} of {path} is damaged ({error}): start anew with another --out") from None
-        self.file = open(path, "a")  # noqa: SIM115  (for as long as the search goes on)
 
     def record(self, event: Event) -> None:
         """Append one event."""
@@ -80,6 +84,19 @@ class Journal:
                 search.restore(*found)
                 self.covered = found[2]
                 return
+
+
+def _locked(path: Path) -> IO[str]:
+    """The file, to be appended to, for this job alone; the lock goes with the process, however it ends."""
+    file = open(path, "a")  # noqa: SIM115  (for as long as the search goes on)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise UsageError(f"another job is writing {path}: end it first, or choose another --out") from None
+    except OSError:
+        pass  # a file system without locks
+    return file
 
 
 def _read(path: Path) -> tuple[list[Trial], list[tuple[float, int]], int, float] | None:

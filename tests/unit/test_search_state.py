@@ -259,6 +259,18 @@ class TestResume:
         Journal(tmp_path).recover(search)
         assert search.events == 20
 
+    def test_two_jobs_cannot_write_one_journal(self, tmp_path):
+        run_journaled(tmp_path, "random", kill_after=9)
+        first, second = Journal(tmp_path), Journal(tmp_path)
+        first.recover(Search(STRATEGIES["random"], Limits(16), 3, seed=4))
+        before = (tmp_path / JOURNAL).read_text()
+        with pytest.raises(UsageError, match="another job is writing"):
+            second.recover(Search(STRATEGIES["random"], Limits(16), 3, seed=4))
+        assert (tmp_path / JOURNAL).read_text() == before
+        first.close()
+        second.recover(Search(STRATEGIES["random"], Limits(16), 3, seed=4))
+        second.close()
+
     def test_a_damaged_line_is_named(self, tmp_path):
         run_journaled(tmp_path, "random", every=10**6)
         lines = (tmp_path / JOURNAL).read_text().splitlines(keepends=True)
