@@ -8,7 +8,8 @@ nothing is sent.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from types import ModuleType
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from common.errors import UsageError
 from common.flat import host_array
 from common.mpi import MPI
 
@@ -169,6 +171,22 @@ class Group:
         table = np.empty((self.size, len(row)))
         self.comm.Allgather(np.ascontiguousarray(row, dtype=np.float64), table)
         return table
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """A block in which any rank may raise UsageError: all ranks then raise the error of the lowest such rank.
+
+        Collective, at the end of the block.
+        """
+        mine: str | None = None
+        try:
+            yield
+        except UsageError as error:
+            mine = str(error)
+        messages = self.comm.allgather(mine)
+        first = next((m for m in messages if m is not None), None)
+        if first is not None:
+            raise UsageError(first) from None
 
     def gather_slices_(self, array: np.ndarray, bounds: list[tuple[int, int]]) -> None:
         """In place: slice i comes from rank i of the group; ranks beyond the last slice only receive."""

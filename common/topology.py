@@ -5,8 +5,7 @@ over which gradients are averaged (`scope`): the population's own, or the world'
 """
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -70,18 +69,9 @@ class Topology:
         spec = replace(self.spec, workers=1)
         return Topology(me, me, me, [spec], 0, [0], me, self.device, self.threads, me.traffic)
 
-    @contextmanager
-    def agreed(self) -> Iterator[None]:
-        """A block in which any rank may raise UsageError: all ranks then raise the error of the lowest such rank."""
-        mine: str | None = None
-        try:
-            yield
-        except UsageError as error:
-            mine = str(error)
-        messages = self.world.comm.allgather(mine)
-        first = next((m for m in messages if m is not None), None)
-        if first is not None:
-            raise UsageError(first) from None
+    def agreed(self) -> AbstractContextManager[None]:
+        """A block in which any rank of the world may raise UsageError (`Group.agreed`)."""
+        return self.world.agreed()
 
 
 def world_size() -> int:

@@ -252,7 +252,8 @@ def run(
     """
     group = group or Group(MPI.COMM_SELF, Traffic())
     workers = comm.Get_size() // group.size
-    coordinator = make_coordinator() if comm.Get_rank() == 0 else None
+    with Group(comm, Traffic()).agreed():  # a journal that cannot be used is the first rank's to find out
+        coordinator = make_coordinator() if comm.Get_rank() == 0 else None
     if workers == 1:
         _work(objective, Direct(coordinator) if coordinator else None, group)
         return coordinator.search if coordinator else None

@@ -128,6 +128,14 @@ def test_errors_are_repeated_once_and_nan_is_a_failure():
         assert search.best.value == 1.0
 
 
+def test_a_journal_that_cannot_be_used_is_everybodys_error(shared_dir):
+    def refused():
+        raise UsageError("line 3 is damaged")
+
+    with pytest.raises(UsageError, match="line 3 is damaged"):
+        run(lambda task, report: 0.0, refused)
+
+
 def test_the_journal_is_small_and_goes_on_where_it_ends(shared_dir):
     def search_with(journal, trials):
         search = Search(Steady(SPACE, 4, Order(5)), Limits(trials), SIZE, seed=2, log=journal.record)
