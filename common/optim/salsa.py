@@ -159,8 +159,8 @@ class Salsa(torch.optim.Optimizer):
         """
         self._listen()
         report = self._call(closure, backwards=True)
-        loss, steepness = self._mean(report), self._squared_norm()  # finite on one rank is finite on all: g is averaged
-        if math.isfinite(loss) and math.isfinite(steepness):
+        loss = self._mean(report)
+        if math.isfinite(loss) and self._has_finite_gradient():
             self._go(closure, loss)
         else:
             self.search, self.last = skip(self.search), Step(0.0)
@@ -244,9 +244,11 @@ class Salsa(torch.optim.Optimizer):
         """The first rank's: sums over equal tensors differ in their last digits between ranks with unlike threads."""
         return float(self.gather(np.array([number]))[0, 0])
 
-    def _squared_norm(self) -> float:
-        """||g||^2 over all parameters with a gradient."""
-        return sum(_dot(p.grad, p.grad) for group in self.param_groups for p in group["params"] if p.grad is not None)
+    def _has_finite_gradient(self) -> bool:
+        """Whether every number of it is finite; on all ranks alike, since they hold the same average."""
+        return all(
+            bool(torch.isfinite(p.grad).all()) for group in self.param_groups for p in group["params"] if p.grad is not None
+        )
 
     def _moves(self) -> Iterator[Move]:
         """Take the gradients into the moments; parameters without one are left out."""
