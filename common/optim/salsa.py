@@ -45,7 +45,7 @@ class Move:
     momentum: Tensor
     scale: float
     direction: Tensor
-    slope: float
+    slope: Tensor
     root: Tensor | None
     decay: float
     base: Tensor | None = None
@@ -180,7 +180,7 @@ class Salsa(torch.optim.Optimizer):
     def _go(self, closure: Closure, loss: float) -> None:
         """The step itself, where there is a finite gradient."""
         moves = list(self._moves())
-        slope = self._agreed(sum(move.slope for move in moves))
+        slope = self._agreed(float(sum(move.slope for move in moves)))
         versions = [move.direction._version for move in moves]
 
         def trial(eta: float) -> float:
@@ -246,9 +246,8 @@ class Salsa(torch.optim.Optimizer):
 
     def _has_finite_gradient(self) -> bool:
         """Whether every number of it is finite; on all ranks alike, since they hold the same average."""
-        return all(
-            bool(torch.isfinite(p.grad).all()) for group in self.param_groups for p in group["params"] if p.grad is not None
-        )
+        sums = [p.grad.sum(dtype=torch.float64) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        return math.isfinite(sum(sums, 0.0))  # no sum of finite float32 numbers leaves the range of float64
 
     def _moves(self) -> Iterator[Move]:
         """Take the gradients into the moments; parameters without one are left out."""
@@ -298,6 +297,8 @@ class Salsa(torch.optim.Optimizer):
         self._written = state_dict["written"]
 
 
-def _dot(a: Tensor, b: Tensor) -> float:
-    """Summed in float64: in float32 a million terms cost four digits."""
-    return torch.dot(a.flatten().double(), b.flatten().double()).item()
+def _dot(a: Tensor, b: Tensor) -> Tensor:
+    """<a, b>, a scalar summed in float64: in float32 a million terms cost four digits."""
+    if a.dtype in (torch.float16, torch.bfloat16):
+        a, b = a.float(), b.float()
+    return (a * b).sum(dtype=torch.float64)
