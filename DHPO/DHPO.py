@@ -156,7 +156,7 @@ def start_record(directory: Path, args: Args, space: Space, training: Training, 
     """Write config.json and environment.json; before resuming, the search has to be the one recorded. Collective."""
     named = {"experiment": "dhpo", "method": args.strategy, "space": space.as_dict(), "space_name": args.space}
     config = {**vars(args), "precision": training.args.precision, **named}
-    with topology.agreed():
+    with topology.world.agreed():
         if topology.world.rank == 0:
             check_same_search(directory, config)
             directory.mkdir(parents=True, exist_ok=True)

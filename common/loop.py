@@ -89,10 +89,9 @@ def train_round(
     before = optimizer.counts()
     for step, (images, labels) in enumerate(batches):
         closure = _closure(ecosphere, images, labels, plan, exact=optimizer.salsa is not None)
-        tried = optimizer.counts()["trials"]
         total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))[:2]
         seen, answers = seen + len(labels), answers + labels.numel()
-        forward += len(labels) * (optimizer.passes + optimizer.counts()["trials"] - tried)
+        forward += len(labels) * optimizer.forward_passes
         after_step(step)
     if faults.trip("train", rank, t):
         model.state.detach().fill_(torch.nan)
@@ -117,14 +116,10 @@ def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan, e
             with autocast(images.device, plan.precision):
                 logits = model.module(part).float()
             logits, truth = logits.flatten(0, -2), truth.flatten()
-            if backwards or not exact:
-                loss = F.cross_entropy(logits, truth, label_smoothing=smoothing)
-                summed = loss.detach() * len(truth)
+            losses = F.cross_entropy(logits, truth, label_smoothing=smoothing, reduction="none" if exact else "mean")
             if backwards:
-                (loss * (len(part) / len(images))).backward()
-            logits = logits.detach()
-            if exact:
-                summed = F.cross_entropy(logits, truth, reduction="none", label_smoothing=smoothing).double().sum()
+                (losses.mean() * (len(part) / len(images))).backward()
+            summed = losses.detach().double().sum() if exact else losses.detach() * len(truth)
             report[:2] += torch.stack([summed, (logits.argmax(1) == truth).sum()])
             report[2] += len(truth)
         return report

@@ -25,6 +25,7 @@ LOWEST, HIGHEST = 1e-4, 1e2  # of the rates tried, as multiples of the base rate
 STEPS = 200  # unless --max-steps says otherwise
 FORGETTING = 0.9  # weight of the past in the average that is watched for losses that run away
 TOO_MUCH = 4.0  # times the lowest average so far: there is nothing more to see
+AT_ONCE = 10  # losses that run away within so many steps began at too high a rate
 BLUR = 0.02  # of the number of steps: deviation of the bell that the curve is smoothed with
 
 
@@ -73,6 +74,18 @@ class Watch:
         return not np.isfinite(average) or average > TOO_MUCH * self.lowest
 
 
+def advice_of(found: Found | None, steps: int, asked: int, option: str) -> str:
+    """What to try, in words. steps: before the losses ran away, of those asked for. option: of the rate."""
+    if found:
+        return (
+            f"the loss falls fastest at {found.steepest:.2g} and is lowest at {found.lowest:.2g}: "
+            f"try {option} {found.steepest:.2g}"
+        )
+    if steps <= AT_ONCE < asked:
+        return f"the loss rose at the first rates already: give a lower {option}"
+    return f"the loss did not fall at any of {steps} rates: look at the curve, or give another {option}"
+
+
 def option_of_rate(optimizer: str) -> str:
     """The option that says the base rate of a weight optimizer."""
     return "--learning-rate" if family(optimizer) == "sgd" else "--adam-rate"
@@ -108,7 +121,8 @@ class RangeTest:
         if run.record.active:
             _write(run.directory / "find-lr.csv", rates, losses)
             _draw(run.directory / "find-lr.png", rates, losses, found, self.option)
-        run.reporter.line(self._verdict(found, len(rates)))
+        advice = advice_of(found, len(rates), len(run.lengths), self.option)
+        run.reporter.line(f"{advice}; curve in {run.directory}/find-lr.png")
 
     def _losses(self) -> tuple[np.ndarray, np.ndarray]:
         """(rates, mean losses over all ranks before the step at each), until there are no more or the losses run away."""
@@ -127,17 +141,6 @@ class RangeTest:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         for epoch in itertools.count():
             yield from self.run.batches(epoch, self.run.plan.steps)
-
-    def _verdict(self, found: Found | None, steps: int) -> str:
-        where = f"curve in {self.run.directory}/find-lr.png"
-        if found is None:
-            if steps <= 10:  # the losses ran away at once
-                return f"the loss rose at the first rates already: give a lower {self.option}; {where}"
-            return f"the loss did not fall at any of {steps} rates: look at the curve, or give another {self.option}; {where}"
-        return (
-            f"the loss falls fastest at {found.steepest:.2g} and is lowest at {found.lowest:.2g}: "
-            f"try {self.option} {found.steepest:.2g}; {where}"
-        )
 
 
 def _write(path: Path, rates: np.ndarray, losses: np.ndarray) -> None:

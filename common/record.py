@@ -100,7 +100,7 @@ def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume:
         raise UsageError("--resume needs --out: the directory of the run to go on with")
     if topology.world.share((directory / "config.json").exists()) and not resume:
         raise UsageError(f"{directory} already holds a record: choose another --out, or --resume to go on with it")
-    with topology.agreed():
+    with topology.world.agreed():
         if topology.world.rank == 0:
             _check_writable(directory)
     return directory
@@ -116,7 +116,7 @@ def _check_writable(directory: Path) -> None:
 
 def check_same_config(directory: Path, config: Mapping[str, Any], topology: Topology) -> None:
     """Before resuming: the recorded configuration has to be this one. Collective; raises UsageError naming what differs."""
-    with topology.agreed():
+    with topology.world.agreed():
         path = directory / "config.json"
         if topology.world.rank == 0 and path.exists():
             recorded = json.loads(path.read_text())

@@ -102,7 +102,7 @@ class Run:
         sizes = (args.depth, args.width, args.dropout)
         module = build_model(args.model, source.channels, source.classes, *sizes, seed, self.data.train.size)
         if args.pretrained:
-            with self.topology.agreed():
+            with self.topology.world.agreed():
                 load_published(module, args.model, args.pretrained)
         return module.to(self.topology.device)
 

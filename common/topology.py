@@ -5,7 +5,6 @@ over which gradients are averaged (`scope`): the population's own, or the world'
 """
 
 import os
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -68,10 +67,6 @@ class Topology:
         me = Group(MPI.COMM_SELF, Traffic())
         spec = replace(self.spec, workers=1)
         return Topology(me, me, me, [spec], 0, [0], me, self.device, self.threads, me.traffic)
-
-    def agreed(self) -> AbstractContextManager[None]:
-        """A block in which any rank of the world may raise UsageError (`Group.agreed`)."""
-        return self.world.agreed()
 
 
 def world_size() -> int:

@@ -122,7 +122,7 @@ def open_data(
     if (crop or image_size) and name in SOURCES and SOURCES[name].is_text:
         raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
-    with topology.agreed():
+    with topology.world.agreed():
         mine = None
         if topology.world.rank == 0 and train:
             side = min(train.images.shape[1:3])

@@ -118,6 +118,11 @@ class WeightOptimizer:
         if self.salsa:
             self.salsa.gather, self.salsa.rank = ecosphere.topology.gradients.gather_rows, ecosphere.topology.world.rank
 
+    @property
+    def forward_passes(self) -> int:
+        """Of the last step: one for each backward pass, and one for each trial point of a line search."""
+        return self.passes + (self.salsa.last.trials if self.salsa else 0)
+
     def counts(self) -> dict[str, int]:
         """What the line search has come to so far, all 0 where there is none: see `common.optim.armijo.State`."""
         return {name: getattr(self.salsa.search, name) if self.salsa else 0 for name in COUNTS}

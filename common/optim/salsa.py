@@ -298,7 +298,7 @@ class Salsa(torch.optim.Optimizer):
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """<a, b>, a scalar summed in float64: in float32 a million terms cost four digits."""
+    """<a, b>, a scalar summed in float64: long float32 sums depend on threads and alignment."""
     if a.dtype in (torch.float16, torch.bfloat16):
         a, b = a.float(), b.float()
     return (a * b).sum(dtype=torch.float64)

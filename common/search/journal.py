@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
 from common.errors import UsageError
 from common.search.search import Event, Search
@@ -79,10 +79,10 @@ class Journal:
     def _restore(self, search: Search, lines: int) -> None:
         """Go to the newest snapshot that the journal covers, if there is one."""
         for name in (SNAPSHOT, PREVIOUS):
-            found = _read(self.directory / name)
-            if found is not None and found[2] <= lines:
-                search.restore(*found)
-                self.covered = found[2]
+            snapshot = _read(self.directory / name)
+            if snapshot is not None and snapshot.events <= lines:
+                search.restore(*snapshot)
+                self.covered = snapshot.events
                 return
 
 
@@ -99,13 +99,22 @@ def _locked(path: Path) -> IO[str]:
     return file
 
 
-def _read(path: Path) -> tuple[list[Trial], list[tuple[float, int]], int, float] | None:
-    """(trials, sessions, events, time) of a snapshot; None where there is none or it is damaged."""
+class Snapshot(NamedTuple):
+    """What `Search.restore` takes."""
+
+    trials: list[Trial]
+    sessions: list[tuple[float, int]]
+    events: int
+    now: float
+
+
+def _read(path: Path) -> Snapshot | None:
+    """None where there is no snapshot or it is damaged."""
     try:
         content = json.loads(path.read_text())
         trials = [Trial.of(t) for t in content["trials"]]
         sessions = [(moment, workers) for moment, workers in content["sessions"]]
-        return trials, sessions, int(content["events"]), float(content["time"])
+        return Snapshot(trials, sessions, int(content["events"]), float(content["time"]))
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None
 

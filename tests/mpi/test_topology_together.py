@@ -38,7 +38,7 @@ def test_all_ranks_see_a_world_of_the_launchers_size():
 
 def raise_on(ranks):
     """A block in which these ranks find something wrong."""
-    with build(LAYOUTS[0]).agreed():
+    with build(LAYOUTS[0]).world.agreed():
         if RANK in ranks:
             raise UsageError(f"from rank {RANK}")
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.range_test import HIGHEST, LOWEST, Watch, option_of_rate, read_off
+from common.range_test import HIGHEST, LOWEST, Found, Watch, advice_of, option_of_rate, read_off
 
 
 def curve(n=600, fall=-1.5, rise=1.0, decades=(-5, 3)):
@@ -59,3 +59,11 @@ def test_rates_that_are_tried_reach_from_far_below_to_far_above_and_are_quoted_b
     assert LOWEST < 1 < HIGHEST
     assert option_of_rate("asam") == option_of_rate("schedulefree-sgd") == "--learning-rate"
     assert option_of_rate("sam+adamw") == "--adam-rate"
+
+
+def test_the_advice_says_what_to_try():
+    found = Found(0.0123, 0.5, np.zeros(3))
+    assert "try --adam-rate 0.012" in advice_of(found, 200, 200, "--adam-rate")
+    assert "give a lower --learning-rate" in advice_of(None, 3, 200, "--learning-rate")
+    assert "did not fall at any of 3 rates" in advice_of(None, 3, 3, "--learning-rate"), "few steps were asked for"
+    assert "did not fall at any of 150 rates" in advice_of(None, 150, 200, "--learning-rate")
