@@ -162,7 +162,7 @@ def pictures(folder: Path) -> Iterator[Picture]:
     for group in load(folder):
         figure = Figure((WIDTH, 4.0), layout="constrained")
         axes = figure.subplots()
-        lows = []
+        shown = []  # what the axis has to hold: the last two thirds, since a first trial may be as bad as guessing
         for strategy, name, runs in group.methods():
             curves = [_best_so_far(trials) for trials in runs.trials]
             shortest = min(map(len, curves))
@@ -171,8 +171,8 @@ def pictures(folder: Path) -> Iterator[Picture]:
             colour, low, high = STRATEGY_COLOURS[strategy], best.min(axis=0), best.max(axis=0)
             axes.step(x, best.mean(axis=0), where="post", color=colour, lw=1.8, label=name)
             axes.fill_between(x, low, high, step="post", color=colour, alpha=0.12, lw=0)
-            lows.append(np.nanmin(best[:, shortest // 8 :]))
-        axes.set_ylim(bottom=min(lows) - 0.5)
+            shown += [np.nanmin(best[:, shortest // 3 :]), np.nanmax(best)]
+        axes.set_ylim(min(shown) - 0.5, max(shown) + 0.5)
         axes.set_xlabel("trials that have ended")
         axes.set_ylabel("best validation accuracy so far, %")
         headline(figure, axes, group.title, 3)
