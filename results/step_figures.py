@@ -17,7 +17,7 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
     losses = np.concatenate([records.counted(number).train_loss.astype(float) for number in chosen.index])
     losses = losses[np.isfinite(losses) & (losses > 0)]
     # Of a rate that diverged on one seed the loss is anything.
-    edge = 1.1 * losses[losses < 4 * np.median(losses)].max() if len(losses) else np.inf
+    edge = 1.1 * losses[losses < 30 * np.median(losses)].max() if len(losses) else np.inf
     places, used = np.arange(len(chosen))[::-1], set()
     for place, (number, row) in zip(places, chosen.iterrows(), strict=True):
         runs = records.counted(number)
