@@ -100,11 +100,12 @@ def _read(directory: Path) -> dict[str, Any]:
         "key": json.dumps(key, sort_keys=True),
         "own": own,
         **{k: config[k] for k in ("strategy", "dataset", "seed", "rounds", "space_name")},
-        **{k: summary[k] for k in ("model", "ranks", "steps", "utilisation", "validation_accuracy", "test_accuracy", "commit")},
+        **{k: summary[k] for k in ("model", "ranks", "steps", "validation_accuracy", "test_accuracy", "commit")},
         "planned": config["trials"],
         "images": config["train_images"],
         **summary["trials"],
         "seconds": summary["seconds"]["search"],
+        "busy": summary["trial_seconds"] / (summary["workers"] * summary["seconds"]["search"]),  # all sessions have as many ranks
         "command": environment["command"],
         "best": summary["best"]["setting"],
         "trials": pd.read_csv(directory / "trials.csv"),
@@ -125,7 +126,7 @@ def table(group: Group) -> pd.DataFrame:
                 "test, %": _percent(runs.test_accuracy),
                 "published, other protocol": PUBLISHED.get(runs.dataset.iloc[0], {}).get(strategy, UNKNOWN),
                 "search, s": number(runs.seconds.mean(), 0),
-                "time in trials, %": number(100 * runs.utilisation.mean(), 1),
+                "time in trials, %": number(100 * runs.busy.mean(), 1),
                 "commit": ", ".join(dict.fromkeys(runs.commit)),
             }
         )

@@ -82,10 +82,10 @@ def speed_up(strategy: Strategy, costs: Sequence[float], workers: int) -> float:
 
 
 def utilisation(search: Search) -> float:
-    """Share of the workers' time that was spent in trials: sum of busy / (P T), over all sessions; what was lost by a kill
-    counts as idle.
+    """Share of the workers' time that was spent in trials: sum of costs / (P T), over all sessions; what was lost by a kill, and
+    waiting for answers, count as idle.
     """
-    busy = sum(t.end - t.start for t in search.trials if t.end is not None and t.start is not None)
+    busy = sum(t.cost for t in search.trials)
     ends = [moment for moment, _ in search.sessions[1:]] + [search.now]
     there = sum(workers * (end - began) for (began, workers), end in zip(search.sessions, ends, strict=True))
     return busy / there if there else 0.0
