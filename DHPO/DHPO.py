@@ -29,7 +29,7 @@ from common.optim import averages
 from common.populations import PopulationSpec
 from common.rates import SHAPES
 from common.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
-from common.search.coordinator import Coordinator, run
+from common.search.coordinator import Coordinator
 from common.search.journal import Journal
 from common.search.objective import Training, check_searchable, population_specs, with_setting
 from common.search.pruning import Halving, Median, Pruner
@@ -39,6 +39,7 @@ from common.search.space import Space, read_space
 from common.search.steady import Order, Steady
 from common.search.strategies import Evolution, Grid, Random, Strategy
 from common.search.trial import State, Trial
+from common.search.worker import run
 from common.topology import Topology, build_topology, split_world, world_size
 
 STATIC = ("grid", "random", "evolution")

@@ -27,13 +27,14 @@ from common.errors import UsageError
 from common.mpi import MPI
 from common.populations import PopulationSpec
 from common.record import commit
-from common.search.coordinator import Coordinator, Objective, run
+from common.search.coordinator import Coordinator
 from common.search.objective import Training
 from common.search.schedule import Generations, Queue, log_normal, speed_up, utilisation
 from common.search.search import Limits, Search
 from common.search.space import Space
 from common.search.steady import FREE, Order
 from common.search.strategies import Random, Strategy
+from common.search.worker import Objective, run
 from common.topology import build_topology, world_size
 
 RANKS = (1, 2, 4, 8, 16, 64, 1024)

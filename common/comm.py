@@ -1,12 +1,13 @@
 """The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else; only what
 never meets has rooms of its own: workers and parameter servers (`common.elastic.server`), a tree (`common.elastic.tree`),
-and the trials of a search (`common.search.coordinator`).
+and the trials of a search (`common.search.coordinator` and `worker`).
 
 Tensors travel as flat float32 buffers; what is pickled is agreements, records and the small data of a start. Buffers on an
 accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). In a group of one
 nothing is sent.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -223,6 +224,20 @@ class Group:
         meeting = self.comm.Ibarrier()
         while not meeting.Test():
             time.sleep(0.01)
+
+    def meet(self, code: int, patience: float = math.inf) -> list[int] | None:
+        """Everybody's code, in rank order, waiting asleep; None where not all have come within `patience` seconds.
+
+        On a communicator of its own: it is also called where others may be waiting in another collective.
+        """
+        own, codes = np.array([code], dtype=np.int64), np.empty(self.size, dtype=np.int64)
+        meeting = self.comm.Iallgather(own, codes)
+        deadline = time.monotonic() + patience
+        while not meeting.Test():
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.001)
+        return codes.tolist()
 
     def swap(self, mine: np.ndarray, theirs: np.ndarray, to: int | None, source: int | None) -> None:
         """Send `mine` to one rank while receiving `theirs` from another (`Sendrecv`); None means nobody on that side.

@@ -105,7 +105,7 @@ def _read(directory: Path) -> dict[str, Any]:
         "images": config["train_images"],
         **summary["trials"],
         "seconds": summary["seconds"]["search"],
-        "busy": summary["trial_seconds"] / (summary["workers"] * summary["seconds"]["search"]),  # all sessions have as many ranks
+        "busy": summary["trial_seconds"] / (summary["workers"] * summary["seconds"]["search"]),
         "command": environment["command"],
         "best": summary["best"]["setting"],
         "trials": pd.read_csv(directory / "trials.csv"),

@@ -1,20 +1,19 @@
-"""Trials over ranks: rank 0 hands them out, and everybody, rank 0 included, evaluates. The only room of a search with messages.
+"""Who is told what: rank 0 hands out trials, and everybody, rank 0 included, evaluates them (`common.search.worker`).
 
-    worker -> coordinator    Ready | Report(id, step, value) | Result(id, state, value, cost, error)
+    worker -> coordinator    Ready | Report(id, step, value) | Result(id, state, value, cost, error) | Broken(result)
     coordinator -> worker    Task(id, setting, judged) or None, the end | True or False, whether the trial goes on
 
-A worker is `ranks_per_trial` consecutive ranks; the first of them talks, and tells the others. It asks and is answered, one
+A worker is a rank, or some consecutive ones; the first of them talks, and tells the others. It asks and is answered, one
 message each, a pickle of a few hundred bytes; it is answered late where it has to wait. Reports of a trial that nobody judges
 are not answered, so that training goes on meanwhile. Workers never meet.
 
 On rank 0 a thread serves, on a communicator of its own, and the main thread works like everybody else, and talks to it by a
-queue; so an objective need not be interrupted for others. With one worker there is neither thread nor message. All wait asleep,
-the thread for a fiftieth of the usual time between two questions, 10 ms at most: each time it wakes, rank 0's own training stops
-for it, which at 10 ms costs it 0.2 %, and at 2 ms 7 %.
+queue; so an objective need not be interrupted for others. With one rank there is neither thread nor message. All wait asleep,
+the thread for a fiftieth of the usual time between two questions, 10 ms at most: whenever it wakes, rank 0's own training stops
+for it, which every 10 ms costs it 0.2 %, and every 2 ms 7 %.
 """
 
 import contextlib
-import math
 import queue
 import threading
 import time
@@ -22,8 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from common.comm import Group, Tag, Traffic
-from common.errors import Diverged, UsageError
+from common.comm import Tag
 from common.mpi import MPI
 from common.nap import Nap
 from common.search.journal import Journal
@@ -59,7 +57,10 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """A trial is over, and its worker ready for another; cost: seconds by its own clock."""
+    """A trial is over, and its worker ready for another.
+
+    state: WAITING after an error, which another attempt may not make. cost: seconds by the worker's own clock.
+    """
 
     id: int
     state: State
@@ -68,22 +69,15 @@ class Result:
     error: str = ""
 
 
-Message: TypeAlias = Ready | Report | Result
+@dataclass(frozen=True)
+class Broken:
+    """One rank of a trial made an error and the others did not; the job will not outlive it."""
+
+    result: Result
+
+
+Message: TypeAlias = Ready | Report | Result | Broken
 Answer: TypeAlias = Task | bool | None
-Reporter: TypeAlias = Callable[[int, float], None]
-Objective: TypeAlias = Callable[[Task, Reporter], float]
-
-
-class Stopped(Exception):
-    """A trial is not to go on; raised by what an objective reports to, and not to be caught by it. value: its last one."""
-
-    def __init__(self, value: float) -> None:
-        super().__init__(f"stopped at {value}")
-        self.value = value
-
-
-class _NotFinite(ArithmeticError):
-    """A trial has reported a value that is not finite."""
 
 
 class Coordinator:
@@ -120,9 +114,11 @@ class Coordinator:
                     if self.search.judges:
                         answers.append((worker, goes_on))
                 case Result():
-                    self.search.end(message.id, message.state, message.value, self.now, message.cost, message.error)
-                    self.progress(message.id)
+                    self._end(message)
                     self.search.ready(worker)
+                case Broken():
+                    if self.search.trials[message.result.id].state is State.RUNNING:  # several ranks may say so
+                        self._end(message.result)
                 case Ready():
                     self.search.ready(worker)
         for worker, trial in self.search.assign(self.now):
@@ -134,9 +130,13 @@ class Coordinator:
             self.journal.snapshot_if_due(self.search)
         return answers
 
+    def _end(self, result: Result) -> None:
+        self.search.end(result.id, result.state, result.value, self.now, result.cost, result.error)
+        self.progress(result.id)
+
 
 class Line(Protocol):
-    """A worker's way to the coordinator."""
+    """A rank's way to the coordinator."""
 
     def tell(self, message: Message) -> None:
         """Send a message that nobody answers."""
@@ -148,7 +148,7 @@ class Line(Protocol):
 
 
 class Direct:
-    """The only worker calls the coordinator."""
+    """The only rank calls the coordinator."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
@@ -164,7 +164,7 @@ class Direct:
 
 
 class Distant:
-    """A worker on another rank."""
+    """Another rank."""
 
     def __init__(self, comm: MPI.Comm) -> None:
         self.comm = comm
@@ -182,25 +182,24 @@ class Distant:
 
 
 class Server(threading.Thread):
-    """Serves all workers from rank 0; worker 0, the main thread of the same process, asks through `ask`.
+    """Serves all workers from rank 0, whose main thread, of the same process, asks through `ask`.
 
-    leaders: rank of each worker's first rank. What goes wrong here is raised in the main thread when it asks next.
+    size: ranks of a worker. What goes wrong here is raised in the main thread when it asks next.
     """
 
-    def __init__(self, coordinator: Coordinator, comm: MPI.Comm, leaders: list[int]) -> None:
+    def __init__(self, coordinator: Coordinator, comm: MPI.Comm, size: int) -> None:
         super().__init__(name="coordinator", daemon=True)
-        self.coordinator, self.comm, self.leaders = coordinator, comm, leaders
-        self.worker_of = {rank: worker for worker, rank in enumerate(leaders)}
+        self.coordinator, self.comm, self.size = coordinator, comm, size
         self.asked: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.nap = Nap(NAP, LONGEST_NAP)
 
     def tell(self, message: Message) -> None:
-        """Of worker 0."""
+        """Of rank 0."""
         self.asked.put(message)
 
     def ask(self, message: Message) -> Answer:
-        """Of worker 0."""
+        """Of rank 0."""
         self.asked.put(message)
         answer = self.answers.get()
         if isinstance(answer, BaseException):
@@ -228,97 +227,11 @@ class Server(threading.Thread):
         status = MPI.Status()
         while self.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.ASK, status=status):
             rank = status.Get_source()
-            messages.append((self.worker_of[rank], self.comm.recv(source=rank, tag=Tag.ASK)))
+            messages.append((rank // self.size, self.comm.recv(source=rank, tag=Tag.ASK)))
         return messages
 
     def _tell(self, worker: int, answer: Answer) -> None:
         if worker == 0:
             self.answers.put(answer)
         else:
-            self.comm.send(answer, dest=self.leaders[worker], tag=Tag.ANSWER)  # it is waiting for nothing else
-
-
-def run(
-    objective: Objective,
-    make_coordinator: Callable[[], Coordinator],
-    comm: MPI.Comm = MPI.COMM_WORLD,
-    group: Group | None = None,
-) -> Search | None:
-    """Evaluate trials until the search is over. Collective over `comm`; returns the search on its rank 0, None elsewhere.
-
-    objective: called as `objective(task, report)` on all ranks of a group together; returns the value of the trial, the larger
-    the better, and may call `report(step, value so far)` after each step but the last, which raises Stopped where the trial is
-    not to go on. make_coordinator: called on rank 0 only. group: the ranks that this one evaluates trials with, by default
-    itself alone; all groups are of one size, and consecutive. Raises UsageError where MPI cannot be called from two threads.
-    """
-    group = group or Group(MPI.COMM_SELF, Traffic())
-    workers = comm.Get_size() // group.size
-    with Group(comm, Traffic()).agreed():  # a journal that cannot be used is the first rank's to find out
-        coordinator = make_coordinator() if comm.Get_rank() == 0 else None
-    if workers == 1:
-        _work(objective, Direct(coordinator) if coordinator else None, group)
-        return coordinator.search if coordinator else None
-    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-        raise UsageError("rank 0 serves from a thread, and this MPI was built without MPI_THREAD_MULTIPLE: use another build")
-    own = comm.Dup()  # what objectives send cannot be mistaken for ours
-    server: Server | None = None
-    if coordinator:
-        server = Server(coordinator, own, [w * group.size for w in range(workers)])
-        server.start()
-    line = (server or Distant(own)) if group.rank == 0 else None
-    _work(objective, line, group)
-    if server:
-        server.join()
-    Group(own, Traffic()).rest()
-    own.Free()
-    return coordinator.search if coordinator else None
-
-
-def _work(objective: Objective, line: Line | None, group: Group) -> None:
-    """Evaluate one task after the other. Collective over the group; line: of its first rank."""
-    message: Message = Ready()
-    while (task := _ask(line, message, group)) is not None:
-        assert isinstance(task, Task)
-        message = _attempt(objective, task, line, group)
-
-
-def _ask(line: Line | None, message: Message, group: Group) -> Answer:
-    """The coordinator's answer, on all ranks of the group."""
-    answer = line.ask(message) if line else None
-    if group.size > 1:
-        group.rest()  # the answer may be long in coming
-        answer = group.share(answer)
-    return answer
-
-
-def _attempt(objective: Objective, task: Task, line: Line | None, group: Group) -> Result:
-    """One trial to its end, whatever that is.
-
-    In a group only errors that all of its ranks make alike are taken for the trial's, those of usage. After another one the
-    ranks that did not make it would wait in some collective for ever, so it ends the job; the journal outlives that.
-    """
-    began = time.perf_counter()
-
-    def report(step: int, value: float) -> None:
-        if not math.isfinite(value):  # nothing will come of it, and nobody may be compared with it
-            raise _NotFinite
-        message = Report(task.id, step, value)
-        if not task.judged:
-            if line:
-                line.tell(message)
-        elif not _ask(line, message, group):
-            raise Stopped(value)
-
-    state, error = State.COMPLETE, ""
-    value: float | None = None
-    try:
-        value = float(objective(task, report))
-    except Stopped as stop:
-        state, value = State.PRUNED, stop.value
-    except (_NotFinite, Diverged):
-        value = math.nan  # a failure that another attempt would only repeat
-    except Exception as problem:
-        if group.size > 1 and not isinstance(problem, UsageError):
-            raise
-        state, error = State.FAILED, f"{type(problem).__name__}: {problem}"
-    return Result(task.id, state, value, time.perf_counter() - began, error)
+            self.comm.send(answer, dest=worker * self.size, tag=Tag.ANSWER)  # it is waiting for nothing else

@@ -21,8 +21,9 @@ from common.models import MODELS, build_model, load_published
 from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, searches, unit
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import SHAPES, EcosphereRates, EoaSettings, RateRule, ScheduledRates
-from common.search.coordinator import Reporter, Task
+from common.search.coordinator import Task
 from common.search.space import Setting, Space, Value
+from common.search.worker import Reporter
 from common.seeding import Purpose, stream, torch_seed
 from common.smoother import calibrate
 from common.species import DAMPINGS, SPECIES, Rules

@@ -82,8 +82,8 @@ def speed_up(strategy: Strategy, costs: Sequence[float], workers: int) -> float:
 
 
 def utilisation(search: Search) -> float:
-    """Share of the workers' time that was spent in trials: sum of costs / (P T), over all sessions; what was lost by a kill, and
-    waiting for answers, count as idle.
+    """Share of the workers' time that was spent in trials: sum of costs / (P T), over all sessions; waiting for answers, and
+    what was lost by a kill, count as idle.
     """
     busy = sum(t.cost for t in search.trials)
     ends = [moment for moment, _ in search.sessions[1:]] + [search.now]

@@ -124,12 +124,15 @@ class Search:
         return self.pruner.keeps(trial.curve, others)
 
     def end(self, number: int, state: State, value: float | None, now: float, cost: float = 0.0, error: str = "") -> None:
-        """A trial is over. A value that is not finite is a failure; after an error there are `retries` further attempts."""
+        """A trial is over. A value that is not finite is a failure.
+
+        state: WAITING after an error that another attempt may not make; there are `retries` of these, then it has FAILED.
+        """
         trial = self.trials[number]
         if value is not None and not math.isfinite(value):
             state, value, error = State.FAILED, None, f"value {value} after {len(trial.curve)} steps"
-        elif state is State.FAILED and trial.attempts < self.limits.retries:
-            state = State.WAITING
+        elif state is State.WAITING and trial.attempts >= self.limits.retries:
+            state = State.FAILED
         event = {"event": "end", "id": number, "state": str(state), "value": value}
         self._happen({**event, "time": now, "cost": cost, "error": error})
         if state is State.WAITING:

@@ -14,7 +14,7 @@ from common.comm import Group, Traffic
 from common.data import open_data
 from common.errors import UsageError
 from common.populations import PopulationSpec
-from common.search.coordinator import Coordinator, run
+from common.search.coordinator import Coordinator
 from common.search.journal import JOURNAL, Journal
 from common.search.objective import Training
 from common.search.pruning import Median
@@ -24,6 +24,7 @@ from common.search.space import Space
 from common.search.steady import Order, Steady
 from common.search.strategies import Evolution
 from common.search.trial import State
+from common.search.worker import run
 from common.topology import build_topology, split_world
 
 SPACE = Space.of({name: {"kind": "float", "low": 0.0, "high": 1.0} for name in "abc"})
@@ -169,6 +170,8 @@ def test_ranks_of_a_group_work_on_the_same_trial():
         report(1, value(task.setting, 2))
         if task.id == 2:
             raise UsageError("all ranks alike")
+        if task.id == 4:
+            raise RuntimeError(f"all ranks at the same place, rank {RANK}")
         return value(task.setting)
 
     make = lambda: Coordinator(Search(Steady(SPACE), Limits(9), SIZE // size))  # noqa: E731
@@ -176,8 +179,10 @@ def test_ranks_of_a_group_work_on_the_same_trial():
     assert all(other == seen for other in group.comm.allgather(seen))
     leaders = WORLD.gather(seen if group.rank == 0 else [])
     if search:
-        assert sorted(i for part in leaders for i in part) == [0, 1, 2, 2, 3, 4, 5, 6, 7, 8]
-        assert [t.id for t in search.trials if t.state is State.FAILED] == [2]
+        assert sorted(i for part in leaders for i in part) == [0, 1, 2, 3, 4, 4, 5, 6, 7, 8]
+        assert [t.id for t in search.trials if t.state is State.FAILED] == [2, 4]
+        assert search.trials[2].error == "all ranks alike"
+        assert search.trials[4].error.startswith("RuntimeError: all ranks at the same place")
     group.comm.Free()
 
 

@@ -118,6 +118,60 @@ def test_the_objective_of_ones_own_in_the_readme(tmp_path):
     assert "'n': 4" in done.out
 
 
+BROKEN = """
+import sys
+from pathlib import Path
+
+from common import launch
+from common.comm import Group, Traffic
+from common.search import worker
+from common.search.coordinator import Coordinator
+from common.search.journal import Journal
+from common.search.schedule import Queue
+from common.search.search import Limits, Search
+from common.topology import split_world
+
+worker.PATIENCE = worker.FAREWELL = 0.5
+group = Group(split_world(2), Traffic())
+
+
+def objective(task, report):
+    if task.id == 2 and group.rank == int(sys.argv[2]):
+        raise MemoryError("this rank alone")
+    group.comm.Barrier()
+    return 1.0
+
+
+def coordinator():
+    journal = Journal(Path(sys.argv[1]))
+    search = Search(Queue(), Limits(6), 1, log=journal.record)
+    journal.recover(search)
+    return Coordinator(search, journal)
+
+
+def main():
+    search = worker.run(objective, coordinator, group=group)
+    if search:
+        print([str(t.state) for t in search.trials])
+
+
+launch.run(main)
+"""
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_an_error_of_one_rank_of_a_trial_ends_the_job_but_not_the_search(tmp_path, rank):
+    """The others would wait for ever; but it is written down first, so the search gets over that trial by --resume."""
+    (tmp_path / "own.py").write_text(BROKEN)
+    job = (tmp_path / "own.py", tmp_path / "journal", rank)
+    for _ in range(2):  # the first attempt, and the further one
+        ended = run(*job, ranks=2, PYTHONPATH=str(ROOT), code=1)
+        assert "MemoryError: this rank alone" in ended.err
+        assert "not all ranks of trial 2 made this error" in ended.err
+    done = run(*job, ranks=2, PYTHONPATH=str(ROOT))
+    assert done.out.strip() == str(["complete"] * 2 + ["failed"] + ["complete"] * 3)
+
+
 @pytest.mark.slow
 def test_an_ecosphere_of_two_ranks_is_a_trial(tmp_path):
     out = tmp_path / "run"

@@ -165,7 +165,7 @@ class TestLimits:
             search.ready(0)
             for _, trial in search.assign(0.0):
                 done.append(trial.id)
-                state, result = [(State.COMPLETE, 1.0), (State.FAILED, None), (State.COMPLETE, math.nan)][trial.id]
+                state, result = [(State.COMPLETE, 1.0), (State.WAITING, None), (State.COMPLETE, math.nan)][trial.id]
                 search.end(trial.id, state, result, 0.0, error="")
         assert sorted(done) == [0, 1, 1, 2]
         assert [str(t.state) for t in search.trials] == ["complete", "failed", "failed"]

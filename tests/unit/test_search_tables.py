@@ -24,8 +24,9 @@ def add_search(root, strategy, seed=0, test=0.9, finish=True, **options):
     directory.mkdir(parents=True)
     config = {"strategy": strategy, "dataset": "mnist", "seed": seed, "trials": 4, "rounds": 1, "train_images": 5000, "lag": 4}
     config |= {"population": 4, "grid_size": 4, "order": "lag", "space_name": "mnist", "space": {}, **options}
-    summary = {"model": "DHPO-CNN-1", "ranks": 2, "steps": 3, "trial_seconds": 72.0, "workers": 2, "validation_accuracy": test + 0.01}
-    summary |= {"test_accuracy": test, "commit": "abc1234", "trials": {"complete": 3, "pruned": 0, "failed": 1}}
+    summary = {"model": "DHPO-CNN-1", "ranks": 2, "workers": 2, "steps": 3, "trial_seconds": 72.0, "commit": "abc1234"}
+    summary |= {"validation_accuracy": test + 0.01, "test_accuracy": test}
+    summary |= {"trials": {"complete": 3, "pruned": 0, "failed": 1}}
     summary |= {"seconds": {"setup": 1, "search": 40.0 + seed, "winner": 2}, "best": {"setting": {"learning_rate": 0.1}}}
     for name, content in {"config": config, "summary": summary, "environment": {"command": f"python DHPO.py {seed}"}}.items():
         if finish or name != "summary":
