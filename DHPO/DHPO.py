@@ -25,13 +25,13 @@ from common.data import DEFAULT_DIRECTORY, open_data
 from common.errors import UsageError
 from common.loop import evaluate
 from common.models import model_title
-from common.optim import averages
 from common.populations import PopulationSpec
 from common.rates import SHAPES
 from common.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
+from common.search.checks import Trials, check_searchable, check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import Journal
-from common.search.objective import Training, check_searchable, population_specs, with_setting
+from common.search.objective import Training, population_specs, sizes_of, with_setting
 from common.search.pruning import Halving, Median, Pruner
 from common.search.report import check_same_search, command_of, totals, write_trials
 from common.search.search import Limits, Search
@@ -125,7 +125,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     directory = choose_directory(args.out, "dhpo", args.dataset, args.seed, args.resume, topology)
     training = build_objective(args, topology, trial)
-    training.check(space)
+    with topology.world.agreed():
+        check_training(space, args, training.data, args.ranks_per_trial)
     start_record(directory, args, space, training, topology)
     launch.say(headline(f"Search by {args.strategy}", args.preset, COST))
     setup = time.time() - psutil.Process().create_time()
@@ -185,6 +186,7 @@ def finish(
     from common.search.importance import importance
 
     settled = with_setting(training.args, best.setting, args.objective, args.populations, seed)
+    settled = replace(settled, batch_size=sizes_of(settled, len(data.train), args.ranks_per_trial)[0])  # as it was trained
     command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
     about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": seed, "command": command}
     shares = importance(space, search.trials, args.seed)
@@ -237,10 +239,8 @@ def settle(args: Args, given: set[str], ranks: int) -> Space:
         raise UsageError(
             f"--pruning {args.pruning} stops trials between rounds: give all of them the same --rounds, at least 2"
         )
-    check_searchable(space, args, args.objective, args.populations)
-    choices = next((v.choices for v in space.variables if v.name == "optimizer"), (args.optimizer,))
-    if args.objective == "train" and args.schedule != "constant" and any(averages(str(name)) for name in choices):
-        raise UsageError(f"--schedule {args.schedule}: schedule-free optimizers want a constant rate; use --schedule constant")
+    trials = Trials(args, args.objective, args.schedule, args.populations, args.ranks_per_trial)
+    check_searchable(space, trials, given)
     return space
 
 

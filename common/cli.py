@@ -16,7 +16,8 @@ from common.data.sources import SOURCES
 from common.errors import UsageError
 from common.launch import say
 from common.models import FOR_TEXT, MODELS, NETWORKS
-from common.optim import OPTIMIZERS, averages, family, searches
+from common.models import SIZES as SIZES_OF
+from common.optim import OPTIMIZERS, averages, family, parts, searches
 
 # The sizes that all methods share under a preset, so that what is compared is the method.
 SIZES: dict[str, dict[str, Any]] = {
@@ -146,6 +147,8 @@ def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | Non
     given = {match[1].replace("-", "_") for a in argv if (match := re.match(r"--(?:no-)?([a-z0-9_-]+)", a))}
     if is_text(args.dataset):
         args = replace(args, **{name: size for name, size in TEXT_SIZES[args.preset].items() if name not in given})
+    for name in sorted(given & {"depth", "width", "dropout"} - set(SIZES_OF[args.model])):
+        raise UsageError(f"--{name} is not an option of --model {args.model}: leave it out, or take another network")
     return args, given
 
 
@@ -237,9 +240,14 @@ OTHERS = {
 }
 
 
+def without_effect(optimizer: str) -> set[str]:
+    """Options that one of OPTIMIZERS does not look at."""
+    return {*OTHERS[family(optimizer)], *(() if parts(optimizer)[0] else ("rho",))}
+
+
 def refuse_options_of_others(args: CommonArgs, given: set[str]) -> None:
     """Refuse options that the only weight optimizer of a run does not have. Raises UsageError."""
-    for option in sorted(given.intersection(OTHERS[family(args.optimizer)])):
+    for option in sorted(given & without_effect(args.optimizer)):
         raise UsageError(
             f"--{option.replace('_', '-')} is not an option of {args.optimizer}: leave it out, or take another optimizer"
         )

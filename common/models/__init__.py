@@ -42,6 +42,11 @@ MODELS: dict[str, Callable[[Shape], nn.Module]] = {
     "transformer": lambda s: Transformer(s.classes, s.image_size, s.depth, s.width, s.dropout),
     **{name: _published(name) for name in NETWORKS},
 }
+SIZES = {  # which of its sizes a network has
+    **dict.fromkeys(("wrn", "vit-tiny", "transformer"), ("depth", "width", "dropout")),
+    **{"cnn": ("width",), **dict.fromkeys(("easgd-cnn", "dhpo-cnn"), ("width", "dropout"))},
+    **dict.fromkeys(NETWORKS, ("dropout",)),
+}
 FOR_TEXT = ("transformer",)  # the others are for images
 
 
@@ -57,8 +62,8 @@ def build_model(
 ) -> nn.Module:
     """A network with initial weights that depend on `seed` alone; torch's global generator is left as it was.
 
-    channels: of the images. depth, width, dropout: where the network has them (`wrn`, `vit-tiny` and `transformer`; `cnn` has
-    a width only, `easgd-cnn` no depth). image_size: side of the images in pixels, where it matters, or characters of a window.
+    channels: of the images. depth, width, dropout: where the network has them, see SIZES. image_size: side of the images in
+    pixels, where it matters, or characters of a window.
     Raises ValueError for another name or an impossible depth.
     """
     if name not in MODELS:
@@ -83,4 +88,4 @@ def model_title(name: str, depth: int, width: int) -> str:
     return titles.get(name, name)
 
 
-__all__ = ["FOR_TEXT", "MODELS", "NETWORKS", "Shape", "build_model", "load_published", "model_title"]
+__all__ = ["FOR_TEXT", "MODELS", "NETWORKS", "SIZES", "Shape", "build_model", "load_published", "model_title"]

@@ -32,12 +32,13 @@ class Journal:
     def recover(self, search: Search) -> None:
         """Bring a fresh search to where the journal ends, and be ready to go on.
 
-        Raises UsageError where it is damaged, or another job is writing it.
+        Raises UsageError where it is damaged or of another search, or another job is writing it.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / JOURNAL
         self.file = _locked(path)
         lines = _whole_lines(path)
+        _check_same(search, lines[:1], path)
         self._restore(search, len(lines))
         for number, line in enumerate(lines[self.covered :], start=self.covered + 1):
             try:
@@ -84,6 +85,21 @@ class Journal:
                 search.restore(*snapshot)
                 self.covered = snapshot.events
                 return
+
+
+def _check_same(search: Search, first: list[str], path: Path) -> None:
+    """The journal's first line has to be of this search. Raises UsageError naming what differs."""
+    for line in first:
+        try:
+            recorded, given = dict(json.loads(line)["search"]), search.identity
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"line 1 of {path} is damaged ({error!r}): start anew with another --out") from None
+        for name in given:
+            if recorded.get(name) != given[name]:
+                raise UsageError(
+                    f"{path} is of another search: its {name} is {recorded.get(name)}, and {given[name]} is given; "
+                    "go on with its own, or start anew in another folder"
+                )
 
 
 def _locked(path: Path) -> IO[str]:

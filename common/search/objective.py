@@ -12,34 +12,22 @@ from typing import Any
 from common.cli import CommonArgs, check_common, settle_batch
 from common.data import DataSet
 from common.ecosphere import Ecosphere
-from common.eoa import EoaArgs, check_sam_scope, check_space
+from common.eoa import EoaArgs
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.flat import FlatModel
 from common.loop import Plan, evaluate, train_round
-from common.models import MODELS, build_model, load_published
-from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, searches, unit
+from common.models import build_model, load_published
+from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, unit
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import SHAPES, EcosphereRates, EoaSettings, RateRule, ScheduledRates
 from common.search.coordinator import Task
-from common.search.space import Setting, Space, Value
+from common.search.space import Setting, Value
 from common.search.worker import Reporter
 from common.seeding import Purpose, stream, torch_seed
 from common.smoother import calibrate
-from common.species import DAMPINGS, SPECIES, Rules
+from common.species import SPECIES, Rules
 from common.topology import Topology
-
-SEARCHABLE = (  # options of a script that a space may name
-    *("learning_rate", "momentum_factor", "weight_decay", "batch_size", "rounds", "optimizer", "adam_rate", "adam_decay"),
-    *("label_smoothing", "clip_norm", "rho", "dropout", "width", "depth", "model"),
-)
-EOA_SEARCHABLE = {  # beside them, of an ecosphere, and their values
-    "base_rate": ("best", "blend", "anneal"),
-    "damping": tuple(DAMPINGS),
-    "lr_space": ("linear", "log"),
-    "exchange": ("average", "kin", "best", "migrate", "ring", "exploit", "apart"),
-}
-WORDS = {"optimizer": OPTIMIZERS, "model": tuple(MODELS), **EOA_SEARCHABLE}
 
 
 @dataclass(frozen=True)
@@ -82,7 +70,7 @@ class Training:
     def train(self, setting: Setting, seed: int, report: Reporter = lambda step, value: None) -> Trained:
         """Train with one setting; `report(step, accuracy)` after every round but the last. Raises UsageError, Diverged."""
         args = with_setting(self.args, setting, self.kind, self.populations, seed)
-        batch, steps, epoch = self._sizes(args)
+        batch, steps, epoch = sizes_of(args, len(self.data.train), self.topology.world.size)
         ecosphere = self._ecosphere(args, batch, epoch / steps)
         model = ecosphere.adopt(self._network(args, seed))
         optimizer = WeightOptimizer(ecosphere, _settings(args, ecosphere.topology.spec.optimizer), _unit(args, ecosphere))
@@ -99,24 +87,6 @@ class Training:
             if t < args.rounds - 1:
                 report(t + 1, value)
         return Trained(model, value)
-
-    def check(self, space: Space) -> None:
-        """Refuse batches that the training images are too few for. Raises UsageError."""
-        searched = [v for v in space.variables if v.name == "batch_size"]
-        largest = max((v.high if v.is_numeric else max(map(float, v.choices)) for v in searched), default=self.args.batch_size)
-        self._sizes(replace(self.args, batch_size=int(largest)))
-
-    def _sizes(self, args: CommonArgs) -> tuple[int, int, int]:
-        """Global batch, steps of a round, steps of an epoch."""
-        images = len(self.data.train)
-        batch = settle_batch(args, set(), self.topology.world.size)
-        epoch = images // batch
-        steps = args.round_steps or epoch
-        if not 0 < steps <= epoch:
-            raise UsageError(
-                f"a batch of {batch} from {images} training images makes {epoch} steps an epoch, and {max(steps, 1)} are wanted"
-            )
-        return batch, steps, epoch
 
     def _network(self, args: CommonArgs, seed: int) -> Any:
         source = self.data.source
@@ -135,13 +105,23 @@ class Training:
             rates: RateRule = ScheduledRates(SHAPES[self.schedule], eta0, eta0, ranks, args.rounds)
             return Ecosphere(replace(self.topology, specs=specs), rates, Exchange("average"))
         specs = population_specs(args, ranks)
-        check_sam_scope(args, specs)
-        check_space(args)
         rules = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
         behind = [batch * s.workers / ranks for s in specs]
         moved = EcosphereRates(specs, args.learning_rate, args.rounds, behind, args.seed, rules, rounds_per_epoch)
         exchange = Exchange(args.exchange, args.ring_weight)
         return Ecosphere(replace(self.topology, specs=specs), moved, exchange)
+
+
+def sizes_of(args: CommonArgs, images: int, ranks: int) -> tuple[int, int, int]:
+    """Global batch, steps of a round and of an epoch, of a trial on so many images and ranks. Raises UsageError."""
+    batch = settle_batch(args, set(), ranks)
+    epoch = images // batch
+    steps = args.round_steps or epoch
+    if not 0 < steps <= epoch:
+        raise UsageError(
+            f"a batch of {batch} from {images} training images makes {epoch} steps an epoch, and {max(steps, 1)} are wanted"
+        )
+    return batch, steps, epoch
 
 
 def with_setting(base: CommonArgs, setting: Mapping[str, Value], kind: str, populations: str, seed: int) -> CommonArgs:
@@ -163,29 +143,8 @@ def population_specs(args: CommonArgs, ranks: int) -> list[PopulationSpec]:
     return parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
 
 
-def check_searchable(space: Space, base: CommonArgs, kind: str, populations: str) -> None:
-    """Refuse variables that are no options of a trial, and ranges with values that cannot work. Raises UsageError."""
-    names = (*SEARCHABLE, *(EOA_SEARCHABLE if kind == "eoa" else ()))
-    for variable in space.variables:
-        name = variable.name
-        if name not in names:
-            raise UsageError(f"the search space has '{name}', which is no option of a trial; there are {', '.join(names)}")
-        ends: list[Value] = (
-            [variable.from_unit(0.0), variable.from_unit(1.0)] if variable.is_numeric else list(variable.choices)
-        )
-        default = getattr(base, name, "")
-        for value in ends:
-            fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
-            if not fits or value not in WORDS.get(name, (value,)):
-                kinds = {float: "numbers", int: "integers", str: f"words out of {', '.join(WORDS.get(name, ()))}"}
-                raise UsageError(f"the search space has {name} = {value}, but its values are {kinds[type(default)]}")
-            with_setting(base, {name: value}, kind, populations, base.seed)
-
-
 def _settings(args: CommonArgs, optimizer: str) -> OptimizerSettings:
     """The weight optimizer as the options set it up."""
-    if args.clip_norm and searches(optimizer):
-        raise UsageError(f"--clip-norm {args.clip_norm:g}: a line search bounds its steps by itself; leave it out")
     return OptimizerSettings(
         name=optimizer,
         momentum=args.momentum_factor,

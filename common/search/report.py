@@ -15,10 +15,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from common.cli import OTHERS, SIZES, CommonArgs
+from common.cli import SIZES, TEXT_SIZES, CommonArgs, is_text, without_effect
 from common.eoa import EoaArgs
 from common.errors import UsageError
-from common.optim import family
+from common.models import SIZES as NETWORK_SIZES
 from common.search.schedule import utilisation
 from common.search.search import Search
 from common.search.space import Space
@@ -78,14 +78,16 @@ def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks
 
     searched: options to be named in any case.
     """
-    preset: Mapping[str, Any] = {f.name: f.default for f in fields(EoaArgs)} | SIZES[args.preset]
+    text = TEXT_SIZES[args.preset] if is_text(args.dataset) else {}
+    preset: Mapping[str, Any] = {f.name: f.default for f in fields(EoaArgs)} | SIZES[args.preset] | text
     words = ["--preset", args.preset]
     if isinstance(args, EoaArgs):
         script = "EOA-SAM/EOASAM.py"
     else:
         script = "baselines/Baselines.py"
         words += ["--method", schedule]
-    never = {*NEVER, *(() if isinstance(args, EoaArgs) else OTHERS[family(args.optimizer)])}  # which Baselines.py refuses
+    never = {*NEVER, *(() if isinstance(args, EoaArgs) else without_effect(args.optimizer))}  # which Baselines.py refuses
+    never |= {"depth", "width", "dropout"} - set(NETWORK_SIZES[args.model])
     for name, value in vars(args).items():
         if name not in never and (value != preset[name] or name in ALWAYS or name in searched):
             words += [f"--{name.replace('_', '-')}", str(value)]  # floats in full: the winner's own

@@ -6,10 +6,11 @@ Whatever happens to a trial is an event, a dictionary that JSON can hold. `apply
 events are handed to `log` first: a search is rebuilt by applying the events of its journal.
 """
 
+import json
 import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -81,7 +82,7 @@ class Search:
 
     def begin(self, now: float) -> None:
         """A session begins; trials that the one before left unfinished wait again, with the same ids and settings."""
-        self._happen({"event": "session", "time": now, "workers": self.workers})
+        self._happen({"event": "session", "time": now, "workers": self.workers, "search": self.identity})
         self._queue([t for t in self.trials if not t.has_ended])
 
     def ready(self, worker: int) -> None:
@@ -139,6 +140,13 @@ class Search:
             self._queue([trial])
 
     # ---- what is known ----
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What a search has to share with the one whose journal it goes on with, as JSON has it; not its limits."""
+        parts = {"strategy": self.strategy, "pruner": self.pruner}
+        named = {name: {"kind": type(x).__name__, **(asdict(x) if is_dataclass(x) else {})} for name, x in parts.items()}
+        return json.loads(json.dumps({**named, "seed": self.seed, "free": self.free}, default=repr))
 
     @property
     def is_over(self) -> bool:
@@ -219,7 +227,10 @@ class Search:
         self.apply(event)
 
     def apply(self, event: Event) -> None:
-        """Let one event take effect; those of a journal, in order, rebuild the search."""
+        """Let one event take effect; those of a journal, in order, rebuild the search.
+
+        Raises ValueError, KeyError or IndexError for an event that cannot come next.
+        """
         self.events += 1
         self.now = max(self.now, event.get("time", 0.0))
         match event["event"]:
@@ -230,17 +241,28 @@ class Search:
                         trial.state, trial.curve, trial.worker, trial.start = State.WAITING, [], None, None
                 self._running = 0
             case "propose":
+                if event["id"] != len(self.trials):
+                    raise ValueError(f"trial {event['id']} is proposed after {len(self.trials)} others")
                 trial = Trial(event["id"], event["setting"], tuple(event["parents"]))
                 self.trials.append(trial)
                 self.keys.add(key_of(trial.setting))
             case "start":
-                trial = self.trials[event["id"]]
+                trial = self._trial(event, State.WAITING)
                 trial.state, trial.worker, trial.start = State.RUNNING, event["worker"], event["time"]
                 self._running += 1
             case "report":
-                self.trials[event["id"]].curve.append(event["value"])
+                self._trial(event, State.RUNNING).curve.append(event["value"])
             case "end":
-                self._apply_end(self.trials[event["id"]], event)
+                self._apply_end(self._trial(event, State.RUNNING), event)
+            case other:
+                raise ValueError(f"there is no event '{other}'")
+
+    def _trial(self, event: Event, state: State) -> Trial:
+        """The trial of an event, which has to be in this state."""
+        trial = self.trials[event["id"]]
+        if trial.id != event["id"] or trial.state is not state:  # -1 is the last one's index
+            raise ValueError(f"trial {event['id']} is not {state}")
+        return trial
 
     def _apply_end(self, trial: Trial, event: Event) -> None:
         trial.state, trial.value, trial.error = State(event["state"]), event["value"], event["error"]

@@ -20,7 +20,7 @@ recorded and trained with is the same number. Variables are moved and spaced on 
 
 import math
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -179,28 +179,45 @@ class Space:
             raise UsageError(f"a grid of {sizes} points is more than {LARGEST_GRID}: lower --grid-size or `grid` of variables")
         return shape
 
-    def grid_point(self, index: int, default: int) -> Setting:
-        """Point of the grid by its number: row-major, the last variable fastest; values that do not exist are left out."""
-        indices = np.unravel_index(index, self.grid_shape(default))
-        at = {v.name: v.grid_values(default)[i] for v, i in zip(self.variables, indices, strict=True)}
-        return self.build(lambda variable, _: at[variable.name])
+    def grid_points(self, indices: Iterable[int], default: int) -> Iterator[Setting]:
+        """Points of the grid by their numbers: row-major, the last variable fastest; values that do not exist are left out."""
+        shape = self.grid_shape(default)
+        values = {v.name: v.grid_values(default) for v in self.variables}
+        for index in indices:
+            places = dict(zip(self.names, np.unravel_index(index, shape), strict=True))
+            yield self.build(lambda variable, _, at=places: values[variable.name][at[variable.name]])  # type: ignore[misc]
 
     def every_setting(self) -> Iterator[Setting] | None:
         """All settings of a finite space, None where a float is searched."""
         if any(v.values is None for v in self.variables):
             return None
-        return self._complete({}, 0)
+        return self._complete({}, 0, lambda variable: variable.values or ())
 
-    def _complete(self, setting: Setting, first: int) -> Iterator[Setting]:
+    def corners(self, names: Iterable[str], values_of: Callable[[Variable], Sequence[Value]]) -> Iterator[Setting]:
+        """All settings of the variables with these names, and of those that their existence depends on.
+
+        values_of: what each of them is tried at; values that conditions name are tried besides.
+        """
+        wanted = set(names)
+        named: dict[str, set[Value]] = {}
+        for variable in reversed(self.variables):  # a condition looks back
+            if variable.name in wanted:
+                for name, values in variable.when:
+                    wanted.add(name)
+                    named.setdefault(name, set()).update(values)
+        part = Space(tuple(v for v in self.variables if v.name in wanted))
+        return part._complete({}, 0, lambda v: list(dict.fromkeys([*values_of(v), *sorted(named.get(v.name, ()), key=str)])))
+
+    def _complete(self, setting: Setting, first: int, values_of: Callable[[Variable], Sequence[Value]]) -> Iterator[Setting]:
         if first == len(self.variables):
             yield setting
             return
         variable = self.variables[first]
         if not variable.exists_in(setting):
-            yield from self._complete(setting, first + 1)
+            yield from self._complete(setting, first + 1, values_of)
             return
-        for value in variable.values or ():
-            yield from self._complete({**setting, variable.name: value}, first + 1)
+        for value in values_of(variable):
+            yield from self._complete({**setting, variable.name: value}, first + 1, values_of)
 
 
 def read_space(path: Path) -> Space:
@@ -223,7 +240,7 @@ def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variab
     if unknown := set(fields) - FIELDS:
         raise ValueError(f"unknown field {', '.join(sorted(unknown))}; there are {', '.join(sorted(FIELDS))}")
     kind = fields["kind"]
-    if kind not in KINDS:
+    if not isinstance(kind, str) or kind not in KINDS:
         raise ValueError(f"kind '{kind}' is none of {', '.join(KINDS)}")
     when = _conditions(fields.get("when", {}), earlier)
     if kind == "categorical":
@@ -233,16 +250,16 @@ def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variab
     if "choices" in fields:
         raise ValueError("choices are for kind categorical")
     low, high, grid = (fields.get(field, default) for field, default in (("low", None), ("high", None), ("grid", 0)))
-    if not all(isinstance(bound, (int, float)) and math.isfinite(bound) for bound in (low, high)):
+    if not all(_is_number(bound) and math.isfinite(bound) for bound in (low, high)):
         raise ValueError(f"low and high are to be numbers, not {low} and {high}")
     if kind == "int" and not all(isinstance(bound, int) for bound in (low, high)):
         raise ValueError(f"low {low} and high {high} of an integer are to be integers")
     if not low < high:
         raise ValueError(f"low {low} has to be below high {high}")
-    if not isinstance(grid, int) or grid < 0:
+    if not isinstance(grid, int) or isinstance(grid, bool) or grid < 0:
         raise ValueError(f"grid {grid} is to be a number of values")
     scale = fields.get("scale", "linear")
-    if scale not in SCALES:
+    if not isinstance(scale, str) or scale not in SCALES:
         raise ValueError(f"scale '{scale}' is none of {', '.join(SCALES)}")
     if scale == "log" and low <= 0:
         raise ValueError(f"a logarithmic scale needs low above 0, not {low}")
@@ -251,10 +268,14 @@ def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variab
     return Variable(name, kind, low, high, scale, grid=grid, when=when)
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)  # which Python counts among the integers
+
+
 def _choices(choices: Any) -> tuple[Value, ...]:
     if not isinstance(choices, (list, tuple)) or not choices:
         raise ValueError("choices are to be a list of at least one value")
-    if not all(isinstance(c, (str, int, float)) and not isinstance(c, bool) for c in choices):
+    if not all(isinstance(c, str) or _is_number(c) for c in choices):
         raise ValueError("choices are to be words or numbers")
     if len(set(choices)) < len(choices):
         raise ValueError(f"choices {list(choices)} are not all different")
@@ -269,6 +290,8 @@ def _conditions(when: Any, earlier: Mapping[str, Variable]) -> tuple[tuple[str, 
         values = tuple(wanted) if isinstance(wanted, (list, tuple)) else (wanted,)
         if name not in earlier:
             raise ValueError(f"when: '{name}' is no variable above this one")
+        if not values:
+            raise ValueError(f"when: no value of {name} is named, so it would never exist")
         possible = earlier[name].values
         if possible is None:
             raise ValueError(f"when: '{name}' is a float; conditions are on integers and choices")

@@ -20,6 +20,7 @@ from common.search.trial import Trial, best_first
 
 LEAST_DEVIATION = 0.01  # of a mutation
 GIVE_UP = 100  # tries to find a setting that is new
+GRID_CHUNK = 1000  # points of a grid that are made at a time, since most searches want few of many
 
 Generators: TypeAlias = Callable[[int], np.random.Generator]
 
@@ -78,10 +79,14 @@ class Grid:
         return 0
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """All that is left of it."""
+        """As many as there are already, and GRID_CHUNK more; points that differ in what does not exist are the same."""
         points = generators(0).permutation(math.prod(self.space.grid_shape(self.size)))
-        settings = (self.space.grid_point(int(p), self.size) for p in points)
-        return [Proposal(s) for s in {key_of(s): s for s in settings}.values()][i:]
+        found: dict[Key, Setting] = {}
+        for setting in self.space.grid_points(points, self.size):
+            found.setdefault(key_of(setting), setting)
+            if len(found) == 2 * i + GRID_CHUNK:
+                break
+        return [Proposal(s) for s in islice(found.values(), i, None)]
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ STATES = {State.COMPLETE: optuna.trial.TrialState.COMPLETE, State.PRUNED: optuna
 
 @dataclass(frozen=True)
 class Tpe:
-    """TPE with Optuna's defaults: ten random settings first."""
+    """TPE with Optuna's defaults: random settings until ten complete ones are known, in lag order up to trial 9 + W."""
 
     space: Space
     order: Order = LAG

@@ -3,12 +3,17 @@
 import csv
 import json
 import math
+import shlex
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from test_cli import load_script
 
-from common.cli import CommonArgs
+from common.cli import CommonArgs, parse_args, without_effect
 from common.errors import UsageError
+from common.models import SIZES as NETWORK_SIZES
 from common.search.figures import _ticks, write_figures
 from common.search.importance import importance
 from common.search.objective import with_setting
@@ -20,6 +25,7 @@ from common.search.steady import FREE, Steady
 from common.search.tpe import study_of
 from common.search.trial import State, Trial
 
+ROOT = Path(__file__).parents[2]
 UNIT = {"kind": "float", "low": 0.0, "high": 1.0}
 LINEAR = Space.of({"x1": UNIT, "x2": UNIT, "x3": UNIT})
 TREE = Space.of({"c": {"kind": "categorical", "choices": ["a", "b"]}, "x": {**UNIT, "when": {"c": "a"}}, "y": UNIT})
@@ -149,6 +155,41 @@ class TestCommand:
         command = self.command({"learning_rate": 0.2, "damping": "none"}, kind="eoa", ranks=2)
         assert "mpirun --oversubscribe --bind-to none -np 2 python EOA-SAM/EOASAM.py" in command
         assert "--damping none" in command
+
+
+SETTINGS = {  # by weight optimizer, what may be searched beside it
+    "sgd": {"learning_rate": 0.0123456789, "momentum_factor": 0.9, "weight_decay": 1e-06},
+    "nesterov": {"learning_rate": 0.1, "clip_norm": 1.0},
+    "adamw": {"adam_rate": 0.001, "adam_decay": 0.02},
+    "muon": {"adam_rate": 0.003},
+    "prodigy": {"adam_decay": 0.0},
+    "asam": {"learning_rate": 0.3, "rho": 0.5},
+    "sam+adamw": {"adam_rate": 0.002, "rho": 0.05},
+}
+
+
+@pytest.mark.parametrize("preset", ["smoke", "cpu", "paper"])
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "topics", "cifar10"])
+@pytest.mark.parametrize("kind", ["train", "eoa"])
+@pytest.mark.parametrize("optimizer", SETTINGS)
+def test_the_command_of_the_winner_says_all_that_it_was_trained_with(monkeypatch, kind, preset, dataset, optimizer):
+    """Read by the script it names, for every preset, on images and texts, beside what is shared with the preset or not."""
+    dhpo = load_script("DHPO", monkeypatch, ROOT / "DHPO")
+    words = ["--preset", preset, "--dataset", dataset, "--rounds", "7", "--train-images", "1200", "--label-smoothing", "0.1"]
+    base, _ = parse_args(dhpo.PRESETS, "a test", words)
+    setting = {"optimizer": optimizer, "batch_size": 96, **SETTINGS[optimizer]}
+    args = with_setting(replace(base, precision="float32"), setting, kind, "auto", 3)
+    called = shlex.split(command_of(args, setting, "cosine", 2, 1))
+    at = next(k for k, word in enumerate(called) if word.endswith(".py"))
+    script = Path(called[at])
+    module = load_script(script.stem, monkeypatch, ROOT / script.parent)
+    again, given = parse_args(module.PRESETS, "a test", called[at + 1 :])
+    used = set(vars(args)) - {"out", "resume"} - ({"depth", "width", "dropout"} - set(NETWORK_SIZES[args.model]))
+    if kind == "train":
+        again = module.settle(again, given, 2)
+        assert again.method == "cosine"
+        used -= without_effect(optimizer)
+    assert {k: getattr(again, k) for k in used} == {k: getattr(args, k) for k in used}
 
 
 @pytest.mark.parametrize(("low", "high", "texts"), [(1, 2, ["1", "2"]), (1, 3, ["1", "2", "3"]), (0, 10, ["0", "5", "10"])])

@@ -7,9 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.cli import CommonArgs
 from common.errors import UsageError
-from common.search.objective import check_searchable
 from common.search.space import Space, key_of, read_space
 
 SGD = {"kind": "float", "low": 0.001, "high": 1.0, "scale": "log", "when": {"optimizer": "sgd"}}
@@ -43,7 +41,7 @@ def test_grid_points_are_numbered_row_major_with_the_last_variable_fastest(sizes
     space = Space.of({f"v{k}": {"kind": "float", "low": 0.0, "high": 1.0, "grid": n} for k, n in enumerate(sizes)})
     assert space.grid_shape(9) == tuple(sizes)
     index = data.draw(st.integers(0, math.prod(sizes) - 1))
-    point = space.grid_point(index, 9)
+    (point,) = space.grid_points([index], 9)
     places = [v.grid_values(9).index(point[v.name]) for v in space.variables]
     assert sum(e * math.prod(sizes[k + 1 :]) for k, e in enumerate(places)) == index
     assert all(0 < value < 1 for value in point.values())
@@ -139,6 +137,14 @@ def test_a_space_is_read_from_a_file_as_from_a_dictionary(tmp_path):
         ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "scale": "logit"}}, "inside (0, 1)"),
         ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "scale": "cubic"}}, "'cubic'"),
         ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "step": 2}}, "unknown field step"),
+        ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "scale": ["log"]}}, "['log']"),
+        ({"x": {"kind": ["float"]}}, "kind '['float']'"),
+        ({"x": {"kind": "int", "low": False, "high": True}}, "to be numbers"),
+        ({"x": {"kind": "int", "low": 0, "high": 4, "grid": True}}, "grid True"),
+        (
+            {"x": {"kind": "int", "low": 0, "high": 1}, "y": {"kind": "int", "low": 0, "high": 1, "when": {"x": []}}},
+            "no value of x",
+        ),
         ({"x": {"kind": "int", "low": 0.5, "high": 1}}, "integers"),
         ({"x": {"kind": "categorical"}}, "choices"),
         ({"x": {"kind": "categorical", "choices": ["a", "a"]}}, "not all different"),
@@ -152,25 +158,3 @@ def test_what_cannot_work_is_refused_with_its_name(content, said):
     with pytest.raises(UsageError, match=r"^space.toml") as error:
         Space.of(content, "space.toml")
     assert said in str(error.value)
-
-
-@pytest.mark.parametrize(
-    ("name", "fields", "said"),
-    [
-        ("gamma", {"kind": "float", "low": 0.1, "high": 1.0}, "no option of a trial"),
-        ("damping", {"kind": "categorical", "choices": ["none"]}, "no option of a trial"),
-        ("momentum_factor", {"kind": "float", "low": 0.1, "high": 1.0}, "--momentum-factor 1.0"),
-        ("width", {"kind": "float", "low": 1.0, "high": 2.0}, "integers"),
-        ("optimizer", {"kind": "categorical", "choices": ["sgd", "adagrad"]}, "adagrad"),
-        ("batch_size", {"kind": "int", "low": 0, "high": 8}, "--batch-size 0"),
-    ],
-)
-def test_variables_that_are_no_options_of_a_trial_are_refused(name, fields, said):
-    with pytest.raises(UsageError, match=said):
-        check_searchable(Space.of({name: fields}), CommonArgs(dataset="digits", model="cnn"), "train", "auto")
-
-
-def test_options_of_an_ecosphere_are_searchable_in_one():
-    base = CommonArgs(dataset="digits", model="cnn")
-    space = Space.of({"damping": {"kind": "categorical", "choices": ["none", "fixed"]}, "learning_rate": {**SGD, "when": {}}})
-    check_searchable(space, base, "eoa", "auto")

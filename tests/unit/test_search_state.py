@@ -278,6 +278,42 @@ class TestResume:
         with pytest.raises(UsageError, match="line 5 of"):
             run_journaled(tmp_path, "random")
 
+    @pytest.mark.parametrize(
+        "event",
+        [
+            {"event": "propose", "id": 7, "setting": {}, "parents": []},
+            {"event": "start", "id": 0, "worker": 0, "time": 0.0},  # it has ended
+            {"event": "start", "id": -1, "worker": 0, "time": 0.0},
+            {"event": "report", "id": 0, "step": 1, "value": 0.5},
+            {"event": "end", "id": 99, "state": "complete", "value": 0.5, "time": 0.0, "cost": 0.0, "error": ""},
+            {"event": "stop"},
+        ],
+        ids=lambda event: event["event"],
+    )
+    def test_an_event_that_cannot_come_next_is_damage(self, tmp_path, event):
+        run_journaled(tmp_path, "random", every=10**6)
+        with open(tmp_path / JOURNAL, "a") as file:
+            file.write(json.dumps(event) + "\n")
+        with pytest.raises(UsageError, match=f"line {len((tmp_path / JOURNAL).read_text().splitlines())} of .* is damaged"):
+            run_journaled(tmp_path, "random")
+
+    def test_a_journal_is_of_one_search(self, tmp_path):
+        """With a snapshot as well, which would hide the session."""
+        run_journaled(tmp_path, "async-evolution", every=7)
+        same = STRATEGIES["async-evolution"]
+        others = {
+            "seed": Search(same, Limits(16), 3, seed=5),
+            "strategy": Search(Steady(SPACE, 4, Order(6)), Limits(16), 3, seed=4),
+            "pruner": Search(same, Limits(16), 3, seed=4, pruner=Median()),
+            "free": Search(same, Limits(16), 3, seed=4, free=True),
+        }
+        for name, search in others.items():
+            journal = Journal(tmp_path)
+            with pytest.raises(UsageError, match=f"is of another search: its {name} is"):
+                journal.recover(search)
+            journal.close()
+        Journal(tmp_path).recover(Search(same, Limits(99, target=0.5), 1, seed=4))
+
     @each_strategy
     def test_a_kill_after_any_event_changes_nothing(self, tmp_path, name):
         whole = run_journaled(tmp_path / "whole", name, every=10**6)

@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.search import strategies
 from common.search.schedule import log_normal, play
 from common.search.search import Limits, Search
 from common.search.space import Space, key_of
-from common.search.steady import FREE, Order, Steady, breed, reflect
+from common.search.steady import FREE, STEP, Order, Steady, breed, reflect, tournament
 from common.search.strategies import Evolution, Grid, Random, mutate, mutation_deviations
 from common.search.tpe import Tpe
 from common.search.trial import State, Trial, best_first
@@ -112,6 +113,43 @@ class TestSteady:
             pool = {t.id for t in best_first(search.trials[: trial.id - 4])[:4]}
             assert set(trial.parents) <= pool
 
+    def test_a_tournament_of_two(self):
+        """The better of two draws from n: member k wins with (2 (n - k) - 1) / n^2."""
+        pool, rng, n = complete([{}] * 4, [4.0, 3.0, 2.0, 1.0]), np.random.default_rng(1), 20000
+        wins = np.bincount([tournament(pool, rng).id for _ in range(n)], minlength=4) / n
+        for share, expected in zip(wins, [7 / 16, 5 / 16, 3 / 16, 1 / 16], strict=True):
+            assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / n)
+
+    def test_genes_come_from_the_second_parent_with_0_7_and_one_is_redrawn_with_0_4(self):
+        """Of d choices among m values the parents' are 0 and 1: (1 - 0.4/d) 0.7 + 0.4/(d m) are 1, 0.4/d (1 - 2/m) neither."""
+        d, m, n = 4, 50, 6000
+        space = Space.of({f"c{k}": {"kind": "categorical", "choices": list(range(m))} for k in range(d)})
+        first, second = dict.fromkeys(space.names, 0), dict.fromkeys(space.names, 1)
+        rng = np.random.default_rng(2)
+        children = np.array([list(breed(space, first, second, rng).values()) for _ in range(n)])
+        for share, expected in (
+            (np.mean(children == 1), (1 - 0.4 / d) * 0.7 + 0.4 / (d * m)),
+            (np.mean(children > 1), 0.4 / d * (1 - 2 / m)),
+        ):
+            assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / (n * d))
+        assert max((children > 1).sum(axis=1)) == 1, "one gene at most"
+
+    def test_every_number_takes_a_step(self, monkeypatch):
+        monkeypatch.setattr("common.search.steady.REDRAWN", 0.0)
+        space, rng = Space.of({"v": UNIT}), np.random.default_rng(3)
+        steps = np.array([breed(space, {"v": 0.5}, {"v": 0.5}, rng)["v"] - 0.5 for _ in range(4000)])
+        assert STEP == 0.05
+        assert abs(steps.mean()) < 5 * 0.05 / math.sqrt(4000)
+        assert steps.std() == pytest.approx(0.05, rel=5 / math.sqrt(2 * 4000))
+
+    def test_a_tenth_is_fresh_once_there_is_a_population(self):
+        """Trial i knows those up to i - W, so the first that can be bred is trial mu + W - 1."""
+        search = searched(Steady(CUBE, 4, Order(5)), trials=1500, workers=3)
+        assert not any(t.parents for t in search.trials[:8])
+        fresh = np.mean([not t.parents for t in search.trials[8:]])
+        assert abs(fresh - 0.1) < 5 * math.sqrt(0.09 / 1492)
+        assert any(t.parents for t in search.trials[8:10])
+
     @given(st.floats(-5, 5))
     def test_reflection_stays_inside_and_is_the_identity_there(self, u):
         assert 0 <= reflect(u) <= 1
@@ -172,6 +210,11 @@ class TestAll:
         fewer = searched(Grid(CUBE), trials=10).trials
         assert [t.setting for t in fewer] == [t.setting for t in trials[:10]]
         assert [t.setting for t in trials] != sorted((t.setting for t in trials), key=lambda s: list(s.values()))
+
+    def test_a_grid_is_made_in_parts(self, monkeypatch):
+        whole = [t.setting for t in searched(Grid(CUBE), trials=100).trials]
+        monkeypatch.setattr(strategies, "GRID_CHUNK", 5)
+        assert [t.setting for t in searched(Grid(CUBE), trials=100).trials] == whole
 
     @pytest.mark.parametrize("kind", [Grid, Random, Evolution, Steady, Tpe])
     def test_a_seed_settles_the_first_proposals_on_any_number_of_workers(self, kind):

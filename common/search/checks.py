@@ -1,0 +1,152 @@
+"""Whether a space can be searched by training: every variable an option that is looked at, every combination one that works.
+
+Checked before any rank trains. Of ranges both ends are tried, and of what a network is built by every value.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from common.cli import CommonArgs, without_effect
+from common.data import DataSet
+from common.eoa import EoaArgs, check_sam_scope, check_search, check_space
+from common.errors import UsageError
+from common.models import MODELS, SIZES, build_model
+from common.optim import OPTIMIZERS, averages, searches
+from common.populations import PopulationSpec
+from common.search.objective import population_specs, sizes_of, with_setting
+from common.search.space import Setting, Space, Value, Variable
+from common.species import DAMPINGS
+
+SEARCHABLE = (  # options of a script that a space may name
+    *("learning_rate", "momentum_factor", "weight_decay", "batch_size", "rounds", "optimizer", "adam_rate", "adam_decay"),
+    *("label_smoothing", "clip_norm", "rho", "dropout", "width", "depth", "model"),
+)
+EOA_SEARCHABLE = {  # beside them, of an ecosphere, and their values
+    "base_rate": ("best", "blend", "anneal"),
+    "damping": tuple(DAMPINGS),
+    "lr_space": ("linear", "log"),
+    "exchange": ("average", "kin", "best", "migrate", "ring", "exploit", "apart"),
+}
+WORDS = {"optimizer": OPTIMIZERS, "model": tuple(MODELS), **EOA_SEARCHABLE}
+RULES = ("optimizer", "clip_norm", *EOA_SEARCHABLE)  # what may exclude each other
+BUILT_BY = ("model", "depth", "width")
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What all trials of a search have in common.
+
+    base: their options, but for those that are searched. kind, schedule, populations: of `Training`. ranks: of a trial.
+    """
+
+    base: CommonArgs
+    kind: str = "train"
+    schedule: str = "cosine"
+    populations: str = "auto"
+    ranks: int = 1
+
+    def options(self, setting: Setting) -> CommonArgs:
+        """Those of one trial. Raises UsageError."""
+        return with_setting(self.base, setting, self.kind, self.populations, self.base.seed)
+
+    def optimizers(self, args: CommonArgs) -> list[PopulationSpec]:
+        """The populations of one trial, for their weight optimizers. Raises UsageError."""
+        if isinstance(args, EoaArgs):
+            return population_specs(args, self.ranks)
+        return [PopulationSpec(self.schedule, self.ranks, args.optimizer)]
+
+
+def check_searchable(space: Space, trials: Trials, given: set[str]) -> None:
+    """Refuse variables that are no options of a trial, or that it does not look at, values that cannot work, alone or
+    together, and options that no trial looks at. given: the names of options that were given. Raises UsageError.
+    """
+    names = (*SEARCHABLE, *(EOA_SEARCHABLE if trials.kind == "eoa" else ()))
+    for variable in space.variables:
+        if variable.name not in names:
+            raise UsageError(
+                f"the search space has '{variable.name}', which is no option of a trial; there are {', '.join(names)}"
+            )
+        _check_values(variable, trials)
+    for setting in space.corners(RULES, _ends):
+        _check_rules(trials, trials.options(setting))
+    _check_use(space, trials, given)
+
+
+def check_training(space: Space, base: CommonArgs, data: DataSet, ranks: int) -> None:
+    """Refuse batches that the training images are too few for, and networks that cannot be built. Raises UsageError."""
+    for setting in space.corners(("batch_size",), _ends):
+        sizes_of(with_setting(base, setting, "train", "auto", base.seed), len(data.train), ranks)
+    source = data.source
+    for setting in space.corners(BUILT_BY, _all):
+        args = with_setting(base, setting, "train", "auto", base.seed)
+        with torch.device("meta"):  # shapes alone
+            build_model(args.model, source.channels, source.classes, args.depth, args.width, image_size=data.train.size)
+
+
+def _ends(variable: Variable) -> Sequence[Value]:
+    """What a variable is tried at: choices, or the ends of a range."""
+    return [variable.from_unit(0.0), variable.from_unit(1.0)] if variable.is_numeric else variable.choices
+
+
+def _all(variable: Variable) -> Sequence[Value]:
+    """Every value of a variable; of floats, which are not counted, the ends."""
+    return variable.values or _ends(variable)
+
+
+def _check_values(variable: Variable, trials: Trials) -> None:
+    """Every value by itself, as the script would take it that has this option."""
+    name = variable.name
+    default = getattr(trials.base, name, "")
+    for value in _ends(variable):
+        fits = isinstance(value, type(default)) or (isinstance(default, float) and isinstance(value, int))
+        if not fits or value not in WORDS.get(name, (value,)):
+            kinds = {float: "numbers", int: "integers", str: f"words out of {', '.join(WORDS.get(name, ()))}"}
+            raise UsageError(f"the search space has {name} = {value}, but its values are {kinds[type(default)]}")
+        trials.options({name: value})
+
+
+def _check_rules(trials: Trials, args: CommonArgs) -> None:
+    """Weight optimizers and the rules of their rates, together."""
+    specs = trials.optimizers(args)
+    kinds = {s.optimizer for s in specs}
+    searching = sorted(k for k in kinds if searches(k))
+    if args.clip_norm and searching:
+        raise UsageError(f"--clip-norm {args.clip_norm:g}: {searching[0]} bounds its steps by itself; leave it out")
+    if isinstance(args, EoaArgs):
+        check_sam_scope(args, specs)
+        check_search(args, specs)
+        check_space(args)
+        return
+    if searching:
+        raise UsageError(
+            f"{searching[0]} finds its steps by itself, and trials of --objective train have a rate: use SaLSA/SaLSA.py"
+        )
+    if trials.schedule != "constant" and any(averages(k) for k in kinds):
+        raise UsageError(
+            f"--schedule {trials.schedule}: schedule-free optimizers want a constant rate; use --schedule constant"
+        )
+
+
+def _check_use(space: Space, trials: Trials, given: set[str]) -> None:
+    """Every variable has an effect wherever it exists, and every option that was given in some trial."""
+    for variable in space.variables:
+        for setting in space.corners((variable.name, "optimizer", "model"), _ends):
+            args = trials.options(setting)
+            if variable.name in setting and variable.name in _unused(trials, args):
+                raise UsageError(
+                    f"the search space has '{variable.name}', which does nothing beside --optimizer {args.optimizer} and "
+                    f"--model {args.model}: say `when` it exists, or leave it out"
+                )
+    kinds = [trials.options(setting) for setting in space.corners(("optimizer", "model"), _ends)]
+    for name in sorted(given.intersection(*(_unused(trials, args) for args in kinds))):
+        raise UsageError(f"--{name.replace('_', '-')} is looked at by no trial of this space: leave it out")
+
+
+def _unused(trials: Trials, args: CommonArgs) -> set[str]:
+    """Options that a trial does not look at: of other weight optimizers, and of other networks."""
+    names = set.intersection(*(without_effect(s.optimizer) for s in trials.optimizers(args)))
+    if isinstance(args, EoaArgs):
+        names -= {"learning_rate"}  # rates move as multiples of it, whatever the optimizers
+    return names | ({"depth", "width", "dropout"} - set(SIZES[args.model]))
