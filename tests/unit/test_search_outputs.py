@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from test_cli import load_script
 
-from common.cli import CommonArgs, parse_args, without_effect
+from common.cli import SIZES, CommonArgs, parse_args, without_effect
 from common.errors import UsageError
 from common.models import SIZES as NETWORK_SIZES
 from common.search.figures import _ticks, write_figures
@@ -176,8 +176,9 @@ def test_the_command_of_the_winner_says_all_that_it_was_trained_with(monkeypatch
     """Read by the script it names, for every preset, on images and texts, beside what is shared with the preset or not."""
     dhpo = load_script("DHPO", monkeypatch, ROOT / "DHPO")
     words = ["--preset", preset, "--dataset", dataset, "--rounds", "7", "--train-images", "1200", "--label-smoothing", "0.1"]
+    words += ["--width", str(SIZES[preset].get("width", 1)), "--batch-size", str(SIZES[preset]["batch_size"])]  # of images
     base, _ = parse_args(dhpo.PRESETS, "a test", words)
-    setting = {"optimizer": optimizer, "batch_size": 96, **SETTINGS[optimizer]}
+    setting = {"optimizer": optimizer, **SETTINGS[optimizer]}
     args = with_setting(replace(base, precision="float32"), setting, kind, "auto", 3)
     called = shlex.split(command_of(args, setting, "cosine", 2, 1))
     at = next(k for k, word in enumerate(called) if word.endswith(".py"))
