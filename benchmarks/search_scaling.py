@@ -8,6 +8,7 @@ no cores. mpi4py's own pool, whose rank 0 does nothing but hand out, sleeps in t
 one thread, and those that are not measured are asleep. Writes results/benchmarks/search_scaling.md.
 """
 
+import itertools
 import statistics
 import time
 from collections.abc import Iterator
@@ -64,9 +65,10 @@ class Args:
     """folder of the table"""
 
 
-def schemes(ranks: int) -> dict[str, Strategy]:
+def schemes(ranks: int, trials: int) -> dict[str, Strategy]:
     """What is compared on so many ranks, by the name of its column."""
     return {
+        "static, all at once": Generations(trials),
         "static, λ = 4": Generations(4),
         "static, λ = 16": Generations(16),
         "static, λ = 4 P": Generations(4 * ranks),
@@ -83,7 +85,7 @@ def simulated(args: Args) -> Iterator[str]:
             rng = np.random.default_rng([ranks, round(100 * spread)])
             n, repeats = max(args.trials, 16 * ranks), args.simulations if ranks < 1024 else min(args.simulations, 4)
             costs = [log_normal(rng, n, spread) for _ in range(repeats)]
-            means = [np.mean([speed_up(scheme, c, ranks) for c in costs]) for scheme in schemes(ranks).values()]
+            means = [np.mean([speed_up(scheme, c, ranks) for c in costs]) for scheme in schemes(ranks, n).values()]
             yield f"| {spread:g} | {ranks} | {n} | {' | '.join(f'{m:.2f}' for m in means)} |"
 
 
@@ -93,29 +95,41 @@ def evaluate(objective: Objective, strategy: Strategy, trials: int, comm: MPI.Co
     return (max(t.end or 0.0 for t in search.trials), utilisation(search)) if search else (0.0, 0.0)
 
 
+def parts_of(world: Group) -> dict[int, MPI.Comm]:
+    """Communicators of the first 1, 2, 4, ... ranks, as far as there are; for other ranks, of those that are left over."""
+    sizes = [k for k in RANKS if k <= world.size]
+    return {k: world.comm.Split(0 if world.rank < k else 1, world.rank) for k in sizes}
+
+
 def slept(args: Args, world: Group) -> list[str]:
-    """Lines of the table of sleeping trials, on all ranks, medians; on rank 0. Collective."""
+    """Lines of the table of sleeping trials, medians; on rank 0. Collective."""
     costs = args.milliseconds / 1000 * log_normal(np.random.default_rng(0), args.trials, args.spread)
-    pool = f"mpi4py.futures, {world.size - 1} of the ranks work"
-    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in (*schemes(world.size), pool)}
-    for repeat in range(args.repeats):
-        for name, scheme in schemes(world.size).items():
-            launch.say(f"sleeping, {name}, repeat {repeat + 1} of {args.repeats}")
-            world.barrier()
-            measured[name].append(evaluate(lambda task, report: _sleep(costs[task.id]), scheme, args.trials, world.comm))
-        world.barrier()
-        measured[pool].append((_pooled(costs, world), np.nan))
     lines = []
-    for name, values in measured.items():
-        seconds, busy = (statistics.median(v) for v in zip(*values, strict=True))
-        ranks, scheme = (world.size - 1, Queue(FREE)) if name == pool else (world.size, schemes(world.size)[name])
-        share = "" if name == pool else f"{100 * busy:.1f}"
-        lines.append(f"| {name} | {speed_up(scheme, costs, ranks):.2f} | {costs.sum() / max(seconds, 1e-9):.2f} | {share} |")
-    return lines
+    for ranks, comm in parts_of(world).items():
+        compared = schemes(ranks, args.trials) if ranks > 1 else {"any": Queue(FREE)}
+        measured: dict[str, list[tuple[float, float]]] = {}
+        for repeat, (name, scheme) in itertools.product(range(args.repeats if ranks > 1 else 1), compared.items()):
+            launch.say(f"sleeping on {ranks}, {name}, repeat {repeat + 1} of {args.repeats}")
+            world.rest()
+            if world.rank < ranks:
+                found = evaluate(lambda task, report: _sleep(costs[task.id]), scheme, args.trials, comm)
+                measured.setdefault(name, []).append(found)
+            world.rest()
+        for name, values in measured.items():
+            seconds, busy = (statistics.median(v) for v in zip(*values, strict=True))
+            gained = costs.sum() / max(seconds, 1e-9)
+            simulated = speed_up(compared[name], costs, ranks)
+            lines.append(f"| {ranks} | {name} | {simulated:.2f} | {gained:.2f} | {100 * busy:.1f} |")
+    pooled = statistics.median(_pooled(costs, world) for _ in range(args.repeats))
+    expected = speed_up(Queue(FREE), costs, world.size - 1)
+    pool = f"| {world.size} | mpi4py.futures, whose first rank only hands out | {expected:.2f} |"
+    return [*lines, f"{pool} {costs.sum() / max(pooled, 1e-9):.2f} | |"]
 
 
 def _pooled(costs: np.ndarray, world: Group) -> float:
-    """Seconds that mpi4py's pool takes; on rank 0, which only hands out."""
+    """Seconds that mpi4py's pool takes; on rank 0, which only hands out. Collective."""
+    launch.say("sleeping, mpi4py.futures")
+    world.barrier()
     began = time.perf_counter()
     with MPICommExecutor(world.comm, root=0) as pool:
         if pool is not None:
@@ -138,7 +152,7 @@ def trained(args: Args, world: Group) -> list[str]:
     torch.set_num_threads(1)
     data = open_data(args.dataset, "data", topology, 0, 0.1, 0)
     training = Training(options, topology.alone(), data)
-    parts = {k: world.comm.Split(0 if world.rank < k else 1, world.rank) for k in (1, 2)}
+    parts = {k: comm for k, comm in parts_of(world).items() if k <= 2}
     seconds: dict[int, list[float]] = {1: [], 2: []}
     training.train(SPACE.draw(np.random.default_rng(0)), 0)  # warm
     for repeat in range(args.repeats):
@@ -172,21 +186,22 @@ def main() -> None:
 
 def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], training: list[str]) -> None:
     """The tables as Markdown."""
-    names = " | ".join(schemes(ranks))
+    names = " | ".join(schemes(ranks, args.trials))
     text = [
         f"Speed-up S_P of a search, simulated: the sum of all costs over the time, means of {args.simulations} drawings (4 for "
-        "1024 ranks) of log-normal costs. Static: generations of λ trials are dealt out evenly, and the next waits for the "
-        "slowest. Asynchronous: the next trial goes to whoever is free; with a lag trial i waits for all up to i - W.",
+        "1024 ranks) of log-normal costs. Static: all trials, or generations of λ, are dealt out evenly, and a generation waits "
+        "for the slowest rank of the one before. Asynchronous: the next trial goes to whoever is free; with a lag trial i waits "
+        "for all up to i - W.",
         "",
         f"| spread | P | trials | {names} |",
-        f"| ---: | ---: | ---: |{' ---: |' * len(schemes(ranks))}",
+        f"| ---: | ---: | ---: |{' ---: |' * len(schemes(ranks, args.trials))}",
         *simulation,
         "",
-        f"The same on {ranks} real ranks: {args.trials} sleeps of {args.milliseconds:g} ms on average, spread {args.spread:g}, "
+        f"The same on real ranks: {args.trials} sleeps of {args.milliseconds:g} ms on average, spread {args.spread:g}, "
         f"medians of {args.repeats}, beside the simulation with the very same costs.",
         "",
-        "| scheme | S_P, simulated | S_P, measured | time in trials, % |",
-        "| --- | ---: | ---: | ---: |",
+        "| P | scheme | S_P, simulated | S_P, measured | time in trials, % |",
+        "| ---: | --- | ---: | ---: | ---: |",
         *sleeping,
         "",
         *([*training, ""] if training else []),
