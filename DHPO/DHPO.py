@@ -57,6 +57,8 @@ WHOSE = {  # options that are for some choices of another one
 class Args(CommonArgs):
     """Options of the search, after those of its trials."""
 
+    resume: bool = False
+    """go on with the search in --out where its journal ends, on as many ranks as there are now"""
     strategy: Literal["grid", "random", "evolution", "async-evolution", "tpe"] = "async-evolution"
     """what proposes settings (published: grid, random, evolution)"""
     space: str = "cifar10"
@@ -175,8 +177,7 @@ def finish(
     Trained again, not kept: so weights need not outlive a kill, and it is seen whether the value can be had again.
     """
     began = time.perf_counter()
-    seed = training.seed_of(best.id)
-    winner = training.train(best.setting, seed)
+    winner = training.train(best.setting, training.seed_of(best.id))
     module, data, precision, group = winner.model.module, training.data, training.args.precision, training.topology.world
     validation = evaluate(module, data.validation, precision, group)
     test = evaluate(module, data.test, precision, group)  # the only time that anybody looks at it
@@ -185,21 +186,28 @@ def finish(
     from common.search.figures import write_figures  # seconds to import, and only rank 0 needs them
     from common.search.importance import importance
 
-    settled = with_setting(training.args, best.setting, args.objective, args.populations, seed)
-    settled = replace(settled, batch_size=sizes_of(settled, len(data.train), args.ranks_per_trial)[0])  # as it was trained
-    command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
-    about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": seed, "command": command}
     shares = importance(space, search.trials, args.seed)
+    about, sizes = describe(args, training, best)
     summary = {
-        **{"experiment": "dhpo", "method": args.strategy, "dataset": args.dataset, "seed": args.seed},
-        **{"model": model_title(settled.model, settled.depth, settled.width), "parameters": winner.model.parameters.numel()},
-        **{"ranks": group.size * search.workers, "ranks_per_trial": group.size},
+        "experiment": "dhpo",
+        "method": args.strategy,
+        "dataset": args.dataset,
+        "seed": args.seed,
+        **sizes,
+        "parameters": winner.model.parameters.numel(),
         **totals(search),
-        **{"best": about, "reproduced": winner.value == best.value, "importance": shares},
-        **{"validation_accuracy": validation.accuracy, "validation_loss": validation.loss},
-        **{"test_accuracy": test.accuracy, "test_loss": test.loss},
+        "ranks": group.size * search.workers,
+        "ranks_per_trial": group.size,
+        "best": about,
+        "reproduced": winner.value == best.value,
+        "importance": shares,
+        "validation_accuracy": validation.accuracy,
+        "validation_loss": validation.loss,
+        "test_accuracy": test.accuracy,
+        "test_loss": test.loss,
         "seconds": {"setup": setup, "search": search.now, "winner": time.perf_counter() - began},
-        **{"weights_sha256": winner.model.sha256(), "commit": commit()},
+        "weights_sha256": winner.model.sha256(),
+        "commit": commit(),
     }
     title = f"{args.strategy}, {data.source.title}, {search.workers} worker{'s'[: search.workers > 1]}"
     write_weights(directory, module)
@@ -207,6 +215,16 @@ def finish(
     write_json(directory / "best.json", about)
     write_json(directory / "summary.json", summary)
     say_end(summary, directory)
+
+
+def describe(args: Args, training: Training, best: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The winner as best.json has it, with the command that trains it again, and the network it is."""
+    seed, ranks = training.seed_of(best.id), args.ranks_per_trial
+    settled = with_setting(training.args, best.setting, args.objective, args.populations, seed)
+    settled = replace(settled, batch_size=sizes_of(settled, len(training.data.train), ranks)[0])  # as it was trained
+    command = command_of(settled, best.setting, args.schedule, ranks, args.threads)
+    about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": seed, "command": command}
+    return about, {"model": model_title(settled.model, settled.depth, settled.width)}
 
 
 def settle(args: Args, given: set[str], ranks: int) -> Space:
@@ -292,9 +310,10 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
     pruner, free = pruners.get(args.pruning), args.order == "free"
     search = Search(strategy_of(args, space), limits, workers, args.seed, pruner, free, journal.record)
     journal.recover(search)
+    rounds = "" if "rounds" in space.names else f" of {args.rounds} round{'s'[: args.rounds > 1]}"
     print(
         f"{workers} worker{'s'[: workers > 1]} of {args.ranks_per_trial} rank{'s'[: args.ranks_per_trial > 1]}, "
-        f"{args.trials} trials of {args.rounds} rounds over {', '.join(space.names)}; record: {journal.directory}",
+        f"{args.trials} trials{rounds} over {', '.join(space.names)}; record: {journal.directory}",
         flush=True,
     )
     most = {"evolution": args.population, "async-evolution": args.lag, "tpe": args.lag}.get(args.strategy, workers)
@@ -311,7 +330,8 @@ def say_trial(search: Search, number: int) -> None:
     """A line for a trial that has ended."""
     trial, best = search.trials[number], search.best
     what = f"{trial.value:.4f}" if trial.value is not None else trial.error
-    state = "" if trial.state is State.COMPLETE else f" {trial.state}"
+    states = {State.COMPLETE: "", State.WAITING: " to be tried again"}
+    state = states.get(trial.state, f" {trial.state}")
     so_far = f"best {best.value:.4f} (trial {best.id})" if best else "nothing yet"
     ended = search.count(State.COMPLETE, State.PRUNED, State.FAILED)
     print(f"{ended}/{search.limits.trials}  trial {number}{state}: {what} | {so_far} | {search.now:.0f} s", flush=True)

@@ -189,9 +189,9 @@ def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], tr
     names = " | ".join(schemes(ranks, args.trials))
     text = [
         f"Speed-up S_P of a search, simulated: the sum of all costs over the time, means of {args.simulations} drawings (4 for "
-        "1024 ranks) of log-normal costs. Static: all trials, or generations of λ, are dealt out evenly, and a generation waits "
-        "for the slowest rank of the one before. Asynchronous: the next trial goes to whoever is free; with a lag trial i waits "
-        "for all up to i - W.",
+        "1024 ranks) of log-normal costs. Static: all trials, or generations of λ, are dealt out evenly, and a generation "
+        "waits for the slowest rank of the one before. Asynchronous: the next trial goes to whoever is free; with a lag trial "
+        "i waits for all up to i - W.",
         "",
         f"| spread | P | trials | {names} |",
         f"| ---: | ---: | ---: |{' ---: |' * len(schemes(ranks, args.trials))}",

@@ -35,7 +35,12 @@ PUBLISHED = {  # accuracy on the test set, in percent; the reference project's
     "cifar10": {"grid": "77.32", "random": "78.08", "evolution": "79.51"},
 }
 NOT_COMPARED = {"seed", "out", "data_dir", "resume", "strategy", "method", "grid_size", "population", "order", "lag", "preset"}
-OF_A_STRATEGY = ("population", "grid_size", "order", "lag")
+OF_A_STRATEGY = {  # options that tell searches by one strategy from others by it
+    "grid": ("grid_size",),
+    "evolution": ("population",),
+    "async-evolution": ("population", "order", "lag"),
+    "tpe": ("order", "lag"),
+}
 NOTE = (
     "All trials of a search are trained with one seed. Settings are chosen by the accuracy on held-out training images "
     "(validation: the winner's, which luck has helped); the winner is trained again, and test images are read once, for it. "
@@ -94,7 +99,7 @@ def _read(directory: Path) -> dict[str, Any]:
         json.loads((directory / f"{name}.json").read_text()) for name in ("config", "summary", "environment")
     )
     key = {k: v for k, v in config.items() if k not in NOT_COMPARED} | {"ranks": summary["ranks"]}
-    own = ", ".join(f"{k.replace('_', '-')} {config[k]}" for k in OF_A_STRATEGY)
+    own = ", ".join(f"{k.replace('_', '-')} {config[k]}" for k in OF_A_STRATEGY.get(config["strategy"], ()))
     return {
         "run": directory.name,
         "key": json.dumps(key, sort_keys=True),

@@ -1,4 +1,4 @@
-"""Figures of one search, as PNG: best so far, ranks, parallel coordinates, importance, curves. Read from its trials alone."""
+"""Figures of one search, as PNG: best so far, ranks, parallel coordinates, slices, importance, curves; from its trials."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +44,7 @@ def _draw(search: Search, space: Space, shares: dict[str, float] | None, title: 
     if complete:
         yield "best", best_so_far(complete, title)
         yield "parallel", parallel_coordinates(complete, space, title)
+        yield "slices", slices(complete, space, title)
     if any(t.end is not None for t in search.trials):
         yield "ranks", gantt(search, title)
     if shares:
@@ -52,8 +53,8 @@ def _draw(search: Search, space: Space, shares: dict[str, float] | None, title: 
         yield "curves", curves(search.trials, title)
 
 
-def _figure(title: str, height: float) -> tuple[Figure, Axes]:
-    figure = Figure((WIDTH, height), layout="constrained")
+def _figure(title: str, height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    figure = Figure((width, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     return figure, figure.subplots()
 
@@ -78,7 +79,7 @@ def best_so_far(complete: list[Trial], title: str) -> Figure:
 def gantt(search: Search, title: str) -> Figure:
     """Who was busy when; idle is white."""
     share, workers = 100 * utilisation(search), max(workers for _, workers in search.sessions)
-    figure, axes = _figure(f"{title}: {share:.1f} % of the workers' time in trials", 1.2 + 0.22 * min(workers, 64))
+    figure, axes = _figure(f"{title}\n{share:.1f} % of the workers' time in trials", 1.4 + 0.22 * min(workers, 64))
     for state, colour in COLOURS.items():
         mine = [t for t in search.trials if t.state is state and t.start is not None and t.end is not None]
         if mine:
@@ -97,6 +98,8 @@ def gantt(search: Search, title: str) -> Figure:
 
 
 ABSENT = -0.1  # where a variable is drawn that a trial does not have
+LABEL: Any = {"fontsize": 7.5, "color": GREY, "va": "center", "zorder": 5}
+PLATE = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}  # behind a text, where lines cross it
 
 
 def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Figure:
@@ -104,7 +107,7 @@ def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Fig
 
     A variable that does not exist in a trial has its place below the axis.
     """
-    figure, axes = _figure(title, 3.8)
+    figure, axes = _figure(title, 3.8, max(WIDTH, 1.5 + 1.3 * len(space.variables)))
     values = np.array([t.value for t in complete], dtype=float)
     norm = mpl.colors.Normalize(values.min(), values.max() if np.ptp(values) else values.min() + 1e-9)
     colours = mpl.colormaps["viridis"]
@@ -114,13 +117,34 @@ def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Fig
         axes.plot(x, [*heights, float(norm(values[k]))], color=colours(norm(values[k])), lw=1.0, alpha=0.8)
     for place, variable in enumerate(space.variables):
         for height, text in _ticks(variable):
-            axes.text(place, height, f" {text}", fontsize=7.5, color=GREY, va="center")
+            axes.text(place + 0.03, height, text, bbox=PLATE, **LABEL)
         if variable.when:
-            axes.text(place, ABSENT, " not there", fontsize=7.5, color=GREY, va="center", style="italic")
+            axes.text(place + 0.03, ABSENT, "not there", bbox=PLATE, style="italic", **LABEL)
     axes.set_xticks(list(x), [*space.names, "value"], fontsize=8)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label="value")
+    return figure
+
+
+def slices(complete: list[Trial], space: Space, title: str) -> Figure:
+    """The value over each variable by itself, the trials that have it; later ones are darker."""
+    columns = min(3, len(space.variables))
+    rows = -(-len(space.variables) // columns)
+    figure = Figure((WIDTH, 0.6 + 2.0 * rows), layout="constrained")
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    panels = list(figure.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for variable, panel in zip(space.variables, panels, strict=False):
+        mine = [t for t in complete if variable.name in t.setting]
+        places, ids = [_height(variable, t) for t in mine], [t.id for t in mine]
+        panel.scatter(places, [t.value for t in mine], s=12, c=ids, cmap="Blues", vmin=-len(complete) / 2)
+        heights, texts = zip(*_ticks(variable), strict=True)
+        panel.set_xticks(heights, texts, fontsize=8)
+        panel.set_xlim(-0.06, 1.06)
+        panel.set_xlabel(variable.name, fontsize=9)
+    for panel in panels[len(space.variables) :]:
+        panel.set_visible(False)
+    figure.supylabel("value", fontsize=10)
     return figure
 
 

@@ -58,7 +58,7 @@ def test_a_search_on_two_ranks_leaves_its_record(whole):
     summary = check(whole)
     assert (summary["method"], summary["ranks"], summary["workers"]) == ("async-evolution", 2, 2)
     assert {p.name for p in (whole / "figures").iterdir()} == {
-        f"{n}.png" for n in ("best", "curves", "importance", "parallel", "ranks")
+        f"{n}.png" for n in ("best", "curves", "importance", "parallel", "ranks", "slices")
     }
 
 

@@ -16,7 +16,7 @@ from common.errors import UsageError
 from common.models import SIZES as NETWORK_SIZES
 from common.search.figures import _ticks, write_figures
 from common.search.importance import importance
-from common.search.objective import with_setting
+from common.search.objective import Training, with_setting
 from common.search.report import COLUMNS, check_same_search, command_of, totals, write_trials
 from common.search.schedule import play
 from common.search.search import Limits, Search
@@ -123,7 +123,7 @@ def test_totals_add_up():
 def test_every_figure_is_drawn(tmp_path):
     search = searched()
     paths = write_figures(tmp_path, search, TREE, importance(TREE, search.trials), "a search")
-    assert [p.stem for p in paths] == ["best", "parallel", "ranks", "importance", "curves"]
+    assert [p.stem for p in paths] == ["best", "parallel", "slices", "ranks", "importance", "curves"]
     assert all(p.stat().st_size > 5000 for p in paths)
 
 
@@ -191,6 +191,16 @@ def test_the_command_of_the_winner_says_all_that_it_was_trained_with(monkeypatch
         assert again.method == "cosine"
         used -= without_effect(optimizer)
     assert {k: getattr(again, k) for k in used} == {k: getattr(args, k) for k in used}
+
+
+def test_a_seed_for_all_trials_or_one_for_each():
+    args = CommonArgs(seed=5)
+    common, own = (Training(args, None, None, own_seeds=own) for own in (False, True))
+    assert {common.seed_of(trial) for trial in range(9)} == {5}
+    seeds = [own.seed_of(trial) for trial in range(99)]
+    assert len(set(seeds)) == 99
+    assert seeds == [own.seed_of(trial) for trial in range(99)]
+    assert seeds[0] != Training(replace(args, seed=6), None, None, own_seeds=True).seed_of(0)
 
 
 @pytest.mark.parametrize(("low", "high", "texts"), [(1, 2, ["1", "2"]), (1, 3, ["1", "2", "3"]), (0, 10, ["0", "5", "10"])])
