@@ -238,7 +238,7 @@ def run_judged(directory, kill_after=None):
         search.ready(0)
         while not search.is_over:
             ((_, trial),) = search.assign(0.0)
-            reached = [value(trial.setting) - 1 / step for step in (1, 2, 3, 4)]
+            reached = [math.sin(7 * trial.id) - 1 / step for step in (1, 2, 3, 4)]
             goes_on = all(search.report(trial.id, step, reached[step - 1]) for step in (1, 2, 3))
             state, last = (State.COMPLETE, reached[3]) if goes_on else (State.PRUNED, trial.curve[-1])
             search.end(trial.id, state, last, 0.0)

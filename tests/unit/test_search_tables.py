@@ -73,7 +73,7 @@ def test_other_budgets_are_not_compared_and_own_options_are_named(root):
     first, second = searches.load(root / "cpu")
     assert {first.name, second.name} == {"mnist-dhpo-cnn-1", "mnist-dhpo-cnn-1-2"}
     names = [name for _, name, _ in first.methods()]
-    assert names[:2] == [f"evolution (μ + μ) (population {p}, grid-size 4, order lag, lag 4)" for p in (4, 8)]
+    assert names[:2] == [f"evolution (μ + μ) (population {p})" for p in (4, 8)]
 
 
 def test_best_so_far_goes_by_the_ends_of_trials(root):
