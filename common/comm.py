@@ -219,11 +219,14 @@ class Group:
         """Wait for everybody."""
         self.comm.Barrier()
 
-    def rest(self) -> None:
-        """Wait for everybody, perhaps for long: asleep, so that the core is free for those who are waited for."""
+    def rest(self, nap: float = 0.01) -> None:
+        """Wait for everybody, perhaps for long: asleep, so that the core is free for those who are waited for.
+
+        nap: seconds between two looks.
+        """
         meeting = self.comm.Ibarrier()
         while not meeting.Test():
-            time.sleep(0.01)
+            time.sleep(nap)
 
     def meet(self, code: int, patience: float = math.inf) -> list[int] | None:
         """Everybody's code, in rank order, waiting asleep; None where not all have come within `patience` seconds.
