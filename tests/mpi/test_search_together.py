@@ -14,6 +14,7 @@ from common.comm import Group, Traffic
 from common.data import open_data
 from common.errors import UsageError
 from common.populations import PopulationSpec
+from common.search.checks import check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import JOURNAL, Journal
 from common.search.objective import Training
@@ -227,8 +228,6 @@ def test_groups_of_ranks_train_beside_each_other_and_do_not_mix(digits, kind):
 
 
 def test_batches_that_there_are_too_few_images_for_are_refused_before_anybody_trains(digits):
-    training = Training(ARGS, alone(), digits)
-    training.check(SPACE)
-    training.check(Space.of({"batch_size": {"kind": "categorical", "choices": [16, 128]}}))
+    check_training(Space.of({"batch_size": {"kind": "categorical", "choices": [16, 128]}}), ARGS, digits, 1)
     with pytest.raises(UsageError, match="a batch of 4096"):
-        training.check(Space.of({"batch_size": {"kind": "int", "low": 16, "high": 4096}}))
+        check_training(Space.of({"batch_size": {"kind": "int", "low": 16, "high": 4096}}), ARGS, digits, 1)
