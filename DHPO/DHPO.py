@@ -209,11 +209,13 @@ def finish(
         "weights_sha256": winner.model.sha256(),
         "commit": commit(),
     }
-    title = f"{args.strategy}, {data.source.title}, {search.workers} worker{'s'[: search.workers > 1]}"
+    title = f"{args.strategy}, {data.source.title}, {workers_of(args, search.workers)}"
     write_weights(directory, module)
     write_figures(directory / "figures", search, space, shares, title)
     write_json(directory / "best.json", about)
     write_json(directory / "summary.json", summary)
+    if reason := why(search):
+        print(f"no more trials: {reason}", flush=True)
     say_end(summary, directory)
 
 
@@ -230,12 +232,21 @@ def describe(args: Args, training: Training, best: Trial) -> tuple[dict[str, Any
 def settle(args: Args, given: set[str], ranks: int) -> Space:
     """The space, once all options are known to work together. Raises UsageError."""
     check_common(args)
-    for name, least in (("trials", 1), ("population", 2), ("grid_size", 1), ("lag", 1), ("reduction", 2), ("retries", 0)):
+    for name, least in (
+        ("trials", 1),
+        ("population", 2),
+        ("grid_size", 1),
+        ("lag", 1),
+        ("reduction", 2),
+        ("retries", 0),
+        ("threads", 1),
+    ):
         if getattr(args, name) < least:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least {least}")
-    if not (args.time_budget >= 0 and 0 <= args.target <= 1 and args.threads >= 1):
-        asked = f"--time-budget {args.time_budget:g}, --target {args.target:g} and --threads {args.threads}"
-        raise UsageError(f"{asked} are to be seconds (0: no limit), an accuracy in [0, 1] (0: none), and at least 1")
+    if not args.time_budget >= 0:
+        raise UsageError(f"--time-budget {args.time_budget:g} is to be a number of seconds, 0 for no limit")
+    if not 0 <= args.target <= 1:
+        raise UsageError(f"--target {args.target:g} is to be an accuracy in [0, 1], e.g. 0.95, 0 for none")
     if args.ranks_per_trial < 1 or ranks % args.ranks_per_trial:
         size = args.ranks_per_trial
         raise UsageError(
@@ -257,6 +268,8 @@ def settle(args: Args, given: set[str], ranks: int) -> Space:
         raise UsageError(
             f"--pruning {args.pruning} stops trials between rounds: give all of them the same --rounds, at least 2"
         )
+    if args.strategy == "grid":
+        space.grid_shape(args.grid_size)  # refuses what is too large to be listed
     trials = Trials(args, args.objective, args.schedule, args.populations, args.ranks_per_trial)
     check_searchable(space, trials, given)
     return space
@@ -312,8 +325,7 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
     journal.recover(search)
     rounds = "" if "rounds" in space.names else f" of {args.rounds} round{'s'[: args.rounds > 1]}"
     print(
-        f"{workers} worker{'s'[: workers > 1]} of {args.ranks_per_trial} rank{'s'[: args.ranks_per_trial > 1]}, "
-        f"{args.trials} trials{rounds} over {', '.join(space.names)}; record: {journal.directory}",
+        f"{workers_of(args, workers)}, {args.trials} trials{rounds} over {', '.join(space.names)}; record: {journal.directory}",
         flush=True,
     )
     most = {"evolution": args.population, "async-evolution": args.lag, "tpe": args.lag}.get(args.strategy, workers)
@@ -321,9 +333,27 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
         name = "population" if args.strategy == "evolution" else "lag"
         print(f"note: --{name} {most} keeps at most {most} of {workers} workers busy", flush=True)
     if search.trials:
-        ended = search.count(State.COMPLETE, State.PRUNED, State.FAILED)
-        print(f"resuming after {ended} trials, {len(search.trials) - ended} begun ones again", flush=True)
+        ended, begun = search.count(State.COMPLETE, State.PRUNED, State.FAILED), search.count(State.RUNNING)
+        print(f"resuming after {ended} trials; begun, and to be begun again: {begun}", flush=True)
+    elif args.resume:
+        print(f"nothing to resume in {journal.directory}: starting", flush=True)
     return Coordinator(search, journal, lambda number: say_trial(search, number))
+
+
+def workers_of(args: Args, workers: int) -> str:
+    """So many workers, and of how many ranks."""
+    ranks = args.ranks_per_trial
+    return f"{workers} worker{'s'[: workers > 1]} of {ranks} rank{'s'[: ranks > 1]}"
+
+
+def why(search: Search) -> str:
+    """Why a search has ended before all its trials were tried, '' where it has not."""
+    limits = search.limits
+    if search.best and search.best.value is not None and search.best.value >= limits.target:
+        return f"the target of {limits.target:g} is reached"
+    if search.now >= limits.seconds:
+        return f"the {limits.seconds:g} s are over"
+    return "all settings of the space are tried" if search.exhausted else ""
 
 
 def say_trial(search: Search, number: int) -> None:

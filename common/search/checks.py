@@ -1,9 +1,10 @@
 """Whether a space can be searched by training: every variable an option that is looked at, every combination one that works.
 
-Checked before any rank trains. Of ranges both ends are tried, and of what a network is built by every value.
+Checked before any rank trains. Of ranges both ends are tried, of depths every one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,7 @@ EOA_SEARCHABLE = {  # beside them, of an ecosphere, and their values
 WORDS = {"optimizer": OPTIMIZERS, "model": tuple(MODELS), **EOA_SEARCHABLE}
 RULES = ("optimizer", "clip_norm", *EOA_SEARCHABLE)  # what may exclude each other
 BUILT_BY = ("model", "depth", "width")
+MOST_DEPTHS = 100
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,20 @@ def check_searchable(space: Space, trials: Trials, given: set[str]) -> None:
             )
         _check_values(variable, trials)
     for setting in space.corners(RULES, _ends):
-        _check_rules(trials, trials.options(setting))
+        with _named(setting):
+            _check_rules(trials, trials.options(setting))
     _check_use(space, trials, given)
 
 
 def check_training(space: Space, base: CommonArgs, data: DataSet, ranks: int) -> None:
     """Refuse batches that the training images are too few for, and networks that cannot be built. Raises UsageError."""
     for setting in space.corners(("batch_size",), _ends):
-        sizes_of(with_setting(base, setting, "train", "auto", base.seed), len(data.train), ranks)
+        with _named(setting):
+            sizes_of(with_setting(base, setting, "train", "auto", base.seed), len(data.train), ranks)
     source = data.source
-    for setting in space.corners(BUILT_BY, _all):
+    for setting in space.corners(BUILT_BY, _built):
         args = with_setting(base, setting, "train", "auto", base.seed)
-        with torch.device("meta"):  # shapes alone
+        with _named(setting), torch.device("meta"):  # shapes alone
             build_model(args.model, source.channels, source.classes, args.depth, args.width, image_size=data.train.size)
 
 
@@ -90,9 +94,20 @@ def _ends(variable: Variable) -> Sequence[Value]:
     return [variable.from_unit(0.0), variable.from_unit(1.0)] if variable.is_numeric else variable.choices
 
 
-def _all(variable: Variable) -> Sequence[Value]:
-    """Every value of a variable; of floats, which are not counted, the ends."""
-    return variable.values or _ends(variable)
+def _built(variable: Variable) -> Sequence[Value]:
+    """Every depth, since not all there are make a network; of what else one is built by, and of very long ranges, the ends."""
+    every = variable.values or ()
+    return every if variable.name == "depth" and len(every) <= MOST_DEPTHS else _ends(variable)
+
+
+@contextmanager
+def _named(setting: Setting) -> Iterator[None]:
+    """Errors of a setting say where it is from."""
+    try:
+        yield
+    except UsageError as error:
+        values = ", ".join(f"{name} = {value}" for name, value in setting.items())
+        raise UsageError(f"{error} (the search space has {values})" if values else str(error)) from None
 
 
 def _check_values(variable: Variable, trials: Trials) -> None:
@@ -104,7 +119,8 @@ def _check_values(variable: Variable, trials: Trials) -> None:
         if not fits or value not in WORDS.get(name, (value,)):
             kinds = {float: "numbers", int: "integers", str: f"words out of {', '.join(WORDS.get(name, ()))}"}
             raise UsageError(f"the search space has {name} = {value}, but its values are {kinds[type(default)]}")
-        trials.options({name: value})
+        with _named({name: value}):
+            trials.options({name: value})
 
 
 def _check_rules(trials: Trials, args: CommonArgs) -> None:

@@ -9,8 +9,8 @@ are not answered, so that training goes on meanwhile. Workers never meet.
 
 On rank 0 a thread serves, on a communicator of its own, and the main thread works like everybody else, and talks to it by a
 queue; so an objective need not be interrupted for others. With one rank there is neither thread nor message. All wait asleep,
-the thread for a twentieth of the usual time between two questions, 10 ms at most: whenever it wakes, rank 0's own training stops
-for it, which (a step of 2.4 ms, one thread) every 10 ms cost it 0.2 %, every 5 ms 1 to 4 %, every 2 ms 7 to 10 %.
+the thread for a twentieth of the usual time between two questions, 10 ms at most: each time it wakes, rank 0's own training has
+to stop, which (steps of 2.4 ms, one thread) every 10 ms cost 0.2 %, every 5 ms 1 to 4 %, every 2 ms 7 to 10 %.
 """
 
 import contextlib
@@ -91,6 +91,7 @@ class Coordinator:
     ) -> None:
         self.search, self.journal, self.progress = search, journal, progress
         self.told = 0  # workers that know that the search is over
+        self.broken = False  # the job is about to end: nobody is given anything any more
         self._began = time.monotonic() - search.now  # the clock goes on where the journal ends
         search.begin(search.now)
 
@@ -119,8 +120,11 @@ class Coordinator:
                 case Broken():
                     if self.search.trials[message.result.id].state is State.RUNNING:  # several ranks may say so
                         self._end(message.result)
+                    self.broken = True
                 case Ready():
                     self.search.ready(worker)
+        if self.broken:
+            return answers
         for worker, trial in self.search.assign(self.now):
             answers.append((worker, Task(trial.id, trial.setting, self.search.judges)))
         if self.search.is_over:

@@ -16,8 +16,7 @@ from common.search.space import Space, Variable
 from common.search.trial import State, Trial
 
 WIDTH = 7.5  # inches
-COLOURS = {State.COMPLETE: "#0072B2", State.PRUNED: "#E69F00", State.FAILED: "#D55E00", State.WAITING: "#C9CDD2"}
-COLOURS[State.RUNNING] = COLOURS[State.WAITING]
+COLOURS = {State.COMPLETE: "#0072B2", State.PRUNED: "#E69F00", State.FAILED: "#D55E00"}  # nothing is drawn of the others
 GREY = "#5F6670"
 STYLE: Any = {
     "font.size": 10,
@@ -71,6 +70,7 @@ def best_so_far(complete: list[Trial], title: str) -> Figure:
         axes.plot(x, values, ".", color="#C9CDD2", label="trials")
         axes.step(x, np.maximum.accumulate(values), where="post", color=COLOURS[State.COMPLETE], lw=1.8, label="best so far")
         axes.set_xlabel(label)
+        axes.set_xlim(left=0)
     left.set_ylabel("value")
     left.legend(loc="lower right", fontsize=9)
     return figure
@@ -145,6 +145,7 @@ def slices(complete: list[Trial], space: Space, title: str) -> Figure:
     for panel in panels[len(space.variables) :]:
         panel.set_visible(False)
     figure.supylabel("value", fontsize=10)
+    figure.supxlabel("darker: later trials", x=0.99, ha="right", fontsize=8, color=GREY)
     return figure
 
 
@@ -170,7 +171,7 @@ def bars(shares: dict[str, float], title: str) -> Figure:
     names = sorted(shares, key=lambda name: -shares[name])
     axes.barh(names, [shares[n] for n in names], color=COLOURS[State.COMPLETE])
     axes.invert_yaxis()
-    axes.set_xlabel("share of the variance that the variable explains by itself (fANOVA)")
+    axes.set_xlabel("variance that the variable explains by itself, over the sum of these (fANOVA)")
     return figure
 
 
@@ -179,7 +180,7 @@ def curves(trials: list[Trial], title: str) -> Figure:
     figure, axes = _figure(title, 3.6)
     shown: set[State] = set()
     for trial in trials:
-        if trial.curve:
+        if trial.curve and trial.has_ended:
             label = str(trial.state) if trial.state not in shown else None
             end: Any = {"marker": "x", "markevery": [-1], "ms": 5} if trial.state is State.PRUNED else {}
             steps = range(1, len(trial.curve) + 1)

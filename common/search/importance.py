@@ -13,7 +13,8 @@ INACTIVE = "does not exist"
 
 
 def importance(space: Space, trials: list[Trial], seed: int = 0) -> dict[str, float] | None:
-    """Share of the variance of the value that each variable explains by itself; the shares add up to one.
+    """Variance of the value that each variable explains by itself, over the sum of these; what variables explain only together
+    is not in it.
 
     Numbers count by their place in the range, on its scale, and not to exist is one more level of a variable that does not
     always. None where there are fewer than max(10, 2 d) complete trials, or nothing varies.

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from common.errors import UsageError
 from common.search.search import Event, Search
@@ -38,7 +38,8 @@ class Journal:
         path = self.directory / JOURNAL
         self.file = _locked(path)
         lines = _whole_lines(path)
-        _check_same(search, lines[:1], path)
+        if lines:
+            _check_same(search, lines[0], path)
         self._restore(search, len(lines))
         for number, line in enumerate(lines[self.covered :], start=self.covered + 1):
             try:
@@ -87,19 +88,25 @@ class Journal:
                 return
 
 
-def _check_same(search: Search, first: list[str], path: Path) -> None:
+def differences(recorded: Any, given: Any, name: str = "") -> list[str]:
+    """What two contents of JSON differ in, by the names of its parts: `space.rate.high was 1.0, and 0.5 is given`."""
+    if recorded == given:
+        return []
+    if isinstance(recorded, dict) and isinstance(given, dict):
+        inside = f"{name}." if name else ""
+        parts = [differences(recorded.get(key), given.get(key), f"{inside}{key}") for key in {**recorded, **given}]
+        return [line for part in parts for line in part]
+    return [f"{name} was {recorded}, and {given} is given"]
+
+
+def _check_same(search: Search, first: str, path: Path) -> None:
     """The journal's first line has to be of this search. Raises UsageError naming what differs."""
-    for line in first:
-        try:
-            recorded, given = dict(json.loads(line)["search"]), search.identity
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"line 1 of {path} is damaged ({error!r}): start anew with another --out") from None
-        for name in given:
-            if recorded.get(name) != given[name]:
-                raise UsageError(
-                    f"{path} is of another search: its {name} is {recorded.get(name)}, and {given[name]} is given; "
-                    "go on with its own, or start anew in another folder"
-                )
+    try:
+        recorded = dict(json.loads(first)["search"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"line 1 of {path} is damaged ({error!r}): start anew with another --out") from None
+    if different := differences(recorded, search.identity):
+        raise UsageError(f"{path} is of another search, {'; '.join(different)}: go on with its own, or in another folder")
 
 
 def _locked(path: Path) -> IO[str]:

@@ -19,6 +19,7 @@ from common.cli import SIZES, TEXT_SIZES, CommonArgs, is_text, without_effect
 from common.eoa import EoaArgs
 from common.errors import UsageError
 from common.models import SIZES as NETWORK_SIZES
+from common.search.journal import differences
 from common.search.schedule import utilisation
 from common.search.search import Search
 from common.search.space import Space
@@ -67,10 +68,11 @@ def check_same_search(directory: Path, config: Mapping[str, Any]) -> None:
     if not path.exists():
         return
     recorded, given = json.loads(path.read_text()), json.loads(json.dumps(config))
-    keys = [k for k in {**recorded, **given} if k not in MAY_CHANGE and recorded.get(k) != given.get(k)]
-    if keys:
-        was, now = ({k: c.get(k) for k in keys} for c in (recorded, given))
-        raise UsageError(f"cannot resume {directory} with another search: recorded {was}, given {now}")
+    was, now = ({name: value for name, value in c.items() if name not in MAY_CHANGE} for c in (recorded, given))
+    if different := differences(was, now):
+        raise UsageError(f"cannot resume {directory} with another search: {'; '.join(different)}")
+    if given["trials"] < recorded["trials"]:
+        raise UsageError(f"--trials {given['trials']}: the search in {directory} is of {recorded['trials']}, and may only grow")
 
 
 def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks: int, threads: int) -> str:

@@ -130,14 +130,17 @@ class Search:
         state: WAITING after an error that another attempt may not make; there are `retries` of these, then it has FAILED.
         """
         trial = self.trials[number]
+        worker = trial.worker
         if value is not None and not math.isfinite(value):
             state, value, error = State.FAILED, None, f"value {value} after {len(trial.curve)} steps"
         elif state is State.WAITING and trial.attempts >= self.limits.retries:
             state = State.FAILED
         event = {"event": "end", "id": number, "state": str(state), "value": value}
         self._happen({**event, "time": now, "cost": cost, "error": error})
-        if state is State.WAITING:
-            self._queue([trial])
+        if state is State.WAITING:  # the same worker's again, where each has its own
+            assert worker is not None
+            self._queued += 1
+            (self._dealt[worker] if self.strategy.static else self._waiting).append(trial)
 
     # ---- what is known ----
 

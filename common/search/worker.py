@@ -59,10 +59,12 @@ def run(
     """Evaluate trials until the search is over. Collective over `comm`; returns the search on its rank 0, None elsewhere.
 
     objective: called as `objective(task, report)` on all ranks of a group together; returns the value of the trial, the larger
-    the better, and may call `report(step, value so far)` after each step but the last, which raises Stopped where the trial is
-    not to go on. make_coordinator: called on rank 0 only. group: the ranks that this one evaluates trials with, by default
-    itself alone; all groups are of one size, and consecutive. Raises UsageError where MPI cannot be called from two threads,
-    and an objective's error that not all ranks of a group make.
+    the better, and may call `report(step, value so far)` after each step but the last, steps being 1, 2, 3, ...; this raises
+    Stopped where the trial is not to go on. On rank 0 a thread serves the others meanwhile: an objective should not hold
+    Python's lock for long, as mpi4py's lower-case `reduce` and `allreduce` do while they wait. make_coordinator: called on rank
+    0 only. group: the ranks that this one evaluates trials with, by default itself alone; all groups are of one size, and
+    consecutive. Raises UsageError where MPI cannot be called from two threads, and an objective's error that not all ranks of
+    a group make.
     """
     group = group or Group(MPI.COMM_SELF, Traffic())
     with Group(comm, Traffic()).agreed():  # a journal that cannot be used is the first rank's to find out
@@ -91,6 +93,7 @@ class Worker:
 
     def __init__(self, objective: Objective, line: Line, group: Group) -> None:
         self.objective, self.line, self.group = objective, line, group
+        self.steps = 0  # that the running trial has reported
 
     def work(self) -> None:
         """Evaluate one task after the other, until there are no more."""
@@ -115,7 +118,7 @@ class Worker:
 
     def _attempt(self, task: Task) -> tuple[Result, Exception | None]:
         """One trial to its end, whatever that is, and the error that it ended with."""
-        began = time.perf_counter()
+        began, self.steps = time.perf_counter(), 0
         state, error = State.COMPLETE, ""
         value: float | None = None
         problem: Exception | None = None
@@ -132,6 +135,9 @@ class Worker:
     def _report(self, task: Task, step: int, value: float) -> None:
         if not math.isfinite(value):  # nothing will come of it, and nobody may be compared with it
             raise NotFinite(f"value {value} at step {step}")
+        if step != self.steps + 1:
+            raise UsageError(f"step {step} of a trial was reported after {self.steps} others: steps are 1, 2, 3, ...")
+        self.steps = step
         message = Report(task.id, step, value)
         if not task.judged:
             if self.group.rank == 0:

@@ -117,6 +117,9 @@ def test_errors_are_repeated_once_and_nan_is_a_failure():
             raise RuntimeError("no memory")
         if task.id == 2:
             report(1, math.nan)
+        if task.id == 4:
+            report(1, 0.1)
+            report(3, 0.2)
         if task.id == 3 and tried.count(3) == 1 and len(tried) < 99:
             return math.inf
         return 1.0
@@ -125,7 +128,8 @@ def test_errors_are_repeated_once_and_nan_is_a_failure():
     counts = WORLD.allreduce(np.bincount(tried, minlength=8))
     assert list(counts) == [1, 2, 1, 1, 1, 1, 1, 1]
     if search:
-        assert [t.id for t in search.trials if t.state is State.FAILED] == [1, 2, 3]
+        assert [t.id for t in search.trials if t.state is State.FAILED] == [1, 2, 3, 4]
+        assert search.trials[4].error == "step 3 of a trial was reported after 1 others: steps are 1, 2, 3, ..."
         assert "no memory" in search.trials[1].error
         assert search.best.value == 1.0
 

@@ -69,6 +69,8 @@ def test_the_spaces_that_come_with_it(script, path):
         ("--objective eoa --schedule constant", "--schedule is for --objective train"),
         ("--populations gwo", "--populations is for --objective eoa"),
         ("--max-steps 9", "--max-steps"),
+        ("--time-budget -1", "--time-budget -1"),
+        ("--strategy grid --grid-size 1000 --space cifar10", "is more than 1000000"),
         ("--learning-rate 0.1", "--learning-rate is searched in digits"),
         ("--space nowhere", "DHPO/spaces"),
         ("--space nowhere.toml", "nowhere.toml"),

@@ -108,8 +108,12 @@ class TestTraining:
 
     def test_batches_have_to_be_filled(self):
         self.check({"batch_size": choice(16, 128)})
-        with pytest.raises(UsageError, match="a batch of 4096"):
+        with pytest.raises(UsageError, match=r"a batch of 4096 .*the search space has batch_size = 4096"):
             self.check({"batch_size": {"kind": "int", "low": 16, "high": 4096}})
+
+    def test_long_ranges_are_checked_at_their_ends(self):
+        self.check({"width": {"kind": "int", "low": 1, "high": 3000}})
+        self.check({"depth": {"kind": "int", "low": 10, "high": 10 + 6 * 40}}, model="wrn")
 
     def test_every_depth_has_to_be_one(self):
         self.check({"depth": choice(10, 16)}, model="wrn")

@@ -215,6 +215,11 @@ def test_a_search_may_grow_when_it_is_resumed_and_nothing_else(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(config))
     check_same_search(tmp_path, {**config, "trials": 16, "out": "elsewhere", "resume": True})
     check_same_search(tmp_path, {**config, "space_name": "the same space from another file"})
+    with pytest.raises(UsageError, match=r"--trials 7: .* may only grow"):
+        check_same_search(tmp_path, {**config, "trials": 7})
+    wider = {**TREE.as_dict(), "y": {**TREE.as_dict()["y"], "high": 2.0}}
+    with pytest.raises(UsageError, match=r"another search: space.y.high was 1.0, and 2.0 is given$"):
+        check_same_search(tmp_path, {**config, "space": wider})
     for name, other in {"space": LINEAR.as_dict(), "seed": 1, "lag": 8, "rounds": 2, "strategy": "random"}.items():
-        with pytest.raises(UsageError, match=f"'{name}'"):
+        with pytest.raises(UsageError, match=rf"with another search: {name}[a-z0-9.]* was .*given"):
             check_same_search(tmp_path, {**config, name: other})

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UsageError
-from common.search.coordinator import Coordinator, Ready, Report, Result
+from common.search.coordinator import Broken, Coordinator, Ready, Report, Result
 from common.search.journal import JOURNAL, PREVIOUS, SNAPSHOT, Journal
 from common.search.pruning import Median
 from common.search.schedule import Generations, Queue, log_normal, play, speed_up, utilisation
@@ -348,7 +348,7 @@ class TestResume:
         }
         for name, search in others.items():
             journal = Journal(tmp_path)
-            with pytest.raises(UsageError, match=f"is of another search: its {name} is"):
+            with pytest.raises(UsageError, match=f"is of another search, {name}"):
                 journal.recover(search)
             journal.close()
         Journal(tmp_path).recover(Search(same, Limits(99, target=0.5), 1, seed=4))
@@ -395,6 +395,35 @@ class TestResume:
         assert again.trials[0].curve == [0.5]
         again.begin(again.now)
         assert (again.trials[0].state, again.trials[0].curve, again.now) == (State.WAITING, [], 1.0)
+
+
+@pytest.mark.parametrize("strategy", [Random(SPACE), Generations(4)])
+def test_a_trial_is_tried_again_by_the_worker_that_it_was_dealt_to(strategy):
+    """Not all of them by the last one, whose slice a single trial would be."""
+    search = Search(strategy, Limits(12), 4)
+    coordinator = Coordinator(search)
+    tasks = dict(coordinator.answer([(worker, Ready()) for worker in range(4)]))
+    attempts = []
+    while tasks:
+        worker, task = tasks.popitem()
+        attempts.append((task.id, worker))
+        state = State.COMPLETE if attempts.count((task.id, worker)) > 1 else State.WAITING
+        answers = coordinator.answer([(worker, Result(task.id, state, 1.0 if state is State.COMPLETE else None, 1.0))])
+        tasks |= {w: t for w, t in answers if t is not None}
+    assert len(attempts) == 24
+    assert len(set(attempts)) == 12, "both attempts on one worker"
+    assert search.count(State.COMPLETE) == 12
+
+
+def test_nothing_is_handed_out_once_a_trial_has_broken():
+    search = Search(Queue(), Limits(9), 2)
+    coordinator = Coordinator(search)
+    (_, first), (_, second) = coordinator.answer([(0, Ready()), (1, Ready())])
+    broken = Broken(Result(first.id, State.WAITING, None, 1.0, "MemoryError"))
+    assert coordinator.answer([(0, broken)]) == []
+    assert coordinator.answer([(0, broken)]) == []  # another rank of it
+    assert coordinator.answer([(1, Result(second.id, State.COMPLETE, 1.0, 1.0))]) == []
+    assert [(str(t.state), t.attempts, t.error) for t in search.trials] == [("waiting", 1, "MemoryError"), ("complete", 0, "")]
 
 
 @pytest.mark.parametrize("pruner", [None, Median(startup=0)], ids=["whole", "pruned"])
