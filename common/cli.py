@@ -15,8 +15,7 @@ import tyro
 from common.data.sources import SOURCES
 from common.errors import UsageError
 from common.launch import say
-from common.models import FOR_TEXT, MODELS, NETWORKS
-from common.models import SIZES as SIZES_OF
+from common.models import FOR_TEXT, MODELS, NETWORKS, WITHOUT
 from common.optim import OPTIMIZERS, averages, family, parts, searches
 
 # The sizes that all methods share under a preset, so that what is compared is the method.
@@ -147,7 +146,7 @@ def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | Non
     given = {match[1].replace("-", "_") for a in argv if (match := re.match(r"--(?:no-)?([a-z0-9_-]+)", a))}
     if is_text(args.dataset):
         args = replace(args, **{name: size for name, size in TEXT_SIZES[args.preset].items() if name not in given})
-    for name in sorted(given & {"depth", "width", "dropout"} - set(SIZES_OF[args.model])):
+    for name in sorted(given.intersection(WITHOUT.get(args.model, ()))):
         raise UsageError(f"--{name} is not an option of --model {args.model}: leave it out, or take another network")
     return args, given
 

@@ -42,10 +42,9 @@ MODELS: dict[str, Callable[[Shape], nn.Module]] = {
     "transformer": lambda s: Transformer(s.classes, s.image_size, s.depth, s.width, s.dropout),
     **{name: _published(name) for name in NETWORKS},
 }
-SIZES = {  # which of its sizes a network has
-    **dict.fromkeys(("wrn", "vit-tiny", "transformer"), ("depth", "width", "dropout")),
-    **{"cnn": ("width",), **dict.fromkeys(("easgd-cnn", "dhpo-cnn"), ("width", "dropout"))},
-    **dict.fromkeys(NETWORKS, ("dropout",)),
+WITHOUT = {  # sizes that a network does not have
+    **{"cnn": ("depth", "dropout"), "easgd-cnn": ("depth",), "dhpo-cnn": ("depth",)},
+    **dict.fromkeys(NETWORKS, ("depth", "width")),
 }
 FOR_TEXT = ("transformer",)  # the others are for images
 
@@ -62,7 +61,7 @@ def build_model(
 ) -> nn.Module:
     """A network with initial weights that depend on `seed` alone; torch's global generator is left as it was.
 
-    channels: of the images. depth, width, dropout: where the network has them, see SIZES. image_size: side of the images in
+    channels: of the images. depth, width, dropout: where the network has them, see WITHOUT. image_size: side of the images in
     pixels, where it matters, or characters of a window.
     Raises ValueError for another name or an impossible depth.
     """
@@ -88,4 +87,4 @@ def model_title(name: str, depth: int, width: int) -> str:
     return titles.get(name, name)
 
 
-__all__ = ["FOR_TEXT", "MODELS", "NETWORKS", "SIZES", "Shape", "build_model", "load_published", "model_title"]
+__all__ = ["FOR_TEXT", "MODELS", "NETWORKS", "WITHOUT", "Shape", "build_model", "load_published", "model_title"]

@@ -18,7 +18,7 @@ from typing import Any
 from common.cli import SIZES, TEXT_SIZES, CommonArgs, is_text, without_effect
 from common.eoa import EoaArgs
 from common.errors import UsageError
-from common.models import SIZES as NETWORK_SIZES
+from common.models import WITHOUT
 from common.search.journal import differences
 from common.search.schedule import utilisation
 from common.search.search import Search
@@ -89,7 +89,7 @@ def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks
         script = "baselines/Baselines.py"
         words += ["--method", schedule]
     never = {*NEVER, *(() if isinstance(args, EoaArgs) else without_effect(args.optimizer))}  # which Baselines.py refuses
-    never |= {"depth", "width", "dropout"} - set(NETWORK_SIZES[args.model])
+    never.update(WITHOUT.get(args.model, ()))
     for name, value in vars(args).items():
         if name not in never and (value != preset[name] or name in ALWAYS or name in searched):
             words += [f"--{name.replace('_', '-')}", str(value)]  # floats in full: the winner's own
