@@ -187,13 +187,15 @@ def finish(
     from common.search.importance import importance
 
     shares = importance(space, search.trials, args.seed)
-    about, sizes = describe(args, training, best)
+    settled = settings_of(args, training, best)
+    command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
+    about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": settled.seed, "command": command}
     summary = {
         "experiment": "dhpo",
         "method": args.strategy,
         "dataset": args.dataset,
         "seed": args.seed,
-        **sizes,
+        "model": model_title(settled.model, settled.depth, settled.width),
         "parameters": winner.model.parameters.numel(),
         **totals(search),
         "ranks": group.size * search.workers,
@@ -219,14 +221,10 @@ def finish(
     say_end(summary, directory)
 
 
-def describe(args: Args, training: Training, best: Trial) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The winner as best.json has it, with the command that trains it again, and the network it is."""
-    seed, ranks = training.seed_of(best.id), args.ranks_per_trial
-    settled = with_setting(training.args, best.setting, args.objective, args.populations, seed)
-    settled = replace(settled, batch_size=sizes_of(settled, len(training.data.train), ranks)[0])  # as it was trained
-    command = command_of(settled, best.setting, args.schedule, ranks, args.threads)
-    about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": seed, "command": command}
-    return about, {"model": model_title(settled.model, settled.depth, settled.width)}
+def settings_of(args: Args, training: Training, trial: Trial) -> CommonArgs:
+    """The options that a trial was trained with, its batch as it was made to divide by the ranks."""
+    settled = with_setting(training.args, trial.setting, args.objective, args.populations, training.seed_of(trial.id))
+    return replace(settled, batch_size=sizes_of(settled, len(training.data.train), args.ranks_per_trial)[0])
 
 
 def settle(args: Args, given: set[str], ranks: int) -> Space:

@@ -10,7 +10,7 @@ are not answered, so that training goes on meanwhile. Workers never meet.
 On rank 0 a thread serves, on a communicator of its own, and the main thread works like everybody else, and talks to it by a
 queue; so an objective need not be interrupted for others. With one rank there is neither thread nor message. All wait asleep,
 the thread for a twentieth of the usual time between two questions, 10 ms at most: each time it wakes, rank 0's own training has
-to stop, which (steps of 2.4 ms, one thread) every 10 ms cost 0.2 %, every 5 ms 1 to 4 %, every 2 ms 7 to 10 %.
+to stop, which soon costs more than the others wait (benchmarks/search_scaling.py).
 """
 
 import contextlib
