@@ -23,7 +23,7 @@ from common import launch
 from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, settle_precision
 from common.data import DEFAULT_DIRECTORY, open_data
 from common.errors import UsageError
-from common.loop import evaluate
+from common.evaluate import evaluate
 from common.models import model_title
 from common.populations import PopulationSpec
 from common.rates import SHAPES

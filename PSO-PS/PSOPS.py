@@ -193,7 +193,7 @@ def make_swarm(args: Args, motion: Motion, run: SwarmRun, ecosphere: Ecosphere, 
     model, data = ecosphere.model, run.data
     if args.fitness == "probe":
         anew = args.memory == "reeval"
-        fitness: Fitness = Probe(model.module, data.train, args.probe_images, run.plan.precision, args.seed, anew)
+        fitness: Fitness = Probe(model, data.train, args.probe_images, run.plan.precision, args.seed, anew)
     else:
         fitness = PhaseLoss(last=args.fitness == "last-batch")
     sizes = [weights.numel() for weights, _ in model.views()]

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common import launch
-from common.apart import ApartRun, CalibratedRun
+from common.apart import ApartRun
 from common.cli import (
     CommonArgs,
     check_batches,
@@ -76,7 +76,7 @@ WHOSE = {  # options that not every method has
     "warmup": SCHEDULED[:-1],
 }
 PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # where none is given
-KINDS = {**dict.fromkeys(LOCAL, CentredRun), "independent": ApartRun, **dict.fromkeys(("sync", "pbt"), CalibratedRun)}
+KINDS = {**dict.fromkeys(LOCAL, CentredRun), "independent": ApartRun}
 WARMUPS = {"linear": 1.0, "sqrt": 1.0}  # epochs, where none are given
 
 

@@ -32,9 +32,10 @@ from common.data import SOURCES, DataSet, Pictures
 from common.data.augment import Augmenter
 from common.data.sources import import_torchvision
 from common.ecosphere import Ecosphere
+from common.evaluate import autocast
 from common.exchange import Exchange
 from common.flat import FlatModel
-from common.loop import Plan, autocast, train_round
+from common.loop import Plan, train_round
 from common.models import build_model, model_title
 from common.optim import OptimizerSettings, WeightOptimizer
 from common.populations import parse_populations

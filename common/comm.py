@@ -259,24 +259,28 @@ class Group:
             self.traffic.across += mine.nbytes
 
 
-def finite_mean_(group: Group, values_and_flag: Tensor, name: str) -> int:
-    """Mean over those ranks of the group whose values are finite; in place.
+def finite_mean_(group: Group, values_and_flag: Tensor, name: str, weight: int = 1) -> int:
+    """Weighted mean over those ranks of the group whose values are finite; in place.
 
-    values_and_flag: shape (n + 1,); the last element is overwritten. A rank with a value that is not finite contributes
-    zeros and flag 0, the others flag 1; the sum is divided by the sum of the flags (docs/algorithms.md).
+    values_and_flag: shape (n + 1,); the last element is overwritten. weight: of this rank, 0 or more. A rank with a value
+    that is not finite contributes zeros and flag 0, the others weight times their values and the weight as flag; the sum is
+    divided by the sum of the flags (docs/algorithms.md).
 
-    Returns the number of finite ranks, the same on every rank; with 0 the values are all zero.
+    Returns that sum, with equal weights of 1 the number of finite ranks, the same on every rank; with 0 the values are all
+    zero.
     """
     values = values_and_flag[:-1]
     finite = bool(torch.isfinite(values).all())
-    if not finite:
+    if not finite or not weight:
         values.zero_()
-    values_and_flag[-1] = float(finite)
+    elif weight != 1:
+        values.mul_(weight)
+    values_and_flag[-1] = float(weight if finite else 0)
     group.sum_(values_and_flag, name)
-    count = int(values_and_flag[-1])
-    if count > 1:
-        values.div_(count)
-    return count
+    total = int(values_and_flag[-1])
+    if total > 1:
+        values.div_(total)
+    return total
 
 
 def _put_back(buffer: Tensor, array: np.ndarray) -> Tensor:

@@ -96,7 +96,8 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     if args.model in NETWORKS and not args.pretrained:
         changes.append(f"{args.model} starts from scratch; --pretrained FILE begins at Google's weights, as the paper does")
     run = Run(experiment, method, args, given, topology, [title, *changes])
-
+    run.merged = exchange.merges(topology.sizes)
+    run.peers = topology.population if forage else None  # else every worker has a rate of its own
     if forage:
         return run, start_foraging(run, args, topology, exchange)
     averaging = [1 if args.inside != "gradients" else ranks if args.scope == "world" else s.workers for s in specs]
@@ -134,7 +135,7 @@ def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchan
     run.lengths = round_lengths(steps, round(settings.per_epoch * steps / run.epoch_steps))
     rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, settings)
     ecosphere = Ecosphere(topology, rates, exchange)
-    run.smoother = Smoother(ecosphere.adopt(run.build_model()))
+    run.smoother = Smoother(ecosphere.adopt(run.build_model()), run.evaluator, run.data.fitness)
     optimizer = make_optimizer(run, args, ecosphere)
     if all(family(spec.optimizer) == "sgd" for spec in topology.specs):
         ecosphere.companions = optimizer.momentum  # where all have one: what populations exchange has to be equally long

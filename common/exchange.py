@@ -142,6 +142,12 @@ class Exchange:
         """Whether populations hold different weights afterwards, so that the run's model is the best population's."""
         return self.policy in ("migrate", "ring", "exploit", "apart")
 
+    def merges(self, sizes: list[int]) -> bool:
+        """Whether it leaves means of several workers' weights, with populations of these sizes, instead of one worker's own."""
+        if self.policy == "best":
+            return False
+        return max(sizes) > 1 or (len(sizes) > 1 and self.policy in ("average", "kin", "ring"))
+
     def run(self, topology: Topology, state: Tensor, standings: Standings, finite: bool) -> None:
         """Merge inside every population, then across; all members of a population end with its theta_k in `state`.
 

@@ -1,4 +1,4 @@
-"""One round of training and one evaluation. They return measurements and print nothing."""
+"""One round of training. It returns measurements and prints nothing."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -6,16 +6,13 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from common import faults
-from common.comm import Group
-from common.data import Pictures, Texts
 from common.ecosphere import Ecosphere
+from common.evaluate import autocast
 from common.optim import Closure, WeightOptimizer
 from common.seeding import Purpose, torch_seed
-
-EVALUATION_BATCH = 250  # small enough that activations of a Wide ResNet stay in cache and memory
 
 
 @dataclass(frozen=True)
@@ -51,18 +48,6 @@ class Trained:
     exhausted: int = 0
     flat: int = 0
     skipped: int = 0
-
-
-@dataclass(frozen=True)
-class Judged:
-    """Mean cross-entropy and accuracy (fraction) over a set of images, or of the places of texts; fitness is what an election
-    compares.
-    """
-
-    loss: float
-    accuracy: float
-    seconds: float
-    fitness: float
 
 
 def train_round(
@@ -125,34 +110,3 @@ def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan, e
         return report
 
     return closure
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Forward passes in bfloat16 where the run asks for it; parameters and their sums stay float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
-
-
-@torch.no_grad()
-def evaluate(module: nn.Module, pictures: Pictures | Texts, precision: str, group: Group | None = None) -> Judged:
-    """Loss and accuracy without augmentation or smoothing, in evaluation mode; of texts, over all their places.
-
-    With a group, its ranks share the images out and the sums are reduced over it (collective): all get the same answer,
-    provided that they hold the same weights. Without one, every rank judges its own weights on all the images.
-    """
-    began = time.perf_counter()
-    module.eval()
-    device = pictures.labels.device
-    everything = torch.arange(len(pictures), device=device)
-    mine = everything[group.rank :: group.size] if group else everything
-    total = torch.zeros(2, dtype=torch.float64, device=device)
-    for indices in mine.split(EVALUATION_BATCH):
-        with autocast(device, precision):
-            images, labels = pictures.plain(indices)
-            logits, labels = module(images).float().flatten(0, -2), labels.flatten()
-        total[0] += F.cross_entropy(logits, labels, reduction="sum")
-        total[1] += (logits.argmax(1) == labels).sum()
-    sums = total.cpu().numpy()
-    if group:
-        sums = group.gather_rows(sums).sum(axis=0)
-    loss, accuracy = sums / pictures.labels.numel()
-    return Judged(float(loss), float(accuracy), time.perf_counter() - began, fitness=float(accuracy))

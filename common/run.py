@@ -23,17 +23,19 @@ from torch import Tensor
 
 from common import checkpoint, faults, launch
 from common.cli import CommonArgs, settle_batch, settle_precision
+from common.comm import Group
 from common.data import DEFAULT_DIRECTORY, open_data
 from common.ecosphere import Ecosphere, Turn
 from common.errors import Diverged, UsageError
-from common.loop import Judged, Plan, Trained, evaluate, train_round
+from common.evaluate import REPORTED, Evaluator, Judged, evaluate
+from common.loop import Plan, Trained, train_round
 from common.models import build_model, load_published, model_title
 from common.optim import OptimizerSettings, WeightOptimizer, searches, unit
 from common.optim.armijo import PAPER, Rules
 from common.progress import Reporter, span
 from common.record import Record, Totals, check_same_config, choose_directory, commit
 from common.seeding import Purpose, torch_seed
-from common.smoother import Smoother, calibrate
+from common.smoother import Smoother
 from common.topology import Topology
 
 
@@ -44,6 +46,10 @@ class Run:
         workers: ranks that train; others, if there are any, come first. lines_per_round: of metrics.csv.
         shards: which training images a worker sees, see `batches`.
         plan: batch size and steps of a round. data: all splits. epoch_steps: steps of one pass over the training images.
+        evaluator: of weights that no rank trained with.
+        peers: the ranks whose weights are the same as this one's while a round is trained, None for this rank alone; by default
+            the gradient scope.
+        merged: whether the run's model is a mean of weights that differed, so that its batch-norm statistics are measured.
     """
 
     def __init__(
@@ -84,6 +90,9 @@ class Run:
             )
         precision = topology.world.share(settle_precision(args.precision, topology.device.type))
         self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision, args.accumulate)
+        self.evaluator = Evaluator(self.data.train, precision, args.seed)
+        self.peers: Group | None = topology.gradients
+        self.merged = False
         self.lengths = [self.plan.steps] * args.rounds
         self.smoother: Smoother | None = None
         self.totals = Totals()
@@ -229,25 +238,18 @@ class Run:
         batches = self.batches(t, self._steps_left(t))
         trained = train_round(self.ecosphere, self.optimizer, batches, self.args.seed, t, plan, after_step)
         if self.optimizer.rest():
-            trained = replace(trained, seconds=trained.seconds + self._measure_statistics())
+            seconds = self.evaluator.measure_statistics(self.ecosphere.model.module, self.peers, t=t)
+            trained = replace(trained, seconds=trained.seconds + seconds)
         self._note_time("train", trained.seconds)
         self.totals.add(trained)
         self._trained = trained
         return trained
 
-    def _measure_statistics(self) -> float:
-        """Batch-norm statistics of weights that no gradient was taken at; returns the seconds. Collective over the gradient
-        scope.
-        """
-        began = time.perf_counter()
-        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.gradients)
-        return time.perf_counter() - began
-
     def judge(self, t: int) -> Judged:
         """This worker's own weights on the fitness images; under foraging its population's smoothed ones."""
         faults.trip("evaluate", self.topology.world.rank, t)
         if self.smoother:
-            judged = self.smoother.judge(self.data, self.plan.precision, self.topology.population)
+            judged = self.smoother.judge(self.topology.population, t)
         else:
             judged = evaluate(self.ecosphere.model.module, self.data.fitness, self.plan.precision)
         self._note_time("evaluate", judged.seconds)
@@ -377,6 +379,13 @@ class Run:
         if self.ecosphere.exchange.keeps_populations_apart:
             root = self.topology.offsets[self.final_population]
             self.topology.world.broadcast_(self.ecosphere.model.state.detach(), root)
+        if self.merged or self.optimizer.averaging:
+            self._measure_final_statistics()
+
+    def _measure_final_statistics(self) -> None:
+        """Batch-norm statistics of the run's model, which all ranks hold by now and no rank has trained with."""
+        module, world = self.ecosphere.model.module, self.topology.world
+        self._note_time("evaluate", self.evaluator.measure_statistics(module, world, REPORTED, len(self.lengths)))
 
     def _summary(self, validation: Judged, test: Judged, diverged: bool) -> dict[str, Any]:
         """The content of summary.json."""

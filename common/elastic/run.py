@@ -26,10 +26,10 @@ from common.elastic.rules import Master, Synchroniser
 from common.elastic.server import RemoteCentre, Reporting, Server, slices_of
 from common.elastic.tree import Node
 from common.errors import Diverged
-from common.loop import Judged, Trained, evaluate
+from common.evaluate import Judged
+from common.loop import Trained
 from common.optim import WeightOptimizer
 from common.run import Run
-from common.smoother import calibrate
 
 NOT_JUDGED = Judged(math.nan, math.nan, 0.0, math.nan)
 WAY_OUT = "Try a lower --learning-rate or a shorter --period"
@@ -128,19 +128,15 @@ class CentredRun(Run):
     def _begin_anew(self, weights: Tensor) -> None:
         """Give a worker that is lost other weights; what it remembered is forgotten."""
         self.ecosphere.model.parameters.data.copy_(weights)
-        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.gradients)
+        self.evaluator.measure_statistics(self.ecosphere.model.module, self.peers)
         self.optimizer.end_round(finite=False)
 
     def judge_centre(self, t: int, group: Group) -> Judged:
         """The centre on the fitness images, which the group shares out; the worker's own weights are left as they were."""
         faults.trip("evaluate", self.topology.world.rank, t)
-        model, began = self.ecosphere.model, time.perf_counter()
-        before = model.state.detach().clone()
-        model.parameters.data.copy_(self.evaluated())
-        calibrate(model, self.data, self.plan.precision, group)
-        judged = evaluate(model.module, self.data.fitness, self.plan.precision, group)
-        model.state.detach().copy_(before)
-        return Judged(judged.loss, judged.accuracy, time.perf_counter() - began, judged.fitness)
+        weights = self.evaluated().clone()
+        (judged,) = self.evaluator.of_weights(self.ecosphere.model, weights, [self.data.fitness], group, t=t)
+        return judged
 
     def _line(self, t: int, trained: Trained, judged: Judged, lost: bool) -> dict[str, Any]:
         exchange = self.watch.lap()
@@ -154,7 +150,7 @@ class CentredRun(Run):
 
     def _take_final_weights(self, diverged: bool) -> None:
         self.ecosphere.model.parameters.data.copy_(self.last_finite if diverged else self.evaluated())
-        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.world)
+        self._measure_final_statistics()
 
     def _state(self) -> checkpoint.State:
         tensors, numbers = super()._state()
@@ -300,7 +296,7 @@ class ServedRun(CentredRun):
         return f"weights: {self.servers} server(s)"
 
     def _take_final_weights(self, diverged: bool) -> None:
-        calibrate(self.ecosphere.model, self.data, self.plan.precision, self.topology.world)  # `meet` brought the centre
+        self._measure_final_statistics()  # `bring_centre` brought the weights
 
 
 def progress_hooks(module: nn.Module, progress: Callable[[], None]) -> list[RemovableHandle]:

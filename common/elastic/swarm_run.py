@@ -1,7 +1,7 @@
 """A run whose workers are particles (`common.elastic.swarming`): its model is G, and the workers' own weights are reported too.
 
 Every line of metrics.csv has, besides what every run records, where the swarm stands (COLUMNS). Whatever is judged has
-batch-norm statistics measured on a few training images, as the centre of elastic averaging.
+batch-norm statistics measured for it (`common.evaluate`), as the centre of elastic averaging.
 """
 
 import math
@@ -18,8 +18,8 @@ from common.comm import Group, finite_mean_
 from common.data import Pictures, Texts
 from common.elastic.run import NOT_JUDGED, CentredRun, Stopwatch
 from common.elastic.swarming import Swarm
-from common.loop import Judged, Trained, evaluate
-from common.smoother import calibrate
+from common.evaluate import COMPARED, REPORTED, Judged
+from common.loop import Trained
 
 COLUMNS = (
     *("swarm_rounds", "new_bests", "global_best_worker", "restarts", "personal_best", "global_best", "distance"),
@@ -41,8 +41,8 @@ class SwarmRun(CentredRun):
     def _line(self, t: int, trained: Trained, judged: Judged, lost: bool) -> dict[str, Any]:
         """This worker's own line; judged: G."""
         swarm, measuring, fitness_images = self.swarm, self._take_measuring(), [self.data.fitness]
-        (own,) = self._judge(self.ecosphere.model.parameters.detach(), fitness_images, self.topology.gradients)
-        (average,) = self._judge_average(fitness_images)
+        (own,) = self._judge(self.ecosphere.model.parameters.detach(), fitness_images, self.peers, t=t)
+        (average,) = self._judge_average(fitness_images, t=t)
         self._note_time("evaluate", own.seconds + average.seconds)
         seconds = judged.seconds + own.seconds + average.seconds + measuring
         meetings, new, holder, restarts = swarm.counts.tolist()
@@ -60,29 +60,27 @@ class SwarmRun(CentredRun):
         self._note_time("evaluate", measuring)
         return measuring
 
-    def _judge(self, weights: Tensor, splits: Sequence[Pictures | Texts], group: Group) -> list[Judged]:
-        """Parameters that all ranks of the group hold, on images that they share out; collective over it.
+    def _judge(
+        self, weights: Tensor, splits: Sequence[Pictures | Texts], group: Group | None, images: int = COMPARED, t: int = 0
+    ) -> list[Judged]:
+        """Parameters that all ranks of the group hold, as `Evaluator.of_weights` has it; collective over the group.
 
-        It is only reported, so what is sent for it does not count. The model is left as it was.
+        It is only reported, so what is sent for it does not count.
         """
-        model, traffic, precision = self.ecosphere.model, self.topology.traffic, self.plan.precision
-        began, sent, before = time.perf_counter(), traffic.inside, model.state.detach().clone()
-        model.parameters.data.copy_(weights)
-        calibrate(model, self.data, precision, group)
-        judged = [evaluate(model.module, split, precision, group) for split in splits]
-        model.state.detach().copy_(before)
+        traffic = self.topology.traffic
+        sent = traffic.inside
+        judged = self.evaluator.of_weights(self.ecosphere.model, weights.clone(), splits, group, images, t)
         traffic.inside = sent
-        seconds = time.perf_counter() - began
-        return [replace(j, seconds=seconds / len(splits)) for j in judged]
+        return judged
 
-    def _judge_average(self, splits: Sequence[Pictures | Texts]) -> list[Judged]:
+    def _judge_average(self, splits: Sequence[Pictures | Texts], images: int = COMPARED, t: int = 0) -> list[Judged]:
         """The mean of all finite workers' weights; collective."""
         world, traffic = self.topology.world, self.topology.traffic
         sent, weights = traffic.inside, self.ecosphere.model.parameters.detach()
         mean = torch.cat([weights, weights.new_zeros(1)])
         finite = finite_mean_(world, mean, "average")
         traffic.inside = sent
-        return self._judge(mean[:-1], splits, world) if finite else [NOT_JUDGED] * len(splits)
+        return self._judge(mean[:-1], splits, world, images, t) if finite else [NOT_JUDGED] * len(splits)
 
     def _take_final_weights(self, diverged: bool) -> None:
         """The rest of a phase is measured; then G, after a last look at where the workers are."""
@@ -98,13 +96,14 @@ class SwarmRun(CentredRun):
         """Every worker on the fitness images; the best one of them, and the average of all, on the test images as well."""
         world, data = self.topology.world, self.data
         weights = self.ecosphere.model.parameters.detach().clone()
-        (own,) = self._judge(weights, [data.fitness], self.topology.gradients)
+        last = (REPORTED, len(self.lengths))  # images behind the statistics, address of their draws
+        (own,) = self._judge(weights, [data.fitness], self.peers, *last)
         accuracy = own.accuracy if torch.isfinite(weights).all() else -math.inf
         mine = np.array([accuracy, self.swarm.distance(), float(self.swarm.counts[3])])
         accuracies, distances, restarts = world.gather_rows(mine).T
-        average, average_test = self._judge_average([data.validation, data.test])
+        average, average_test = self._judge_average([data.validation, data.test], *last)
         best = int(np.argmax(accuracies))
-        (best_test,) = self._judge(world.broadcast_(weights, root=best), [data.test], world)
+        (best_test,) = self._judge(world.broadcast_(weights, root=best), [data.test], world, *last)
         return {
             "distance": float(distances.mean()),
             "restarts": int(restarts.sum()),

@@ -19,16 +19,16 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.comm import Group, Pending
 from common.data import Pictures, Texts
 from common.elastic import swarm
 from common.elastic.rules import Synchroniser
 from common.elastic.swarm import Best, Motion
-from common.loop import evaluate
+from common.evaluate import Evaluator
+from common.flat import FlatModel
 from common.seeding import Purpose, stream
-from common.smoother import CALIBRATION, measured_statistics
 
 FITNESSES = ("probe", "phase-mean", "last-batch")
 EXCHANGES = ("broadcast", "allgather", "delayed")
@@ -57,30 +57,28 @@ class Fitness(Protocol):
 class Probe(Fitness):
     """Mean loss on a few training images, without augmentation and in evaluation mode; the same images on every worker.
 
-    Batch-norm statistics are those of the measured weights on the first of these images: what a layer carries is of weights
-    before the last move. images: how many, at most all. anew: whether others are drawn every round, instead of once.
+    Batch-norm statistics are measured for the weights: what a layer carries is of weights before the last move. images: how
+    many, at most all. anew: whether others are drawn every round, instead of once.
     """
 
     def __init__(
-        self, module: nn.Module, train: Pictures | Texts, images: int, precision: str, seed: int, anew: bool = False
+        self, model: FlatModel, train: Pictures | Texts, images: int, precision: str, seed: int, anew: bool = False
     ) -> None:
-        self.module, self.train, self.precision = module, train, precision
-        self.images, self.seed, self.anew = min(images, len(train)), seed, anew
+        self.model, self.train, self.evaluator = model, train, Evaluator(train, precision, seed)
+        self.images, self.anew = min(images, len(train)), anew
         self.round, self.pictures = 0, self._draw(0)
 
     def _draw(self, k: int) -> Pictures | Texts:
-        indices = stream(self.seed, Purpose.PROBE, k).choice(len(self.train), self.images, replace=False)
+        indices = stream(self.evaluator.seed, Purpose.PROBE, k).choice(len(self.train), self.images, replace=False)
         return self.train.take(torch.from_numpy(indices).to(self.train.labels.device))
 
     def measure(self, k: int) -> float:
         """On round k's images; may be asked for several places a round."""
         if self.anew and k != self.round:
             self.round, self.pictures = k, self._draw(k)
-        training = self.module.training
-        first = torch.arange(min(CALIBRATION, len(self.pictures)), device=self.pictures.labels.device)
-        with measured_statistics(self.module, self.pictures.plain(first)[0], self.precision):
-            judged = evaluate(self.module, self.pictures, self.precision)
-        self.module.train(training)
+        training = self.model.module.training
+        (judged,) = self.evaluator.of_weights(self.model, None, [self.pictures], None, t=self.round)
+        self.model.module.train(training)
         return judged.loss
 
 

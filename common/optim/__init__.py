@@ -29,10 +29,11 @@ from torch import Tensor
 from common.comm import Group
 from common.ecosphere import Ecosphere
 from common.elastic.rules import Synchroniser
+from common.models.batch_norm import frozen_batch_norm
 from common.optim.armijo import State
 from common.optim.bases import BASES, Averaging, LookAhead, OptimizerSettings
 from common.optim.salsa import Salsa
-from common.optim.sam import PERTURBATIONS, Sharpness, frozen_batch_norm
+from common.optim.sam import PERTURBATIONS, Sharpness
 
 SAM_SCOPES = ("local", "population", "world")
 COUNTS = ("searches", "trials", "exhausted", "flat", "skipped")  # of a line search

@@ -1,15 +1,13 @@
-"""Sharpness-aware minimisation on flat buffers: the perturbations, and the batch-norm freeze of the second pass.
+"""Sharpness-aware minimisation on flat buffers: the perturbations and the two-pass gradient.
 
 Foret et al. 2021 (SAM, eq. 2) and Kwon et al. 2021 (ASAM, eq. 7 with the layer-wise constant eta = 0). One norm over the
 whole flat buffer.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
 
 TINY = 1e-12  # keeps the quotient finite where the gradient is exactly zero
 
@@ -28,22 +26,6 @@ def asam_perturbation(weights: Tensor, gradient: Tensor, rho: float) -> Tensor:
 
 
 PERTURBATIONS: dict[str, Perturbation] = {"sam": sam_perturbation, "asam": asam_perturbation}
-
-
-@contextmanager
-def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
-    """Batch-norm layers normalise by the batch, as in training, but leave their running statistics alone.
-
-    The second pass runs at perturbed weights; the statistics are to be those of the weights themselves.
-    """
-    layers = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
-    for layer in layers:
-        layer.track_running_stats = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.track_running_stats = True
 
 
 class Sharpness:

@@ -14,9 +14,10 @@ from common.data import DataSet
 from common.ecosphere import Ecosphere
 from common.eoa import EoaArgs
 from common.errors import UsageError
+from common.evaluate import REPORTED, Evaluator, evaluate
 from common.exchange import Exchange
 from common.flat import FlatModel
-from common.loop import Plan, evaluate, train_round
+from common.loop import Plan, train_round
 from common.models import build_model, load_published
 from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, unit
 from common.populations import PopulationSpec, default_populations, parse_populations
@@ -25,7 +26,6 @@ from common.search.coordinator import Task
 from common.search.space import Setting, Value
 from common.search.worker import Reporter
 from common.seeding import Purpose, stream, torch_seed
-from common.smoother import calibrate
 from common.species import SPECIES, Rules
 from common.topology import Topology
 
@@ -74,19 +74,29 @@ class Training:
         ecosphere = self._ecosphere(args, batch, epoch / steps)
         model = ecosphere.adopt(self._network(args, seed))
         optimizer = WeightOptimizer(ecosphere, _settings(args, ecosphere.topology.spec.optimizer), _unit(args, ecosphere))
+        evaluator = Evaluator(self.data.train, self.precision, seed)
+        merged = self.kind == "eoa" and ecosphere.exchange.merges(ecosphere.topology.sizes)
         plan = Plan(batch, steps, args.label_smoothing, self.precision, args.accumulate)
-        world, value = self.topology.world, 0.0
+        world = self.topology.world
         for t in range(args.rounds):
             batches = self.data.batches(seed, t, batch, world.rank, world.size, steps)
             train_round(ecosphere, optimizer, batches, seed, t, plan)
             if optimizer.rest():
-                calibrate(model, self.data, self.precision, ecosphere.topology.gradients)
+                evaluator.measure_statistics(model.module, None if self.kind == "eoa" else ecosphere.topology.gradients, t=t)
             own = evaluate(model.module, self.data.fitness, self.precision).fitness if self.kind == "eoa" else 0.0
             optimizer.end_round(ecosphere.turn(t, own).finite)
-            value = evaluate(model.module, self.data.fitness, self.precision, world).accuracy
             if t < args.rounds - 1:
-                report(t + 1, value)
-        return Trained(model, value)
+                report(t + 1, self._value(model, evaluator, merged, t))
+        if merged or optimizer.averaging:
+            evaluator.measure_statistics(model.module, world, REPORTED, args.rounds)
+        return Trained(model, evaluate(model.module, self.data.fitness, self.precision, world).accuracy)
+
+    def _value(self, model: FlatModel, evaluator: Evaluator, merged: bool, t: int) -> float:
+        """Accuracy on the fitness images after round t; the model, and with it what follows, is left as it was."""
+        world, images = self.topology.world, self.data.fitness
+        if merged:
+            return evaluator.of_weights(model, None, [images], world, t=t)[0].accuracy
+        return evaluate(model.module, images, self.precision, world).accuracy
 
     def _network(self, args: CommonArgs, seed: int) -> Any:
         source = self.data.source

@@ -12,8 +12,9 @@ from worlds import ENGINES, LAYOUTS, RANK, SIZE, alone, build, each_layout, ever
 
 from common.data import open_data
 from common.ecosphere import Ecosphere
+from common.evaluate import evaluate
 from common.exchange import Exchange
-from common.loop import Plan, evaluate, train_round
+from common.loop import Plan, train_round
 from common.optim import OptimizerSettings, WeightOptimizer
 from common.rates import ScheduledRates
 

@@ -16,10 +16,10 @@ from common.data import SOURCES, DataSet, Pictures
 from common.data.augment import Augmenter
 from common.ecosphere import Ecosphere
 from common.election import Standings
+from common.evaluate import Evaluator, evaluate
 from common.exchange import Exchange, contributions
 from common.flat import FlatModel
 from common.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
-from common.loop import evaluate
 from common.populations import PopulationSpec
 from common.seeding import Purpose, stream
 from common.smoother import Smoother
@@ -282,7 +282,8 @@ def small_network():
 
 def test_smoothed_weights_are_an_exponential_average_from_the_rounds_start():
     model = FlatModel(small_network())
-    smoother = Smoother(model)
+    data = some_data()
+    smoother = Smoother(model, Evaluator(data.train, "float32", seed=0), data.fitness)
     slow = model.parameters.detach().clone()
     smoother.restart()
     for step in range(4):
@@ -293,20 +294,18 @@ def test_smoothed_weights_are_an_exponential_average_from_the_rounds_start():
     torch.testing.assert_close(smoother.average, slow, rtol=1e-5, atol=1e-6)
 
 
-def test_fitness_is_minus_the_loss_of_smoothed_weights_with_fresh_statistics_and_leaves_no_trace(alone):
+def test_fitness_is_minus_the_loss_of_smoothed_weights_with_measured_statistics_and_leaves_no_trace(alone):
     model, data = FlatModel(small_network()), some_data()
-    smoother = Smoother(model)
+    evaluator = Evaluator(data.train, "float32", seed=0)
+    smoother = Smoother(model, evaluator, data.fitness)
     with torch.no_grad():
         model.parameters.mul_(1.5)
     before = model.state.detach().clone()
-    judged = smoother.judge(data, "float32", alone.population)
+    judged = smoother.judge(alone.population, t=4)
     assert torch.equal(model.state, before)
     plain = small_network()  # the average still is where the smoother began
-    plain[1].momentum = 1.0
-    plain.train()(data.train.augmenter.plain(torch.arange(128)))
+    evaluator.measure_statistics(plain, None, t=4)
     expected = evaluate(plain, data.fitness, "float32")
     assert judged.loss == pytest.approx(expected.loss, rel=1e-5)
     assert judged.fitness == -judged.loss
     assert judged.accuracy == pytest.approx(expected.accuracy)
-    assert plain[1].momentum == 1.0
-    assert model.module[1].momentum == 0.1

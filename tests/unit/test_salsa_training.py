@@ -13,8 +13,9 @@ from common.data import SOURCES, Pictures, Texts
 from common.data.augment import Augmenter
 from common.ecosphere import Ecosphere
 from common.elastic.rules import Synchroniser
+from common.evaluate import evaluate
 from common.exchange import Exchange
-from common.loop import Plan, _closure, evaluate, train_round
+from common.loop import Plan, _closure, train_round
 from common.models import build_model
 from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, searches
 from common.optim.armijo import PAPER

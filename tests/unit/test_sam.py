@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.optim.sam import PERTURBATIONS, Sharpness, asam_perturbation, frozen_batch_norm, sam_perturbation
+from common.models.batch_norm import frozen_batch_norm
+from common.optim.sam import PERTURBATIONS, Sharpness, asam_perturbation, sam_perturbation
 
 # float32 rounds each product, the norm and the quotient by 6e-8; the norm sums its squares in another order.
 CLOSE = {"rtol": 2e-6, "atol": 0.0}

@@ -15,6 +15,7 @@ from common.data import SOURCES, Pictures, Texts
 from common.data.augment import Augmenter
 from common.elastic.swarm import MOTIONS, RANDS, Motion
 from common.elastic.swarming import Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
+from common.flat import FlatModel
 from common.models import build_model
 from common.mpi import MPI
 
@@ -132,32 +133,31 @@ def network():
 
 
 def test_a_probe_is_the_mean_loss_in_evaluation_mode_on_images_as_they_are(pictures, network):
-    probe = Probe(network, pictures, 25, "float32", seed=3)
-    before = [b.clone() for b in network.buffers()]
+    model = FlatModel(network)
+    probe = Probe(model, pictures, 25, "float32", seed=3)
+    before = model.state.detach().clone()
     found = probe.measure(1)
     assert network.training
-    assert all(map(torch.equal, network.buffers(), before))
+    assert torch.equal(model.state.detach(), before)
     taken = probe.pictures
-    inputs = taken.augmenter.plain(torch.arange(25))
-    layer = network[2]
     with torch.no_grad():
-        seen = network[:2](inputs)
-        layer.running_mean.copy_(seen.mean(0))
-        layer.running_var.copy_(seen.var(0))
+        model.buffers.fill_(torch.nan)
     assert probe.measure(1) == found, "whatever statistics are carried"
+    probe.evaluator.measure_statistics(network, None)
     network.eval()
+    inputs = taken.augmenter.plain(torch.arange(25))
     assert found == pytest.approx(F.cross_entropy(network(inputs), taken.labels).item(), rel=1e-5)
     matches = (taken.augmenter.images[:, None] == pictures.augmenter.images[None]).flatten(2).all(2)
     assert matches.any(1).all(), "training images"
     assert len({tuple(i.flatten().tolist()) for i in taken.augmenter.images}) == 25, "different ones"
-    assert len(Probe(network, pictures, 1000, "float32", seed=3).pictures) == 40
+    assert len(Probe(model, pictures, 1000, "float32", seed=3).pictures) == 40
 
 
 def test_a_probe_of_texts_is_the_mean_loss_over_all_their_places():
     torch.manual_seed(0)
     texts = Texts(torch.randint(97, (12, 6)), torch.randint(97, (12, 6)))
     module = build_model("transformer", 0, 97, depth=1, width=1, image_size=6)
-    probe = Probe(module, texts, 5, "float32", seed=3)
+    probe = Probe(FlatModel(module), texts, 5, "float32", seed=3)
     found, taken = probe.measure(1), probe.pictures
     assert len(taken) == 5
     expected = F.cross_entropy(module.eval()(taken.symbols).flatten(0, 1), taken.labels.flatten())
@@ -167,8 +167,10 @@ def test_a_probe_of_texts_is_the_mean_loss_over_all_their_places():
 
 
 def test_a_probe_is_the_same_everywhere_and_lasts_unless_it_is_to_be_new(pictures, network):
+    model = FlatModel(network)
+
     def labels(anew, rounds, seed=3):
-        probe = Probe(network, pictures, 10, "float32", seed, anew)
+        probe = Probe(model, pictures, 10, "float32", seed, anew)
         found = []
         for k in rounds:
             probe.measure(k)

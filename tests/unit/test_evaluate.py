@@ -1,0 +1,190 @@
+"""Batch-norm statistics of weights that no rank trained with: which images, which mean, and no trace of the measuring."""
+
+import copy
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from common.comm import Group, Traffic, finite_mean_
+from common.data import SOURCES, Pictures, Texts
+from common.data.augment import Augmenter
+from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, Evaluator, evaluate
+from common.flat import FlatModel
+from common.models import build_model
+from common.models.batch_norm import fresh_statistics, frozen_batch_norm, running_statistics
+
+PADDED = replace(SOURCES["digits"], pad=3)  # so much that augmented images have other statistics than plain ones
+
+
+def pictures(n, source=PADDED, seed=0):
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
+    return Pictures(Augmenter(torch.from_numpy(images), source), torch.from_numpy(rng.integers(0, 10, n)))
+
+
+def network(seed=1):
+    torch.manual_seed(seed)
+    layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()]
+    return nn.Sequential(*layers, nn.Linear(4 * 16, 10))
+
+
+def slow_statistics(module, batches):
+    """Mean over batches of batch means and unbiased batch variances of what every layer sees, told anew in float64."""
+    seen = {}
+    for images in batches:
+        x = images
+        for k, layer in enumerate(module):
+            if isinstance(layer, nn.BatchNorm2d):
+                mean, var = x.double().mean((0, 2, 3)), x.double().var((0, 2, 3))
+                seen.setdefault(k, []).append((mean, var))
+                biased = x.var((0, 2, 3), unbiased=False)
+                x = (x - x.mean((0, 2, 3))[:, None, None]) / (biased[:, None, None] + layer.eps).sqrt()
+                x = x * layer.weight[:, None, None] + layer.bias[:, None, None]
+            else:
+                x = layer(x)
+    return [torch.stack(values).mean(0) for pairs in seen.values() for values in zip(*pairs, strict=True)]
+
+
+@pytest.mark.parametrize("images", [COMPARED, REPORTED, 1])
+def test_statistics_are_the_mean_over_equal_batches_of_augmented_images(images):
+    train, module = pictures(700), network()
+    with torch.no_grad():
+        for statistic in running_statistics(module):
+            statistic.fill_(torch.nan)  # whatever was there before
+    evaluator = Evaluator(train, "float32", seed=5)
+    evaluator.measure_statistics(module, None, images, t=3)
+    taken, draws, batches = evaluator._draw(images, 3)
+    assert batches.shape == ({COMPARED: 8, REPORTED: 21, 1: 2}[images], STATISTICS_BATCH)
+    with torch.no_grad():
+        expected = slow_statistics(module, [taken.augmented(b, draws)[0] for b in batches])
+        plain = slow_statistics(module, [taken.plain(b)[0] for b in batches])
+    for found, right, wrong in zip(running_statistics(module), expected, plain, strict=True):
+        torch.testing.assert_close(found.double(), right, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(found.double(), wrong, rtol=1e-2)
+
+
+@given(st.integers(2, 300), st.integers(1, 400), st.integers(0, 5))
+def test_batches_are_equal_disjoint_and_as_many_images_as_wanted_or_there_are(n, images, t):
+    train = pictures(n)
+    taken, _, batches = Evaluator(train, "float32", seed=1)._draw(images, t)
+    count, size = batches.shape
+    assert len(taken) == batches.numel() == len(set(batches.flatten().tolist()))
+    assert len({tuple(i.flatten().tolist()) for i in taken.augmenter.images}) == len(taken), "different images"
+    assert count * size >= min(images, n - size + 1)
+    assert count >= 2 or n < 4
+    assert size >= 2
+
+
+def test_rounds_and_seeds_draw_others_and_ranks_do_not_matter():
+    train = pictures(500)
+
+    def drawn(seed, t):
+        taken, draws, _ = Evaluator(train, "float32", seed)._draw(COMPARED, t)
+        return tuple(taken.labels.tolist()), tuple(draws.flatten().tolist())
+
+    assert drawn(0, 0) == drawn(0, 0)
+    assert len({drawn(seed, t) for seed in (0, 1) for t in (0, 1)}) == 4
+    assert len({drawn(0, t)[1] for t in range(3)}) == 3, "the augmentation as well"
+
+
+def test_measuring_leaves_generators_counters_momentum_and_mode_as_they_were():
+    module, train = build_model("wrn", 1, 10, depth=10, width=1, dropout=0.3), pictures(100)
+    module.train()
+    torch.manual_seed(1)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].tolist()  # noqa: NPY002
+    counters = {n: b.clone() for n, b in module.named_buffers() if not b.is_floating_point()}
+    weights = [p.detach().clone() for p in module.parameters()]
+    Evaluator(train, "float32", seed=0).measure_statistics(module, None)
+    assert module.training
+    assert all(p.grad is None for p in module.parameters())
+    assert all(map(torch.equal, weights, module.parameters()))
+    assert all(torch.equal(b, counters[n]) for n, b in module.named_buffers() if n in counters)
+    assert {m.momentum for m in module.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == random.getstate()
+    assert before[2] == np.random.get_state()[1].tolist()  # noqa: NPY002
+
+
+def test_weights_trained_at_rate_0_keep_statistics_that_are_those_measured():
+    """After many forward passes of training without a step, running statistics and measured ones describe the same thing."""
+    train, module = pictures(2000), network()
+    labels = torch.from_numpy(np.arange(2000) % 10)
+    with torch.no_grad():  # classes that can be told apart: another brightness each
+        images = (train.augmenter.images.float() * 0.3 + 17.0 * labels[:, None, None, None]).clamp(0, 255).to(torch.uint8)
+    train = Pictures(Augmenter(images, PADDED), labels)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
+    rng = np.random.default_rng(0)
+    for step in range(240):
+        batch = torch.from_numpy(rng.choice(2000, STATISTICS_BATCH, replace=False))
+        inputs, truth = train.augmented(batch, train.draw(0, step))
+        optimizer.zero_grad()
+        F.cross_entropy(module(inputs), truth).backward()
+        if step < 120:
+            optimizer.step()
+    trained = copy.deepcopy(module)
+    Evaluator(train, "float32", seed=0).measure_statistics(module, None, REPORTED)
+    for found, running in zip(running_statistics(module), running_statistics(trained), strict=True):
+        scale = running.abs().max()
+        torch.testing.assert_close(found, running, rtol=0.1, atol=0.1 * scale.item())
+    there, here = evaluate(trained, train, "float32"), evaluate(module, train, "float32")
+    assert here.accuracy == pytest.approx(there.accuracy, abs=0.005)
+    assert here.accuracy > 0.3, "it has learnt something that statistics can spoil"
+
+
+def test_weights_are_evaluated_with_their_own_statistics_and_the_model_is_left_as_it_was():
+    train, model = pictures(300), FlatModel(network())
+    evaluator = Evaluator(train, "float32", seed=2)
+    others = model.parameters.detach() * 1.3
+    before = model.state.detach().clone()
+    splits = [pictures(50, seed=4), pictures(30, seed=5)]
+    judged = evaluator.of_weights(model, others, splits, None, t=1)
+    assert torch.equal(model.state.detach(), before)
+    model.parameters.data.copy_(others)
+    evaluator.measure_statistics(model.module, None, COMPARED, t=1)
+    for found, split in zip(judged, splits, strict=True):
+        expected = evaluate(model.module, split, "float32")
+        assert (found.loss, found.accuracy) == (expected.loss, expected.accuracy)
+    own = evaluator.of_weights(model, None, splits, None, t=1)
+    assert [j.loss for j in own] == [j.loss for j in judged]
+
+
+def test_networks_without_batch_norm_are_left_alone():
+    texts = Texts(torch.randint(97, (12, 6)), torch.randint(97, (12, 6)))
+    module = build_model("transformer", 0, 97, depth=1, width=1, image_size=6)
+    before = copy.deepcopy(module.state_dict())
+    Evaluator(texts, "float32", seed=0).measure_statistics(module, None)
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_layers_that_keep_no_statistics_are_not_touched():
+    module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten(), nn.LazyLinear(10))
+    module(torch.zeros(2, 1, 8, 8))
+    Evaluator(pictures(50), "float32", seed=0).measure_statistics(module, None)
+    assert running_statistics(module) == []
+    with fresh_statistics(module), frozen_batch_norm(module):
+        assert module[1].track_running_stats is False
+    assert module[1].track_running_stats is False
+
+
+@given(st.lists(st.tuples(st.floats(-9, 9, width=32), st.integers(0, 5)), min_size=1, max_size=5))
+def test_a_weighted_mean_of_one_rank_is_its_values_whatever_the_weight(values):
+    one = Group(_alone_comm(), Traffic())
+    for value, weight in values:
+        buffer = torch.tensor([value, 7.0])
+        assert finite_mean_(one, buffer, "test", weight) == weight
+        assert buffer[0].item() == pytest.approx(value if weight else 0.0, rel=1e-6)
+
+
+def _alone_comm():
+    from common.mpi import MPI
+
+    return MPI.COMM_SELF
