@@ -54,8 +54,12 @@ def test_horovodrun_ends_a_job_with_a_fault_as_well(tmp_path, kind):
     break_down(tmp_path / "run", f"{kind}:1:train:0", launcher="horovodrun")
 
 
-def test_a_worker_whose_weights_are_not_finite_is_left_out_and_the_run_goes_on(tmp_path):
-    run(CIFAR10, *TINY, "--populations", POPULATIONS, "--out", tmp_path / "run", ranks=3, ECOSPHERE_FAULT="nan:1:train:1")
+@pytest.mark.parametrize(
+    "optimizer", ["asam", "schedulefree-sgd", pytest.param("schedulefree-adamw", marks=[pytest.mark.slow])]
+)
+def test_a_worker_whose_weights_are_not_finite_is_left_out_and_the_run_goes_on(tmp_path, optimizer):
+    options = ("--populations", POPULATIONS, "--optimizer", optimizer, "--out", tmp_path / "run")
+    run(CIFAR10, *TINY, *options, ranks=3, ECOSPHERE_FAULT="nan:1:train:1")
     record = check_complete(tmp_path / "run", 3, 3)
     lost = [(m["round"], m["rank"]) for m in record.metrics if m["fitness"] == "-inf"]
     assert lost == [("1", "1")]
