@@ -77,9 +77,15 @@ wanted() { # PART
   [[ ${#only[@]} == 0 || " ${only[*]} " == *" $1 "* ]]
 }
 
-for name in unit golden smoke; do
-  if wanted "$name"; then part "$name" python -m pytest "tests/$name" "${options[@]}"; fi
-done
+# Two processes of pytest where tests do not look at the clock; a job of several ranks brings enough of its own.
+beside=(-n 2 --dist worksteal)
+if wanted unit; then part unit python -m pytest tests/unit "${beside[@]}" "${options[@]}"; fi
+if wanted golden; then part golden python -m pytest tests/golden "${options[@]}"; fi
+if wanted smoke; then
+  # One thread for each rank: waiting threads of two jobs would take the cores from each other.
+  part smoke env OMP_NUM_THREADS=1 python -m pytest tests/smoke --ignore tests/smoke/test_faults.py "${beside[@]}" "${options[@]}"
+  part faults python -m pytest tests/smoke/test_faults.py "${options[@]}"
+fi
 if wanted mpi; then
   for ranks in 1 2 3 4 8; do
     part "mpi-$ranks" mpirun --oversubscribe --bind-to none -np "$ranks" \
