@@ -70,7 +70,7 @@ def probe(code: str, *launcher: str, seconds: float = 60) -> tuple[str, str]:
         environment["OPAL_PREFIX"] = sys.prefix
     command = [*launcher, sys.executable, "-c", code]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, encoding="utf-8")
     except subprocess.TimeoutExpired:
         return "", f"no answer in {seconds:.0f} s"
     if done.returncode:
@@ -122,7 +122,7 @@ def bfloat16_row(gpu: bool) -> Row:
     if gpu:
         return Row("bfloat16", "on the GPU")
     try:
-        flags = set(re.findall(r"\S+", Path("/proc/cpuinfo").read_text()))
+        flags = set(re.findall(r"\S+", Path("/proc/cpuinfo").read_text(encoding="utf-8")))
     except OSError:
         flags = set()
     known = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
@@ -188,7 +188,7 @@ def machine_rows() -> list[Row]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     rows = [Row("cores", str(cores))]
     try:
-        kilobytes = dict(re.findall(r"^(\w+):\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE))
+        kilobytes = dict(re.findall(r"^(\w+):\s+(\d+)", Path("/proc/meminfo").read_text(encoding="utf-8"), re.MULTILINE))
         total, free = (int(kilobytes[name]) / 2**20 for name in ("MemTotal", "MemAvailable"))
         short = free < 4
         advice = "a rank takes about 0.5 GB: start few" if short else ""

@@ -27,7 +27,7 @@ def row(lr, fitness=0.5):
 
 
 def lines(directory, name="metrics.csv"):
-    with open(directory / name, newline="") as file:
+    with open(directory / name, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -125,7 +125,7 @@ def test_rates_are_those_of_the_leader_and_the_spread_of_the_round(tmp_path, sta
     # Two ranks' lines, written here by hand: rounds 0 (a clear leader), 1 (equal fitness: higher rate), 2 (equal in both).
     table = [(0, 0, 0.1, 0.9), (0, 1, 0.3, 0.8), (1, 0, 0.1, 0.5), (1, 1, 0.3, 0.5), (2, 0, 0.2, 0.5), (2, 1, 0.2, 0.5)]
     record = start()
-    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+    with open(tmp_path / "metrics.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["round", "rank", "lr", "fitness", "optimizer"])
         writer.writerows((*line, "adamw" if line[1] else "sgd") for line in table)
@@ -139,7 +139,7 @@ def test_rates_are_those_of_the_leader_and_the_spread_of_the_round(tmp_path, sta
 
 def test_the_lineage_is_the_rate_of_the_population_that_the_model_came_from(tmp_path, start):
     record = start()
-    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+    with open(tmp_path / "metrics.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["round", "rank", "population", "lr", "fitness", "optimizer"])
         writer.writerows((t, rank, rank // 2, (1 + rank // 2) / 10**t, 0.5, "sgd") for t in range(3) for rank in range(4))
