@@ -113,7 +113,7 @@ _BEGAN = time.monotonic() - process_age()
 def _own_groups(root: Path) -> dict[str, str]:
     """Path of this process's group in the hierarchies that limit processor time: `cgroup` (version 1) and `cgroup2`."""
     groups = {}
-    for line in _lines(root / "proc/self/cgroup"):
+    for line in lines_of(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if "cpu" in controllers.split(","):
@@ -125,7 +125,7 @@ def _own_groups(root: Path) -> dict[str, str]:
 
 def _mounts(root: Path) -> Iterable[tuple[str, str, str]]:
     """Mounted hierarchies that limit processor time: kind, the group at the mount point, mount point."""
-    for line in _lines(root / "proc/self/mountinfo"):
+    for line in lines_of(root / "proc/self/mountinfo"):
         fields, separator, tail = line.partition(" - ")
         words, kinds = fields.split(), tail.split()
         if not separator or len(words) < 5 or not kinds or kinds[0] not in ("cgroup", "cgroup2"):
@@ -138,17 +138,12 @@ def _mounts(root: Path) -> Iterable[tuple[str, str, str]]:
 def _upwards(path: str, mounted: str, point: Path) -> Iterable[Path]:
     """Folders of a group and of those around it, as far as they are mounted.
 
-    In a container the path may be seen from the host or from inside; where it is not below what is mounted, what is mounted
-    is taken for the group.
+    In a container the path may be seen from the host or from inside: folders that are not there set no limit, and what is
+    mounted is always looked at.
     """
     group, top = PurePosixPath(path), PurePosixPath(mounted)
     inside = group.relative_to(top) if group.is_relative_to(top) and ".." not in group.parts else PurePosixPath()
-    if not _is_folder(point / inside):
-        inside = PurePosixPath()
-    for part in (inside, *inside.parents):
-        yield point / part
-        if part == PurePosixPath():
-            return
+    yield from (point / part for part in dict.fromkeys((inside, *inside.parents)))
 
 
 def _limit_v1(folder: Path) -> float | None:
@@ -157,7 +152,7 @@ def _limit_v1(folder: Path) -> float | None:
 
 
 def _limit_v2(folder: Path) -> float | None:
-    words = [word for line in _lines(folder / "cpu.max") for word in line.split()]
+    words = [word for line in lines_of(folder / "cpu.max") for word in line.split()]
     if len(words) != 2 or not all(re.fullmatch("[0-9]+", word) for word in words):
         return None  # `max 100000`: no limit
     quota, period = map(int, words)
@@ -165,23 +160,16 @@ def _limit_v2(folder: Path) -> float | None:
 
 
 def _number(path: Path) -> int | None:
-    text = "".join(_lines(path)).strip()
+    text = "".join(lines_of(path)).strip()
     return int(text) if re.fullmatch("-?[0-9]+", text) else None
 
 
-def _lines(path: Path) -> list[str]:
+def lines_of(path: Path) -> list[str]:
     """Lines of a text file, none where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-
-
-def _is_folder(path: Path) -> bool:
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def _unescaped(word: str) -> str:
