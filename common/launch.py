@@ -36,6 +36,10 @@ HOROVOD_NUMBERS = (
     *("HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_CACHE_CAPACITY"),
     *("HOROVOD_STALL_CHECK_TIME_SECONDS", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"),
 )
+HOROVOD_CHOICES = {  # any other word, an empty one too, ends the process inside Horovod; with Gloo it knows no populations
+    "HOROVOD_CONTROLLER": ("mpi",),
+    "HOROVOD_CPU_OPERATIONS": ("mpi", "gloo", "ccl"),
+}
 PATIENCE = 5.0  # seconds the ranks wait for each other before a shared exit becomes an abort
 
 place = {"population": "not assigned yet"}  # where this process stands, for its traceback
@@ -151,12 +155,16 @@ def threads_wanted() -> int | None:
 
 
 def check_environment() -> None:
-    """Refuse variables of OpenMP and Horovod that cannot be read: Horovod takes them for 0. Raises UsageError."""
+    """Refuse variables of OpenMP and Horovod that cannot be read: Horovod takes them for 0, or aborts. Raises UsageError."""
     threads_wanted()
     for name in HOROVOD_NUMBERS:
         text = os.environ.get(name)
         if text is not None and not re.fullmatch(r"\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)\s*", text):
             raise UsageError(f"{name}='{text}' is no number: set it to one of 0 or more, or unset it")
+    for name, choices in HOROVOD_CHOICES.items():
+        text = os.environ.get(name)
+        if text is not None and text.lower() not in choices:
+            raise UsageError(f"{name}='{text}' cannot work here: set it to {' or '.join(choices)}, or unset it")
 
 
 def _has_distribution(name: str) -> bool:
