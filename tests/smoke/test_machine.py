@@ -63,9 +63,7 @@ def refused(tmp_path_factory):
 def test_variables_and_paths_that_cannot_work_are_one_line(refused, named):
     done, out = refused[named]
     assert done.code == 2, done
-    lines = [
-        line for line in done.err.splitlines() if line and not line.startswith("libgomp: ")
-    ]  # OpenMP's word on its variable
+    lines = [line for line in done.err.splitlines() if line and not line.startswith("libgomp: ")]
     assert len(lines) == 1, done
     assert lines[0].startswith("error: ")
     assert named.replace("=abc", "='abc'") in lines[0]
