@@ -45,6 +45,7 @@ if [ -z "$seeds" ]; then [ "$profile" = paper ] && seeds=5 || seeds=1; fi
 case $seeds in *[!0-9]* | 0) echo "error: --seeds is a whole number of at least 1, not '$seeds'" >&2; exit 2 ;; esac
 ranks=${RANKS:-8}
 case $ranks in *[!0-9]* | 0) echo "error: RANKS is a whole number of at least 1, not '$ranks'" >&2; exit 2 ;; esac
+[ "${EOA_DATA-unset}" ] || { echo "error: EOA_DATA is empty: name the folder of the data sets, or unset it" >&2; exit 2; }
 [ "$profile" = smoke ] && fresh=yes
 
 scripts/setup.sh

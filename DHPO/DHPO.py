@@ -16,15 +16,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import psutil
 import torch
 
-from common import launch
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, settle_precision
-from common.data import DEFAULT_DIRECTORY, open_data
+from common import launch, machine
+from common.cli import CommonArgs, PathText, check_common, headline, make_presets, parse_args, settle_precision
+from common.data import open_data
 from common.errors import UsageError
 from common.evaluate import evaluate
 from common.models import model_title
+from common.paths import data_directory
 from common.populations import PopulationSpec
 from common.rates import SHAPES
 from common.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
@@ -61,7 +61,7 @@ class Args(CommonArgs):
     """go on with the search in --out where its journal ends, on as many ranks as there are now"""
     strategy: Literal["grid", "random", "evolution", "async-evolution", "tpe"] = "async-evolution"
     """what proposes settings (published: grid, random, evolution)"""
-    space: str = "cifar10"
+    space: PathText = "cifar10"
     """what is searched: a TOML file, or the name of one in DHPO/spaces"""
     trials: int = 64
     """settings to try (published: 64)"""
@@ -131,7 +131,7 @@ def main() -> None:
         check_training(space, args, training.data, args.ranks_per_trial)
     start_record(directory, args, space, training, topology)
     launch.say(headline(f"Search by {args.strategy}", args.preset, COST))
-    setup = time.time() - psutil.Process().create_time()
+    setup = machine.seconds_since_start()
 
     journal = Journal(directory)
     workers = ranks // args.ranks_per_trial
@@ -149,7 +149,7 @@ def main() -> None:
 
 def build_objective(args: Args, topology: Topology, trial: Topology) -> Training:
     """The data, the same on all ranks, and what a trial does with them. Collective over the world."""
-    where = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
+    where = str(data_directory(args.data_dir))
     shares = (args.val_fraction, args.fitness_images, args.train_images)
     data = open_data(args.dataset, where, topology, args.seed, *shares, args.image_size, args.crop_scale, args.crop)
     args = replace(args, precision=topology.world.share(settle_precision(args.precision, topology.device.type)))
@@ -163,9 +163,10 @@ def start_record(directory: Path, args: Args, space: Space, training: Training, 
     with topology.world.agreed():
         if topology.world.rank == 0:
             check_same_search(directory, config)
-            directory.mkdir(parents=True, exist_ok=True)
             inside = {"all_reduce": all_reduce(training.topology), "threads_per_rank": args.threads}
-            write_json(directory / "environment.json", {**environment(topology), **inside})
+            about = {**environment(topology), **inside}
+            directory.mkdir(parents=True, exist_ok=True)
+            write_json(directory / "environment.json", about)
             write_json(directory / "config.json", config)
 
 

@@ -35,6 +35,7 @@ from common import launch
 from common.apart import ApartRun
 from common.cli import (
     CommonArgs,
+    PathText,
     check_batches,
     check_common,
     headline,
@@ -86,7 +87,7 @@ class Args(CommonArgs):
 
     method: Literal[*METHODS] = "cosine"  # type: ignore[valid-type]
     """what couples the workers, and by which schedule; replay is implied by --replay"""
-    replay: str = ""
+    replay: PathText = ""
     """a rates.csv: use its column `lineage` where there is one, else `mean`, round by round"""
     period: int = 0
     """n: steps between two exchanges of sync, average, post-local and diloco; where none is given, 1 (sync) or 10
@@ -297,7 +298,7 @@ def read_rates(args: Args) -> tuple[list[float], bool]:
     """The rates of a rates.csv, of as many rounds as are to be run, and whether they had a warm-up. Raises UsageError."""
     _refuse_foraging(Path(args.replay))
     try:
-        with open(Path(args.replay), newline="") as file:
+        with open(Path(args.replay), newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         column = "lineage" if lines and "lineage" in lines[0] else "mean"
         rates = [float(line[column]) for line in lines]
@@ -313,7 +314,7 @@ def read_rates(args: Args) -> tuple[list[float], bool]:
 def _refuse_foraging(path: Path) -> None:
     """Rounds of different lengths, some of them taken back, are no schedule by epochs."""
     config = path.with_name("config.json")
-    if config.exists() and json.loads(config.read_text()).get("base_rate") == "forage":
+    if config.exists() and json.loads(config.read_text(encoding="utf-8")).get("base_rate") == "forage":
         raise UsageError(f"{path} is of a foraging run, which takes rounds back: replay the rates of a run without it")
 
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-import tyro
 from torch import Tensor
 
 from common import launch
+from common.cli import PathText, read_options
 from common.data import DataSet, open_data
 from common.ecosphere import Ecosphere
 from common.exchange import Exchange
@@ -52,7 +52,7 @@ class Args:
     """steps of one timed piece"""
     repeats: int = 11
     """timed pieces of each kind"""
-    out: Path = Path("results/benchmarks")
+    out: PathText = "results/benchmarks"
     """folder of the table"""
 
 
@@ -109,7 +109,7 @@ def measure(task: str, args: Args, topology: Topology) -> list[str]:
 
 def main() -> None:
     """Measure in turn, print and write the table."""
-    args = tyro.cli(Args, description=__doc__)
+    args = read_options(Args, __doc__)
     topology = build_topology([PopulationSpec("hold", 1, "salsa")])
     lines = [line for task in TASKS for line in measure(task, args, topology)]
     text = [
@@ -127,8 +127,9 @@ def main() -> None:
         f"Made by `python benchmarks/line_search.py`, commit {commit()}.",
     ]
     print("\n".join(text))
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "line_search.md").write_text("\n".join(text) + "\n")
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "line_search.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -17,15 +17,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import tyro
 from mpi4py.futures import MPICommExecutor
 
 from common import launch
-from common.cli import CommonArgs
+from common.cli import CommonArgs, PathText, read_options
 from common.comm import Group, Traffic
 from common.data import open_data
 from common.errors import UsageError
 from common.mpi import MPI
+from common.paths import data_directory
 from common.populations import PopulationSpec
 from common.record import commit
 from common.search.coordinator import Coordinator
@@ -61,7 +61,7 @@ class Args:
     """measurements of sleeping and of training, of which the median counts"""
     dataset: str = "digits"
     """what is trained on"""
-    out: Path = Path("results/benchmarks")
+    out: PathText = "results/benchmarks"
     """folder of the table"""
 
 
@@ -150,7 +150,7 @@ def trained(args: Args, world: Group) -> list[str]:
     )
     topology = build_topology([PopulationSpec("search", world.size, "sgd")], "worker", horovod=False)
     torch.set_num_threads(1)
-    data = open_data(args.dataset, "data", topology, 0, 0.1, 0)
+    data = open_data(args.dataset, str(data_directory("auto")), topology, 0, 0.1, 0)
     training = Training(options, topology.alone(), data)
     parts = parts_of(world)
     rng = np.random.default_rng(0)
@@ -193,7 +193,7 @@ def trained(args: Args, world: Group) -> list[str]:
 
 def main() -> None:
     """Simulate on rank 0, sleep on all ranks, train on two; print and write the tables."""
-    args = tyro.cli(Args, description=__doc__)
+    args = read_options(Args, __doc__)
     if world_size() < 2:
         raise UsageError(f"ranks are compared with one, so there have to be at least 2, not {world_size()}: mpirun -np 4")
     world = Group(MPI.COMM_WORLD, Traffic())
@@ -229,8 +229,9 @@ def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], tr
         f"{'' if args.trained else ' --trained 0'}`, commit {commit()}.",
     ]
     print("\n".join(text))
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "search_scaling.md").write_text("\n".join(text) + "\n")
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "search_scaling.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import tyro
 from matplotlib.figure import Figure
 
+from common import launch
+from common.cli import PathText, read_options
 from common.election import Standings
 from common.populations import PopulationSpec
 from common.rates import EcosphereRates, EoaSettings
@@ -41,7 +42,7 @@ class Args:
     """of the table and the upper panels"""
     drifts: int = 200
     """runs without information, lower panels"""
-    out: Path = Path("results/benchmarks")
+    out: PathText = "results/benchmarks"
     """folder of the results"""
 
 
@@ -119,7 +120,7 @@ def draw(args: Args) -> Figure:
 
 def main() -> None:
     """Simulate, print the table, write everything."""
-    args = tyro.cli(Args, description=__doc__)
+    args = read_options(Args, __doc__)
     lines = table(args)
     columns = list(lines[0])
     text = [
@@ -134,15 +135,16 @@ def main() -> None:
         "Made by `python benchmarks/species.py`.",
     ]
     print("\n".join(text))
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "species.md").write_text("\n".join(text) + "\n")
-    with open(args.out / "species.csv", "w", newline="") as file:
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "species.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    with open(folder / "species.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(lines)
     mpl.rcParams["font.size"] = 9
-    draw(args).savefig(args.out / "species.png", dpi=130)
+    draw(args).savefig(folder / "species.png", dpi=130)
 
 
 if __name__ == "__main__":
-    main()
+    launch.run(main)

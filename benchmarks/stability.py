@@ -12,11 +12,12 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import tyro
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from common import launch
+from common.cli import PathText, read_options
 from common.elastic import theory
 
 SHOWN = (3, 8)  # workers, one column each, as in the paper
@@ -32,7 +33,7 @@ class Args:
     """of the grid in each direction: eta up to 0.01, rho up to 10, both ends excluded"""
     rounds: int = 20000
     """of the trajectories; a round is p activations"""
-    out: Path = Path("results/benchmarks")
+    out: PathText = "results/benchmarks"
     """folder of the results"""
 
 
@@ -102,7 +103,7 @@ def _tidy(axes: Axes) -> None:
 
 def main() -> None:
     """Compute, print the table, write everything."""
-    args = tyro.cli(Args, description=__doc__)
+    args = read_options(Args, __doc__)
     mpl.rcParams["font.size"] = 9
     admm = {p: radii(args, "ADMM", p) for p in (2, 3, 4, 8)}
     paths = {(method, p): centre_over_time(args, method, p) for method in COLOURS for p in SHOWN}
@@ -121,10 +122,11 @@ def main() -> None:
         lines.append(f"| {p} | {' | '.join(cells)} |")
     lines += ["", "Made by `python benchmarks/stability.py`."]
     print("\n".join(lines))
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "stability.md").write_text("\n".join(lines) + "\n")
-    draw(args, admm, paths).savefig(args.out / "stability.png", dpi=130)
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stability.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    draw(args, admm, paths).savefig(folder / "stability.png", dpi=130)
 
 
 if __name__ == "__main__":
-    main()
+    launch.run(main)

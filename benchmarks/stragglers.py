@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor
 
 from common import launch
+from common.cli import PathText, read_options
 from common.comm import Group, Traffic
 from common.elastic.rules import Admm, Alone, Centre, Downpour, Elastic, Master, MomentumDownpour, MomentumRule, Synchroniser
 from common.elastic.run import progress_hooks
@@ -68,7 +68,7 @@ class Args:
     """steps of the slow worker in one measurement"""
     repeats: int = 3
     """measurements of each row"""
-    out: Path = Path("results/benchmarks")
+    out: PathText = "results/benchmarks"
     """folder of the table"""
 
 
@@ -145,7 +145,7 @@ class World:
 
 def main() -> None:
     """Measure in turn, print and write the table on rank 0."""
-    args = tyro.cli(Args, description=__doc__)
+    args = read_options(Args, __doc__)
     if world_size() < 3:
         raise UsageError(f"a slow worker and others beside a server are at least 3 ranks, not {world_size()}: mpirun -np 5")
     torch.set_num_threads(1)
@@ -190,8 +190,9 @@ def write(args: Args, world: World, lines: list[tuple]) -> None:
         f"commit {commit()}.",
     ]
     print("\n".join(text))
-    args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "stragglers.md").write_text("\n".join(text) + "\n")
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "stragglers.md").write_text("\n".join(text) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

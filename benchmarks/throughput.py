@@ -22,12 +22,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-import tyro
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from common import launch
-from common.cli import settle_precision
+from common.cli import PathText, read_options, settle_precision
 from common.data import SOURCES, DataSet, Pictures
 from common.data.augment import Augmenter
 from common.data.sources import import_torchvision
@@ -62,13 +61,13 @@ class Args:
     """steps per measurement"""
     repeats: int = 5
     """measurements of each kind"""
-    out: str = "results/benchmarks"
+    out: PathText = "results/benchmarks"
     """folder for throughput.json and throughput.md"""
 
 
 def main() -> None:
     """Measure, print the table, write it on rank 0."""
-    args = tyro.cli(Args, description=__doc__)
+    args = read_options(Args, __doc__)
     ranks = world_size()
     specs = parse_populations("gwo,woa" if ranks > 1 else "gwo", ranks, "asam", ("gwo", "woa"), ("asam",))
     topology = build_topology(specs)
@@ -275,9 +274,9 @@ def report(args: Args, topology: Topology, medians: dict[str, float], rates: dic
     print("\n".join(lines))
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "throughput.md").write_text("\n".join(lines) + "\n")
+    (folder / "throughput.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     record = {"arguments": vars(args), "medians": medians, "all": rates, "environment": environment(topology)}
-    (folder / "throughput.json").write_text(json.dumps(record, indent=2) + "\n")
+    (folder / "throughput.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -5,9 +5,9 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias, TypeVar, get_type_hints
 
 import torch
 import tyro
@@ -17,6 +17,7 @@ from common.errors import UsageError
 from common.launch import say
 from common.models import FOR_TEXT, MODELS, NETWORKS, WITHOUT
 from common.optim import OPTIMIZERS, averages, family, parts, searches
+from common.paths import expand
 
 # The sizes that all methods share under a preset, so that what is compared is the method.
 SIZES: dict[str, dict[str, Any]] = {
@@ -34,12 +35,17 @@ TEXT_SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-# What can be chosen is what is registered: a new line in a registry is a new word on the command line.
+# What can be chosen is what is registered: a new line in a registry is a new word on the command line. PathText is the type of
+# an option that holds a path, which `parse_args` expands.
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    PathText: TypeAlias = str
     Dataset: TypeAlias = str
     Model: TypeAlias = str
     Optimizer: TypeAlias = str
 else:
+    PathText = Annotated[str, tyro.conf.arg(metavar="PATH")]
     Dataset, Model, Optimizer = Literal[*SOURCES, "imagefolder"], Literal[*MODELS], Literal[*OPTIMIZERS]
 
 
@@ -53,9 +59,9 @@ class CommonArgs:
     dataset: Dataset = "cifar10"
     """what to train on; digits ships with scikit-learn, topics (a text) with Python, imagefolder reads DATA_DIR/train/CLASS/*
     and DATA_DIR/test/CLASS/*, the others are downloaded once by torchvision"""
-    data_dir: str = "auto"
+    data_dir: PathText = "auto"
     """folder of the data sets (auto: $EOA_DATA, else data/)"""
-    out: str = "auto"
+    out: PathText = "auto"
     """the run's own directory (auto: a new one under runs/)"""
     seed: int = 0
     """everything random is drawn from it"""
@@ -97,7 +103,7 @@ class CommonArgs:
     accumulate: int = 1
     """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them
     (EOA: 16 in EOA-ViT)"""
-    pretrained: str = ""
+    pretrained: PathText = ""
     """a Vision Transformer's weights as Google publishes them (.npz); none: from scratch"""
     optimizer: Optimizer = "asam"
     """weight optimizer of populations that name none; sam and asam alone are over sgd (EOA: asam; sgd in EOA-ViT)"""
@@ -119,6 +125,7 @@ class CommonArgs:
 
 
 A = TypeVar("A", bound=CommonArgs)
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def make_presets(kind: type[A], **own: dict[str, Any]) -> dict[str, A]:
@@ -127,10 +134,10 @@ def make_presets(kind: type[A], **own: dict[str, Any]) -> dict[str, A]:
 
 
 def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | None = None) -> tuple[A, set[str]]:
-    """Read the command line over the chosen preset's defaults.
+    """Read the command line over the chosen preset's defaults, `~` in paths expanded.
 
     Returns the arguments and the names of the options that were given. `--help` prints on rank 0 and exits with 0; an
-    unreadable option raises UsageError.
+    unreadable option and an empty path raise UsageError.
     """
     argv = sys.argv[1:] if argv is None else argv
     chosen = presets[_preset(argv)]
@@ -144,11 +151,28 @@ def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | Non
         say(output.getvalue())
         raise
     given = {match[1].replace("-", "_") for a in argv if (match := re.match(r"--(?:no-)?([a-z0-9_-]+)", a))}
+    args = expand_paths(args, given)
     if is_text(args.dataset):
         args = replace(args, **{name: size for name, size in TEXT_SIZES[args.preset].items() if name not in given})
     for name in sorted(given.intersection(WITHOUT.get(args.model, ()))):
         raise UsageError(f"--{name} is not an option of --model {args.model}: leave it out, or take another network")
     return args, given
+
+
+def expand_paths(args: T, given: Collection[str] = ()) -> T:
+    """The same options with `~` expanded in those that hold a path (`PathText`).
+
+    given: names of options that may not be empty; of the others an empty one stands for none. Raises UsageError.
+    """
+    kinds = get_type_hints(type(args), include_extras=True)
+    names = [name for name, kind in kinds.items() if kind == PathText and (name in given or getattr(args, name))]
+    return replace(args, **{name: expand(getattr(args, name), f"--{name.replace('_', '-')}") for name in names})
+
+
+def read_options(kind: type[T], description: str | None) -> T:
+    """The command line of a program without presets; no path may be empty. Raises UsageError."""
+    args = tyro.cli(kind, description=description)
+    return expand_paths(args, {field.name for field in fields(args)})
 
 
 def is_text(dataset: str) -> bool:

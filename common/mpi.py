@@ -3,7 +3,9 @@
 from common import launch
 
 launch.prepare_environment()
+launch.prepare_mpi4py()
 
-from mpi4py import MPI  # noqa: E402  (Open MPI reads the environment when it is loaded)
+with launch.outside_slurm_step():  # Open MPI reads the environment when it is loaded
+    from mpi4py import MPI
 
 __all__ = ["MPI"]

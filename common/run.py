@@ -17,14 +17,13 @@ from dataclasses import asdict, replace
 from types import TracebackType
 from typing import Any, Self
 
-import psutil
 import torch
 from torch import Tensor
 
-from common import checkpoint, faults, launch
+from common import checkpoint, faults, launch, machine
 from common.cli import CommonArgs, settle_batch, settle_precision
 from common.comm import Group
-from common.data import DEFAULT_DIRECTORY, open_data
+from common.data import open_data
 from common.ecosphere import Ecosphere, Turn
 from common.errors import Diverged, UsageError
 from common.evaluate import REPORTED, Evaluator, Judged, evaluate
@@ -32,6 +31,7 @@ from common.loop import Plan, Trained, train_round
 from common.models import build_model, load_published, model_title
 from common.optim import OptimizerSettings, WeightOptimizer, searches, unit
 from common.optim.armijo import PAPER, Rules
+from common.paths import data_directory
 from common.progress import Reporter, span
 from common.record import Record, Totals, check_same_config, choose_directory, commit
 from common.seeding import Purpose, torch_seed
@@ -73,7 +73,7 @@ class Run:
         if batch_size != args.batch_size:
             rounded = f"batch size {args.batch_size} of preset {args.preset} rounded to {batch_size}, a multiple of the workers"
             self.headlines.append(rounded)
-        directory = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
+        directory = str(data_directory(args.data_dir))
         faults.trip("data", topology.world.rank)
         shares = (args.val_fraction, args.fitness_images, args.train_images)
         sizes = (args.image_size, args.crop_scale, args.crop)
@@ -170,8 +170,7 @@ class Run:
         self.record.start(config)
         self.reporter = Reporter(self.lengths, first)
         self._describe(first)
-        self._note_time("setup", time.time() - psutil.Process().create_time())
-        self._session = psutil.Process().create_time()
+        self._note_time("setup", machine.seconds_since_start())
         self._total_before = self.totals.seconds["total"]
 
     def _describe(self, first: int) -> None:
@@ -420,4 +419,4 @@ class Run:
 
     def _note_total(self) -> None:
         """Wall time of this process so far, added to that of the sessions before it."""
-        self.totals.seconds["total"] = self._total_before + time.time() - self._session
+        self.totals.seconds["total"] = self._total_before + machine.seconds_since_start()

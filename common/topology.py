@@ -4,13 +4,12 @@ World communicator -> `Split` into one communicator per population, ranks in ord
 over which gradients are averaged (`scope`): the population's own, or the world's.
 """
 
-import os
 from dataclasses import dataclass, replace
 from types import ModuleType
 
 import torch
 
-from common import launch
+from common import launch, machine
 from common.comm import Group, Traffic
 from common.errors import UsageError
 from common.mpi import MPI
@@ -131,6 +130,11 @@ def start_horovod(comm: MPI.Comm) -> ModuleType | None:
     except ImportError:
         launch.say("note: Horovod is not installed; gradients are averaged by MPI all-reduce")
         return None
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise UsageError(
+            "MPI was started for fewer threads than Horovod needs: import package common before mpi4py, or build MPI with "
+            "MPI_THREAD_MULTIPLE, or set up without Horovod (scripts/setup.sh --no-horovod)"
+        )
     if hvd.is_initialized():
         hvd.shutdown()  # a second init would silently keep the first one's communicator
     hvd.init(comm=comm)
@@ -149,11 +153,12 @@ def choose_device(local_rank: int) -> torch.device:
 def set_threads(node: Group) -> int:
     """Give this rank its part of the node's cores, at least one thread, unless OMP_NUM_THREADS is set already.
 
-    node: the ranks of this machine. Cores are counted over all of them, since a launcher may have bound each to its own.
+    node: the ranks of this machine. Cores are counted over all of them, since a launcher may have bound each to its own, and
+    so are quotas, which may be of all ranks together or of each. Collective over the node; raises UsageError.
     """
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    cores = set().union(*node.comm.allgather(own))
-    share = max(1, min(len(own), len(cores) // node.size))
-    threads = int(os.environ.get("OMP_NUM_THREADS", share))
+    with node.agreed():
+        wanted = launch.threads_wanted()
+    visible, quotas = zip(*node.comm.allgather((machine.visible_cores(), machine.quotas())), strict=True)
+    threads = wanted or machine.share_of_cores(visible, quotas, node.rank)
     torch.set_num_threads(threads)
     return threads

@@ -10,10 +10,13 @@ import math
 import sys
 from pathlib import Path
 
+from common.errors import UsageError
+from common.paths import expand
+
 
 def score(directory: str) -> float:
     """Validation accuracy, -1 where the run diverged. Raises FileNotFoundError without a summary."""
-    summary = json.loads((Path(directory) / "summary.json").read_text())
+    summary = json.loads((Path(expand(directory, "a directory")) / "summary.json").read_text(encoding="utf-8"))
     accuracy = summary["validation_accuracy"]
     return -1.0 if summary["diverged"] or accuracy is None or not math.isfinite(accuracy) else accuracy
 
@@ -21,4 +24,7 @@ def score(directory: str) -> float:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(f"error: name the directories of runs to choose from\n{__doc__}")
-    print(max(sys.argv[1:], key=score))
+    try:
+        print(max(sys.argv[1:], key=score))
+    except UsageError as error:
+        sys.exit(f"error: {error}")

@@ -18,7 +18,7 @@ import searches
 import step_tables
 import sweep_tables
 from PIL import Image
-from records import Records, from_command_line
+from records import Records, from_command_line, write_text
 
 PROFILES = {
     "smoke": "Every experiment at the smallest size, on handwritten digits of 8 × 8 pixels that ship with scikit-learn. It "
@@ -140,7 +140,7 @@ def _cells(table: pd.DataFrame) -> dict[str, list]:
 def write(records: Records, folder: Path) -> Path:
     """Write report.html into the profile's folder."""
     path = folder / "report.html"
-    path.write_text(render(records, folder))
+    write_text(path, render(records, folder))
     return path
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 import searches
 from cells import TEST_RULE, UNKNOWN, count, markdown, number, percent, regenerate
-from records import NUMBERS, Records, from_command_line
+from records import NUMBERS, Records, from_command_line, write_text
 from step_tables import steps_text
 from sweep_tables import period_text, start_text
 
@@ -151,10 +151,10 @@ def write(records: Records, folder: Path) -> list[Path]:
         "runs.csv": records.runs.drop(columns="settings").to_csv(lineterminator="\n"),
     }
     more = {"start.md": start_text, "periods.md": period_text, "steps.md": steps_text}
-    texts |= {name: text for name, write_text in more.items() if (text := write_text(records))}
+    texts |= {name: text for name, make in more.items() if (text := make(records))}
     texts |= {name: text for name, text in (("search.md", searches.text(folder.parent)),) if text}
     for name, text in texts.items():
-        (folder / name).write_text(text)
+        write_text(folder / name, text)
     return [folder / name for name in texts]
 
 

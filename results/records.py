@@ -20,6 +20,10 @@ import pandas as pd
 from names import DATASETS, ELASTIC, METHODS, OPTIMIZERS, SEARCHES, STEPPING, SWARMS
 from run_reading import PHASES, SWARM, read_run
 
+from common import launch
+from common.errors import UsageError
+from common.paths import expand
+
 ROOT = Path(__file__).parent
 OTHERS = ("tables", "figures", "dhpo")  # beside the training runs in a profile's folder; searches: searches.py
 
@@ -140,15 +144,30 @@ class Records:
 
 
 def from_command_line(description: str) -> tuple[Records, Path]:
-    """Read the arguments all three scripts share; returns the records and the profile's folder."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profile", nargs="?", default="smoke", help="smoke, cpu, gpu or paper (default: smoke)")
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder of the profiles (default: results/)")
-    given = parser.parse_args()
+    """Read the arguments the scripts for training runs share; returns the records and the profile's folder."""
+    parser, root, profile = command_line(description)
     try:
-        return load(given.root, given.profile), given.root / given.profile
+        return load(root, profile), root / profile
     except FileNotFoundError as error:
         parser.error(str(error))
+
+
+def command_line(description: str) -> tuple[argparse.ArgumentParser, Path, str]:
+    """Read the arguments all scripts share: the parser, for errors, the folder of the profiles, and the profile."""
+    launch.tolerate_terminal()
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("profile", nargs="?", default="smoke", help="smoke, cpu, gpu or paper (default: smoke)")
+    parser.add_argument("--root", default=str(ROOT), help="folder of the profiles (default: results/)")
+    given = parser.parse_args()
+    try:
+        return parser, Path(expand(given.root, "--root")), expand(given.profile, "the profile")
+    except UsageError as error:
+        parser.error(str(error))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; a path in it that is not UTF-8 itself keeps its bytes as escapes."""
+    path.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def load(root: Path, profile: str) -> Records:

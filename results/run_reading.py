@@ -66,7 +66,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], pd.DataFrame]:
 def _read_json(path: Path, keys: Sequence[str], problems: list[str]) -> dict[str, Any]:
     """The file's content, {} if it cannot be used; what is wrong with it goes to `problems`."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         problems.append(f"no {path.name}")
         return {}

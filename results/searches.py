@@ -6,7 +6,6 @@ make_tables.py, make_figures.py and make_report.py show the same. Searches that 
 compared with each other. Columns: results/README.md.
 """
 
-import argparse
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from cells import UNKNOWN, markdown, number
 from drawing import OWN, WIDTH, Picture, headline
 from matplotlib.figure import Figure
 from names import DATASETS
-from records import ROOT, count_ranks
+from records import command_line, count_ranks, write_text
 
 FOLDER = "dhpo"
 STRATEGIES = {  # as tables and figures name them, in their order
@@ -96,7 +95,7 @@ def unfinished(folder: Path) -> list[str]:
 def _read(directory: Path) -> dict[str, Any]:
     """One search."""
     config, summary, environment = (
-        json.loads((directory / f"{name}.json").read_text()) for name in ("config", "summary", "environment")
+        json.loads((directory / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "summary", "environment")
     )
     key = {k: v for k, v in config.items() if k not in NOT_COMPARED} | {"ranks": summary["ranks"]}
     own = ", ".join(f"{k.replace('_', '-')} {config[k]}" for k in OF_A_STRATEGY.get(config["strategy"], ()))
@@ -194,17 +193,14 @@ def _best_so_far(trials: pd.DataFrame) -> np.ndarray:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("profile", nargs="?", default="smoke", help="smoke, cpu, gpu or paper (default: smoke)")
-    parser.add_argument("--root", type=Path, default=ROOT, help="folder of the profiles (default: results/)")
-    given = parser.parse_args()
-    folder = given.root / given.profile
+    parser, root, profile = command_line(__doc__)
+    folder = root / profile
     words = text(folder)
     if not words:
         parser.error(f"no finished searches under {folder / FOLDER}")
     for name in ("tables", "figures"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    (folder / "tables" / "search.md").write_text(words)
+    write_text(folder / "tables" / "search.md", words)
     print(folder / "tables" / "search.md")
     for picture in pictures(folder):
         print(picture.save(folder / "figures"))

@@ -48,6 +48,6 @@ if __name__ == "__main__":
         sys.exit(f"error: there is no results/{profile}/tables: run `python results/make_tables.py {profile}` first")
     for file, name, source, heading, which in BLOCKS:
         readme, path = ROOT.parent / file, ROOT / profile / "tables" / source
-        table = table_of(path.read_text(), heading, which) if path.exists() else ""
+        table = table_of(path.read_text(encoding="utf-8"), heading, which) if path.exists() else ""
         if table:  # start.md and periods.md are there where base rates or periods were varied
-            readme.write_text(updated(readme.read_text(), name, table))
+            readme.write_text(updated(readme.read_text(encoding="utf-8"), name, table), encoding="utf-8")

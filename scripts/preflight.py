@@ -13,15 +13,30 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from common import machine  # noqa: E402  (the standard library is all that it needs)
+
 SETUP = "run scripts/setup.sh, then source .venv/bin/activate"
 ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 OK, NOTE, MISSING = "ok", "note", "MISSING"
+MB = 1e6
+SESSION = (
+    9 * MB
+)  # of TMPDIR, for each job: Open MPI 4.1 keeps 8.3 MB there whatever the number of ranks, and mpirun hangs without
+SEGMENT = 4.2 * MB  # of /dev/shm, for each rank: Open MPI's btl_vader_segment_size; without it messages go over TCP
+LONGEST_TMPDIR = 75  # characters: a socket's path has 107, and Python's worker processes take 32 for theirs
+SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "MPI4PY_RC_", "HOROVOD_")
+PARAMETER_FILES = (".openmpi/mca-params.conf", ".pmix/mca-params.conf", ".prte/mca-params.conf")  # below the home
+KEPT = "kept as it is: take it out if jobs hang or are slow"
+NO_HOROVOD_FROM = (3, 12)  # see `horovod_row`
 
 
 class Row(NamedTuple):
@@ -70,7 +85,7 @@ def probe(code: str, *launcher: str, seconds: float = 60) -> tuple[str, str]:
         environment["OPAL_PREFIX"] = sys.prefix
     command = [*launcher, sys.executable, "-c", code]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, env=environment, encoding="utf-8")
     except subprocess.TimeoutExpired:
         return "", f"no answer in {seconds:.0f} s"
     if done.returncode:
@@ -122,7 +137,7 @@ def bfloat16_row(gpu: bool) -> Row:
     if gpu:
         return Row("bfloat16", "on the GPU")
     try:
-        flags = set(re.findall(r"\S+", Path("/proc/cpuinfo").read_text()))
+        flags = set(re.findall(r"\S+", Path("/proc/cpuinfo").read_text(encoding="utf-8")))
     except OSError:
         flags = set()
     known = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
@@ -150,11 +165,13 @@ def mpi_rows() -> list[Row]:
 
 
 def launcher_row(library: str) -> Row:
-    """Two processes under mpirun that must see each other."""
+    """Two processes under mpirun that must see each other; not tried where mpirun would hang."""
     active = os.environ.get("VIRTUAL_ENV") == sys.prefix
     path = shutil.which("mpirun", path=os.pathsep.join([f"{sys.prefix}/bin"] * (not active) + [os.environ["PATH"]]))
     if path is None:
         return Row("mpirun", "not on PATH", NOTE, "only plain python and the cluster's own launcher (srun) will do")
+    if "Open MPI" in library and temporary_row().state == MISSING:
+        return Row("mpirun", path, NOTE, "not tried: see TMPDIR")
     output, why = probe(LAUNCH, path, "-np", "2", seconds=30)
     if why:
         return Row("mpirun", why[:90], NOTE, f"{path} started no two processes here; normal on some login nodes")
@@ -183,12 +200,90 @@ def horovod_row() -> Row:
     return Row("Horovod", value)
 
 
-def machine_rows() -> list[Row]:
-    """Cores this process may use, memory, disk."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = [Row("cores", str(cores))]
+def cores_row(visible: int, granted: int, quotas: list[machine.Quota]) -> Row:
+    """Cores this process may run on, and how much of them a cgroup quota grants."""
+    quota = min(quotas, default=None)
+    if quota is None or quota.cores >= visible:
+        return Row("cores", str(visible))
+    value = f"{quota.cores:g} of {visible} granted by {quota.folder}"
+    advice = f"all ranks here share out {granted} thread{'s'[: granted > 1]}"
+    return Row("cores", value, NOTE, f"{advice}; more than {granted} rank{'s'[: granted > 1]} wait for each other")
+
+
+def temporary_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Where Open MPI and Python keep temporary files."""
+    return Path(next((path for name in ("TMPDIR", "TEMP", "TMP") if (path := environment.get(name))), "/tmp"))
+
+
+def temporary_row(folder: Path | None = None, free: int | None = None) -> Row:
+    """Whether jobs can start in TMPDIR. folder, free (bytes): what is looked at, by default what is there."""
+    folder = folder or temporary_folder()
+    needed = MISSING if version("openmpi") else NOTE  # of another MPI nothing is known
+    if free is None:
+        if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
+            return Row("TMPDIR", str(folder), needed, "is no folder that you may write to: set TMPDIR to one")
+        free = shutil.disk_usage(folder).free
+    value = f"{folder}, {size(free)} free"
+    if free < SESSION:
+        advice = (
+            f"every job needs {SESSION / MB:.0f} MB there, and mpirun hangs without: free some, or set TMPDIR to another folder"
+        )
+        return Row("TMPDIR", value, needed, advice)
+    if len(str(folder)) > LONGEST_TMPDIR:
+        advice = (
+            f"more than {LONGEST_TMPDIR} characters: sockets of Python's worker processes do not fit (benchmarks/throughput.py)"
+        )
+        return Row("TMPDIR", value, NOTE, advice)
+    return Row("TMPDIR", value)
+
+
+def shared_memory_row(free: int | None = None, ranks: int = 8) -> Row:
+    """Whether so many ranks find room in /dev/shm. free: bytes, by default what is there."""
+    if free is None:
+        try:
+            free = shutil.disk_usage("/dev/shm").free
+        except OSError:
+            return Row("/dev/shm", "none", NOTE, "the ranks of a node talk over TCP, slower")
+    value, room = f"{size(free)} free", int(free // SEGMENT)
+    if room >= ranks:
+        return Row("/dev/shm", value)
+    advice = f"room for {room} rank{'s'[: room != 1]} of {SEGMENT / MB:.1f} MB; "
+    advice += "others may end with a bus error or talk over TCP, slower: make it larger (docker run --shm-size)"
+    return Row("/dev/shm", value, NOTE, advice)
+
+
+def settings_rows(environment: Mapping[str, str] = os.environ, home: Path | None = None) -> list[Row]:
+    """What is set for OpenMP, MPI, mpi4py and Horovod, by variables and in files; it comes before what the scripts choose."""
+    threads = environment.get("OMP_NUM_THREADS")
     try:
-        kilobytes = dict(re.findall(r"^(\w+):\s+(\d+)", Path("/proc/meminfo").read_text(), re.MULTILINE))
+        wanted = machine.threads_wanted(threads)
+        rows = [] if wanted is None else [Row("threads", f"OMP_NUM_THREADS={threads}", NOTE, f"every rank has {wanted}")]
+    except ValueError:
+        rows = [Row("threads", f"OMP_NUM_THREADS={threads}", MISSING, "is refused: a whole number of at least 1, or unset it")]
+    for name, value in sorted(environment.items()):
+        if name.startswith(SETTINGS):
+            followed = not name.startswith("MPI4PY_RC_")
+            rows.append(
+                Row("set for MPI", f"{name}={value}", NOTE, KEPT if followed else "MPI is started as the scripts need it")
+            )
+    for path in (Path(home or os.path.expanduser("~")) / name for name in PARAMETER_FILES):
+        lines = (line.strip() for line in machine.lines_of(path))
+        rows += [Row("set for MPI", f"{path}: {line}", NOTE, KEPT) for line in lines if line and not line.startswith("#")]
+    return rows
+
+
+def size(number: float) -> str:
+    """Bytes as GB or MB."""
+    return f"{number / 2**30:.1f} GB" if number >= 2**30 else f"{number / MB:.0f} MB"
+
+
+def machine_rows() -> list[Row]:
+    """Cores this process may use, memory, disk, temporary files, what is set."""
+    quotas = machine.quotas()
+    rows = [cores_row(len(machine.visible_cores()), machine.available_cores(), quotas)]
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="utf-8")
+        kilobytes = dict(re.findall(r"^(\w+):\s+(\d+)", text, re.MULTILINE))
         total, free = (int(kilobytes[name]) / 2**20 for name in ("MemTotal", "MemAvailable"))
         short = free < 4
         advice = "a rank takes about 0.5 GB: start few" if short else ""
@@ -198,7 +293,7 @@ def machine_rows() -> list[Row]:
     free = shutil.disk_usage(ROOT).free / 2**30
     short = free < 2
     rows.append(Row("disk", f"{free:.1f} GB free", NOTE if short else OK, "data sets and runs take up to 2 GB" * short))
-    return rows
+    return [*rows, temporary_row(), shared_memory_row(), *settings_rows()]
 
 
 def show(rows: list[Row]) -> None:

@@ -83,16 +83,23 @@ fail() { # the end of the log, then the line in it that names the cause: the fir
 
 pin() { sed -nE "s/^$1==([^ ]+).*/\1/p" "$root/requirements.txt"; }
 
+expand() { # PATH: with ~ expanded, which a shell leaves alone in --torch=~/x and in quotes
+  case $1 in
+    '~' | '~/'*) printf '%s' "${HOME:?}${1#\~}" ;;
+    *) printf '%s' "$1" ;;
+  esac
+}
+
 # -------------------------------------------------------------------------------------------- options
 
 torch_from='' mpi=wheel gloo=no horovod=yes # the remembered ones
-given=no rebuild=no check=no
+given=no torch_given=no rebuild=no check=no
 
 parse_options() {
   while (($#)); do
     case $1 in
-      --torch) (($# > 1)) || die "--torch needs a wheel, a version or an index URL; see --help"; torch_from=$2 given=yes; shift ;;
-      --torch=*) torch_from=${1#*=} given=yes ;;
+      --torch) (($# > 1)) || die "--torch needs a wheel, a version or an index URL; see --help"; torch_from=$(expand "$2") torch_given=yes given=yes; shift ;;
+      --torch=*) torch_from=$(expand "${1#*=}") torch_given=yes given=yes ;;
       --system-mpi) mpi=system given=yes ;;
       --gloo) gloo=yes given=yes ;;
       --no-horovod) horovod=no given=yes ;;
@@ -104,6 +111,7 @@ parse_options() {
     esac
     shift
   done
+  [[ $torch_given == no || -n $torch_from ]] || die "--torch is empty: name a wheel, torch==VERSION or an index URL, or leave it out"
   local version=''
   case $torch_from in
     '' | *://*) ;;
@@ -179,7 +187,7 @@ done_already() {
 
 check_python() {
   local version
-  python=${PYTHON:-python3}
+  python=$(expand "${PYTHON:-python3}")
   version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) ||
     die "$python is missing: install it with 'apt install python3 python3-venv python3-dev', 'conda install python' or 'module load python'"
   [[ $(printf '3.11\n%s\n' "$version" | sort -V | head -n 1) == 3.11 ]] ||
@@ -401,7 +409,7 @@ EOF
 
 jobs_at_once() { # torch's headers take above 1 GB per compiler
   local jobs memory
-  jobs=$(nproc)
+  jobs=$(PYTHONPATH=$root "$py" -c 'from common.machine import available_cores; print(available_cores())') # quotas count
   memory=$(awk '/^MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo)
   if ((jobs > memory)); then jobs=$memory; fi
   if ((jobs > 8)); then jobs=8; fi

@@ -1,6 +1,5 @@
 """Data of a run: what is trained on, what fitness is measured on, what is only reported."""
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,8 +13,6 @@ from common.data.texts import Texts
 from common.errors import UsageError
 from common.seeding import Purpose, stream
 from common.topology import Topology
-
-DEFAULT_DIRECTORY = os.environ.get("EOA_DATA", "data")
 
 
 @dataclass(frozen=True)
@@ -199,7 +196,6 @@ def fewer(labels: np.ndarray, kept: np.ndarray, wanted: int, seed: int) -> np.nd
 
 
 __all__ = [
-    "DEFAULT_DIRECTORY",
     "SOURCES",
     "DataSet",
     "Pictures",

@@ -127,7 +127,11 @@ def _open(name: str, where: Path, train: bool) -> Split:
     kind = getattr(import_torchvision().datasets, SOURCES[name].torchvision)
     there_before = where.exists()
     try:
-        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            contextlib.redirect_stdout(nowhere),
+            contextlib.redirect_stderr(nowhere),
+        ):
             data = kind(root=where, train=train, download=train)
             images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
     except (OSError, RuntimeError, EOFError, ValueError) as error:

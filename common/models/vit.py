@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from common.errors import UsageError
+from common.paths import expand
 
 # Our name: the paper's, timm's, and the file of weights trained on ImageNet-21k in Google's bucket of that name.
 PUBLISHED = "https://storage.googleapis.com/vit_models/imagenet21k"
@@ -64,7 +65,7 @@ def load_published(module: nn.Module, name: str, path: str | os.PathLike[str]) -
     Position embeddings are resized where the image size differs. Raises UsageError where the file is missing or holds
     another network.
     """
-    path, network = Path(path), NETWORKS[name]
+    path, network = Path(expand(os.fspath(path), "--pretrained")), NETWORKS[name]
     if not path.is_file():
         raise UsageError(
             f"no checkpoint {path}: Google publishes {network.title} as {PUBLISHED}/{network.file.replace('+', '%2B')} "

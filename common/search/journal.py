@@ -62,7 +62,7 @@ class Journal:
         """Write one."""
         path, temporary = self.directory / SNAPSHOT, self.directory / f"{SNAPSHOT}.tmp"
         content = {"events": search.events, "time": search.now, "sessions": search.sessions}
-        with open(temporary, "w") as file:
+        with open(temporary, "w", encoding="utf-8") as file:
             json.dump({**content, "trials": [t.as_dict() for t in search.trials]}, file)
             file.flush()
             os.fsync(file.fileno())
@@ -111,7 +111,7 @@ def _check_same(search: Search, first: str, path: Path) -> None:
 
 def _locked(path: Path) -> IO[str]:
     """The file, to be appended to, for this job alone; the lock goes with the process, however it ends."""
-    file = open(path, "a")  # noqa: SIM115  (for as long as the search goes on)
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (for as long as the search goes on)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -134,7 +134,7 @@ class Snapshot(NamedTuple):
 def _read(path: Path) -> Snapshot | None:
     """None where there is no snapshot or it is damaged."""
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         trials = [Trial.of(t) for t in content["trials"]]
         sessions = [(moment, workers) for moment, workers in content["sessions"]]
         return Snapshot(trials, sessions, int(content["events"]), float(content["time"]))

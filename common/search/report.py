@@ -34,7 +34,7 @@ NEVER = ("preset", "out", "resume")
 def write_trials(path: Path, space: Space, trials: Iterable[Trial], seed_of: Callable[[int], int]) -> None:
     """One line per trial, by id; a variable that does not exist in a trial is left empty. seed_of: a trial's, by its id."""
     temporary = path.with_suffix(".tmp")
-    with open(temporary, "w", newline="") as file:
+    with open(temporary, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:  # errors may quote any path
         writer = csv.writer(file)
         writer.writerow([*COLUMNS, *space.names])
         writer.writerows(_line(trial, seed_of(trial.id), space.names) for trial in trials)
@@ -67,7 +67,7 @@ def check_same_search(directory: Path, config: Mapping[str, Any]) -> None:
     path = directory / "config.json"
     if not path.exists():
         return
-    recorded, given = json.loads(path.read_text()), json.loads(json.dumps(config))
+    recorded, given = json.loads(path.read_text(encoding="utf-8")), json.loads(json.dumps(config))
     was, now = ({name: value for name, value in c.items() if name not in MAY_CHANGE} for c in (recorded, given))
     if different := differences(was, now):
         raise UsageError(f"cannot resume {directory} with another search: {'; '.join(different)}")

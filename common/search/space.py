@@ -223,7 +223,7 @@ class Space:
 def read_space(path: Path) -> Space:
     """The space of a TOML file. Raises UsageError."""
     try:
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"cannot read the search space {path}: {error.strerror}; DHPO/spaces has some") from None
     except tomllib.TOMLDecodeError as error:

@@ -64,7 +64,7 @@ def test_three_rounds_on_the_digits_learn_as_before(tmp_path):
         timeout=120,
     )
     assert done.returncode == 0, done.stderr
-    with open(tmp_path / "run" / "metrics.csv", newline="") as file:
+    with open(tmp_path / "run" / "metrics.csv", encoding="utf-8", newline="") as file:
         rows = [{name: float(line[name]) for name in ("lr", "train_loss", "val_accuracy")} for line in csv.DictReader(file)]
     kept = golden("digits", rows)
     assert len(rows) == len(kept) == 3

@@ -42,7 +42,7 @@ def pytest_configure(config):
     stderr = os.fdopen(os.dup(2), "w")  # before pytest captures it
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the models are tiny, and threads that spin would only take cores away
     if WORLD.rank:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  (for as long as pytest lives)
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  (for as long as pytest lives)
 
 
 def end_job(report):

@@ -82,7 +82,7 @@ def run(
     command = [*start_command(ranks, launcher), str(script), *map(str, options)]
     mark = uuid.uuid4().hex
     environment = _environment(mark, **variables)
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
         began = time.monotonic()
         streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
         process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams)
@@ -176,7 +176,7 @@ def _end_all(process: subprocess.Popen, mark: str) -> int:
 
 def _read(stream) -> str:
     # A file object of its own: the job writes through the same description, whose position must stay at the end.
-    with open(f"/proc/self/fd/{stream.fileno()}", errors="replace") as file:
+    with open(f"/proc/self/fd/{stream.fileno()}", encoding="utf-8", errors="replace") as file:
         return file.read()
 
 

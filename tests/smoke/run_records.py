@@ -45,7 +45,7 @@ class RunRecord:
     @property
     def metrics(self) -> list[dict[str, str]]:
         """Lines of metrics.csv."""
-        with open(self.directory / "metrics.csv", newline="") as file:
+        with open(self.directory / "metrics.csv", encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
 
     @property

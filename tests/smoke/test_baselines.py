@@ -72,7 +72,7 @@ def test_pbt_copies_weights_and_rates_and_its_lineage_can_be_replayed(short_run,
     assert len(moved) == 1
     assert min(abs(second[moved[0]] / (factor * rate) - 1) for factor in (0.8, 1.2) for rate in first) < 1e-6
     table = record.directory / "rates.csv"
-    with open(table, newline="") as file:
+    with open(table, encoding="utf-8", newline="") as file:
         lineage = [float(line["lineage"]) for line in csv.DictReader(file)]
     assert all(rate in record.column("lr", round=t) for t, rate in enumerate(lineage))
     run(BASELINES, "--replay", table, *SHORT[:-2], "--batch-size", 16, "--out", tmp_path / "run")
@@ -138,7 +138,7 @@ def test_where_everybody_is_lost_the_last_finite_weights_are_kept(tmp_path, meth
 def test_a_range_test_leaves_a_curve_and_a_picture_and_trains_nothing(tmp_path):
     out = tmp_path / "run"
     done = run(BASELINES, "--find-lr", "--preset", "smoke", "--max-steps", 60, "--out", out, ranks=2)
-    with open(out / "find-lr.csv", newline="") as file:
+    with open(out / "find-lr.csv", encoding="utf-8", newline="") as file:
         rates = [float(line["rate"]) for line in csv.DictReader(file)]
     assert rates[0] == pytest.approx(1e-5)
     ratios = [b / a for a, b in itertools.pairwise(rates)]

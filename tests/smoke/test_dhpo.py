@@ -23,7 +23,7 @@ def read(out, name):
 
 def rows(out):
     """(id, state, value, setting) of every trial, by id: what does not depend on time."""
-    with open(out / "trials.csv", newline="") as file:
+    with open(out / "trials.csv", encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     timed = {"worker", "start", "end", "cost"}
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]

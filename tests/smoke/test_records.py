@@ -51,7 +51,7 @@ def test_the_weights_load_into_the_plain_network_and_are_those_of_the_hash(tiny_
 
 def test_the_rates_of_every_round_are_exported(tiny_runs):
     record = tiny_runs("mpirun", 8)
-    with open(record.directory / "rates.csv", newline="") as file:
+    with open(record.directory / "rates.csv", encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert [int(line["round"]) for line in lines] == [0, 1, 2]
     for t, line in enumerate(lines):

@@ -1,7 +1,12 @@
-"""How a process leaves: exit codes, one line for the user's mistakes, a traceback with its place for everything else."""
+"""How a process starts and leaves: launchers, variables of others, exit codes, one line for the user's mistakes, a traceback
+with its place for everything else.
+"""
 
 import os
 import signal
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -11,8 +16,19 @@ from common.errors import Diverged, UsageError
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    for name in (*launch.RANK_VARIABLES, *launch.SIZE_VARIABLES, *launch.LOCAL_SIZE_VARIABLES, "ECOSPHERE_FAULT"):
-        monkeypatch.delenv(name, raising=False)
+    foreign = (
+        "OMPI_COMM",
+        "PMI_",
+        "PMIX_",
+        "SLURM_",
+        "MPI4PY_",
+        "HOROVOD_",
+        "OMP_",
+        "ECOSPHERE_",
+        *launch.LOCAL_SIZE_VARIABLES,
+    )
+    for name in [name for name in os.environ if name.startswith(foreign)]:
+        monkeypatch.delenv(name)
 
 
 def leave_with(error):
@@ -45,13 +61,170 @@ def test_any_other_error_ends_with_one_its_traceback_rank_and_population(capsys,
         assert part in printed
 
 
-@pytest.mark.parametrize("name", launch.RANK_VARIABLES)
-def test_only_rank_zero_speaks_under_every_launcher(name, capsys, monkeypatch):
+@pytest.mark.parametrize(("rank_name", "size_name", "least"), launch.LAUNCHERS)
+def test_only_rank_zero_speaks_under_every_launcher(rank_name, size_name, least, capsys, monkeypatch):
+    monkeypatch.setenv(size_name, "3")
     for rank, expected in (("0", "hello\n"), ("2", "")):
-        monkeypatch.setenv(name, rank)
-        assert launch.launcher_rank() == int(rank)
+        monkeypatch.setenv(rank_name, rank)
+        assert (launch.launcher_rank(), launch.launcher_size()) == (int(rank), 3)
         launch.say("hello")
         assert capsys.readouterr().out == expected
+
+
+BATCH = {
+    "SLURM_JOB_ID": "7",
+    "SLURM_JOBID": "7",
+    "SLURM_NODELIST": "n1",
+    "SLURM_NTASKS": "8",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+}
+SHELL = {**BATCH, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PTY_PORT": "34889"}  # an interactive step
+STEP = {**BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}
+
+
+@pytest.mark.parametrize(
+    ("variables", "launched"),
+    [
+        ({}, None),
+        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, None),  # salloc's shell on the login node
+        ({"SLURM_PROCID": "0"}, None),
+        (BATCH, None),  # python in an sbatch script
+        (SHELL, None),  # srun --pty bash, and salloc where it starts an interactive step
+        ({**SHELL, "SLURM_STEP_ID": "0", "PMI_RANK": "0", "PMI_SIZE": "1", "PMI_FD": "13"}, None),  # the same with PMI-2
+        ({**SHELL, "SLURM_STEP_ID": "0", "PMIX_RANK": "0"}, None),  # and with PMIx
+        (STEP, (5, 8)),  # srun -n 8 python
+        ({**STEP, "PMI_RANK": "5", "PMI_SIZE": "8"}, (5, 8)),
+        ({**STEP, "PMIX_RANK": "5"}, (5, 8)),
+        ({**SHELL, "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, (2, 4)),  # mpirun in such a shell
+        ({**STEP, "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, (2, 4)),
+        ({**SHELL, "PMI_RANK": "2", "PMI_SIZE": "4"}, (2, 4)),  # MPICH's mpiexec in it
+        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, (0, 1)),  # mpirun -np 1
+        ({"PMI_RANK": "3", "PMI_SIZE": "4"}, (3, 4)),
+        ({"PMI_RANK": "x", "PMI_SIZE": "4"}, None),
+        ({"PMI_RANK": "\u00b2", "PMI_SIZE": "4"}, None),  # a digit, but no number
+        ({"PMI_RANK": "4", "PMI_SIZE": "4"}, None),
+    ],
+)
+def test_what_counts_as_launched(variables, launched, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    rank, size = launched or (0, None)
+    assert (launch.launcher_rank(), launch.launcher_size()) == (rank, size)
+
+
+@pytest.mark.parametrize(
+    ("variables", "hidden"),
+    [(SHELL, True), (STEP, False), (BATCH, False), ({**SHELL, "PMIX_RANK": "0"}, False), ({**SHELL, "PMI_FD": "13"}, False)],
+)
+def test_mpi_starts_outside_an_interactive_step(variables, hidden, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    before = dict(os.environ)
+    with launch.outside_slurm_step():
+        assert ("SLURM_STEP_ID" in variables and "SLURM_STEP_ID" not in os.environ) == hidden
+    assert dict(os.environ) == before
+
+
+def ask(code, **variables):
+    """What a short program prints with these variables set; its exit code and both streams."""
+    environment = {**os.environ, **variables}
+    environment.pop("OPAL_PREFIX", None)
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False)
+
+
+STARTED = "from common.mpi import MPI; print(MPI.Query_thread() == MPI.THREAD_MULTIPLE, MPI.COMM_WORLD.size)"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        pytest.param({"SLURM_PROCID": "0"}, id="procid alone"),
+        pytest.param(BATCH, id="batch script"),
+        pytest.param(SHELL, id="interactive step"),
+        pytest.param({"MPI4PY_RC_THREAD_LEVEL": "single"}, id="thread level"),
+        pytest.param({"MPI4PY_RC_INITIALIZE": "0", "MPI4PY_RC_FINALIZE": "no", "MPI4PY_RC_THREADS": "off"}, id="initialize"),
+    ],
+)
+def test_mpi_starts_with_variables_of_others(variables):
+    done = ask(STARTED, **variables)
+    assert done.returncode == 0, done
+    assert done.stdout.splitlines()[-1] == "True 1", done
+    assert done.stderr == "", done
+    notes = [line for line in done.stdout.splitlines() if line.startswith("note: ")]
+    assert [note.split()[1].split("=")[0] for note in notes] == sorted(
+        (name for name in variables if name.startswith("MPI4PY")), key=list(variables).index
+    )
+
+
+def test_mpi4py_is_told_what_we_need_and_only_contradictions_are_named(monkeypatch, capsys):
+    import mpi4py
+
+    monkeypatch.setattr(mpi4py, "rc", SimpleNamespace())
+    env = {"MPI4PY_RC_THREAD_LEVEL": "MULTIPLE", "MPI4PY_RC_INITIALIZE": "yes", "MPI4PY_RC_RECV_MPROBE": "0"}
+    launch.prepare_mpi4py(env)
+    assert env == {"MPI4PY_RC_RECV_MPROBE": "0"}
+    assert vars(mpi4py.rc) == {"initialize": True, "finalize": True, "threads": True, "thread_level": "multiple"}
+    assert capsys.readouterr().out == ""
+    launch.prepare_mpi4py({"MPI4PY_RC_THREADS": "False", "MPI4PY_RC_THREAD_LEVEL": "funneled"})
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" is ")[0] for line in lines] == [
+        "note: MPI4PY_RC_THREADS=False",
+        "note: MPI4PY_RC_THREAD_LEVEL=funneled",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("OMP_NUM_THREADS", value) for value in ("0", "abc", "4,", "-1")),
+        *((name, value) for name in launch.HOROVOD_NUMBERS for value in ("abc", "", "-1")),
+        *((name, value) for name in launch.HOROVOD_CHOICES for value in ("abc", "")),
+        ("HOROVOD_CONTROLLER", "gloo"),  # a segmentation fault otherwise
+    ],
+)
+def test_variables_that_cannot_be_read_are_one_line_and_exit_code_2(name, value, monkeypatch, capsys):
+    monkeypatch.setenv(name, value)
+    assert leave_with(None) == 2
+    out, printed = capsys.readouterr()
+    assert out == ""
+    assert printed.startswith(f"error: {name}='{value}' ")
+    assert printed.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("OMP_NUM_THREADS", value) for value in (" 5 ,10", "", "4,2")),
+        *(("HOROVOD_CYCLE_TIME", " 2.5"), ("HOROVOD_CONTROLLER", "MPI"), ("HOROVOD_CPU_OPERATIONS", "gloo")),
+    ],
+)
+def test_variables_that_can_be_read_are_accepted(name, value, monkeypatch):
+    monkeypatch.setenv(name, value)
+    assert leave_with(None) == 0
+
+
+def test_threads_follow_openmp(monkeypatch, alone):
+    import torch
+
+    from common.topology import set_threads
+
+    before = torch.get_num_threads()
+    try:
+        monkeypatch.setenv("OMP_NUM_THREADS", " 3 ,2")
+        assert set_threads(alone.node) == torch.get_num_threads() == 3
+        monkeypatch.setenv("OMP_NUM_THREADS", "")
+        monkeypatch.setattr("common.machine.quotas", lambda: [])
+        monkeypatch.setattr("common.machine.visible_cores", lambda: [0, 1, 2, 3, 4])
+        assert set_threads(alone.node) == torch.get_num_threads() == 5
+        monkeypatch.setattr("common.machine.quotas", lambda: [launch.machine.Quota(2.5, (0, 1), "/x")])
+        assert set_threads(alone.node) == 2
+        monkeypatch.setenv("OMP_NUM_THREADS", "abc")
+        with pytest.raises(UsageError, match="OMP_NUM_THREADS='abc'"):
+            set_threads(alone.node)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_the_environment_keeps_what_the_user_set(monkeypatch):

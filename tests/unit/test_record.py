@@ -3,15 +3,20 @@
 import csv
 import json
 import math
+import os
+import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from common import record as module
 from common.errors import UsageError
-from common.record import Record, Totals, check_same_config, choose_directory
+from common.record import Record, Totals, check_same_config, choose_directory, commit_and_reason, environment, launcher
 
 
 def row(lr, fitness=0.5):
@@ -27,7 +32,7 @@ def row(lr, fitness=0.5):
 
 
 def lines(directory, name="metrics.csv"):
-    with open(directory / name, newline="") as file:
+    with open(directory / name, encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -125,7 +130,7 @@ def test_rates_are_those_of_the_leader_and_the_spread_of_the_round(tmp_path, sta
     # Two ranks' lines, written here by hand: rounds 0 (a clear leader), 1 (equal fitness: higher rate), 2 (equal in both).
     table = [(0, 0, 0.1, 0.9), (0, 1, 0.3, 0.8), (1, 0, 0.1, 0.5), (1, 1, 0.3, 0.5), (2, 0, 0.2, 0.5), (2, 1, 0.2, 0.5)]
     record = start()
-    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+    with open(tmp_path / "metrics.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["round", "rank", "lr", "fitness", "optimizer"])
         writer.writerows((*line, "adamw" if line[1] else "sgd") for line in table)
@@ -139,7 +144,7 @@ def test_rates_are_those_of_the_leader_and_the_spread_of_the_round(tmp_path, sta
 
 def test_the_lineage_is_the_rate_of_the_population_that_the_model_came_from(tmp_path, start):
     record = start()
-    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+    with open(tmp_path / "metrics.csv", "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["round", "rank", "population", "lr", "fitness", "optimizer"])
         writer.writerows((t, rank, rank // 2, (1 + rank // 2) / 10**t, 0.5, "sgd") for t in range(3) for rank in range(4))
@@ -206,3 +211,134 @@ def test_totals_survive_a_checkpoint():
     assert again == totals
     again.seconds["train"] += 1
     assert totals.seconds["train"] == 1.5
+
+
+FIELDS = ("commit", "python", "mpi", "launcher", "device", "processor", "cores", "memory_gib", "system", "command")
+
+
+def refuse(*_, **__):
+    raise psutil.AccessDenied(1)
+
+
+@pytest.mark.parametrize(
+    ("target", "field"),
+    [
+        ("psutil.virtual_memory", "memory_gib"),
+        ("common.record._processor", "processor"),
+        ("common.record.launcher", "launcher"),
+        ("common.record.command", "command"),
+        ("common.record.commit", "commit"),
+        ("common.launch.available_cores", "cores"),
+        ("platform.platform", "system"),
+    ],
+)
+def test_what_cannot_be_told_is_unknown_with_a_reason(target, field, alone, monkeypatch):
+    monkeypatch.setattr(target, refuse)
+    told = environment(alone)
+    assert told[field] == "unknown"
+    assert "AccessDenied" in told["reasons"][field]
+    unknown = {name for name in FIELDS if told[name] == "unknown"}
+    assert unknown == told["reasons"].keys()
+    assert unknown <= {field, "commit", *(["command"] if field == "launcher" else [])}  # a command names its launcher
+
+
+def test_a_record_is_not_begun_before_its_environment_is_known(tmp_path, alone, monkeypatch):
+    monkeypatch.setattr(module, "environment", refuse)
+    with pytest.raises(psutil.AccessDenied):
+        Record(tmp_path / "run", alone, 0)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "error", [psutil.AccessDenied(1), psutil.NoSuchProcess(1), psutil.ZombieProcess(1), FileNotFoundError()]
+)
+@pytest.mark.parametrize("method", ["cmdline", "parent"])
+def test_a_process_table_that_is_hidden_leaves_the_launcher_at_mpirun(error, method, monkeypatch):
+    def fail(self):
+        raise error
+
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    monkeypatch.setattr(psutil.Process, method, fail)
+    assert launcher() == "mpirun"
+
+
+def test_horovodrun_is_recognised_below_a_hidden_part_of_the_table(monkeypatch):
+    words = iter([["python"], ["mpirun", "--tag-output", "-map-by", "slot", "-mca", "pml", "ob1"], None])
+
+    def cmdline(self):
+        if (found := next(words)) is None:
+            raise psutil.AccessDenied(1)
+        return found
+
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+    monkeypatch.setattr(psutil.Process, "cmdline", cmdline)
+    monkeypatch.setattr(psutil.Process, "parent", lambda self: self)
+    assert launcher() == "horovodrun"
+
+
+@pytest.fixture
+def git(tmp_path, monkeypatch):
+    """Puts a program of that name first on PATH; returns what git is asked, and with which variables."""
+
+    def install(script):
+        folder = tmp_path / "bin"
+        folder.mkdir()
+        program = folder / "git"
+        program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
+        program.chmod(0o755)
+        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+        return ask()
+
+    def ask():
+        commit_and_reason.cache_clear()
+        return commit_and_reason()
+
+    yield install
+    commit_and_reason.cache_clear()
+
+
+def test_a_commit_that_git_does_not_tell_is_unknown_with_gits_reason(git):
+    assert git("echo fatal: detected dubious ownership in repository >&2; echo more >&2; exit 128") == (
+        "unknown",
+        "fatal: detected dubious ownership in repository",
+    )
+
+
+def test_a_git_that_says_nothing_is_given_up(git, monkeypatch):
+    monkeypatch.setattr(module, "GIT_PATIENCE", 0.3)
+    began = time.monotonic()
+    assert git("exec sleep 30") == ("unknown", "git gave no answer in 0.3 s")
+    assert time.monotonic() - began < 10
+
+
+def test_git_is_asked_without_locks_and_about_this_checkout(git, monkeypatch):
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    script = 'case "$*" in *rev-parse*) echo "locks$GIT_OPTIONAL_LOCKS$GIT_DIR" ;; esac'
+    assert git(script) == ("locks0", "")
+
+
+def test_without_git_the_commit_is_unknown(monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
+    commit_and_reason.cache_clear()
+    assert commit_and_reason() == ("unknown", "git cannot be run: No such file or directory")
+    commit_and_reason.cache_clear()
+
+
+@pytest.mark.slow
+def test_a_checkout_of_another_owner_has_a_reason(tmp_path, alone, monkeypatch):
+    if os.geteuid() != 0:
+        pytest.skip("needs root, to give a checkout to another owner")
+    for name in ("GLOBAL", "SYSTEM"):
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", "/dev/null")
+    (tmp_path / "common").mkdir()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True, timeout=60)
+    for path in (tmp_path, tmp_path / ".git"):
+        os.chown(path, 12345, 12345)
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "common/record.py"))
+    commit_and_reason.cache_clear()
+    told = environment(alone)
+    commit_and_reason.cache_clear()
+    assert told["commit"] == "unknown"
+    assert "dubious ownership" in told["reasons"]["commit"]

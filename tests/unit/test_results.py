@@ -619,6 +619,6 @@ class TestScripts:
         assert "Traceback" not in done.stderr
 
     def test_neither_torch_nor_mpi_is_imported(self):
-        code = "import sys, make_report, make_figures; print({'torch', 'mpi4py', 'common'} & set(sys.modules))"
+        code = "import sys, make_report, make_figures; print({'torch', 'mpi4py', 'common.mpi'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], cwd=RESULTS, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "set()"

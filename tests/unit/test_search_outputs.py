@@ -101,7 +101,7 @@ def searched():
 def test_trials_csv(tmp_path):
     search = searched()
     write_trials(tmp_path / "trials.csv", TREE, search.trials, lambda number: 7 + number)
-    with open(tmp_path / "trials.csv", newline="") as file:
+    with open(tmp_path / "trials.csv", encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
     assert list(lines[0]) == [*COLUMNS, "c", "x", "y"]
     assert [int(line["id"]) for line in lines] == list(range(30))

@@ -331,7 +331,7 @@ class TestResume:
     )
     def test_an_event_that_cannot_come_next_is_damage(self, tmp_path, event):
         run_journaled(tmp_path, "random", every=10**6)
-        with open(tmp_path / JOURNAL, "a") as file:
+        with open(tmp_path / JOURNAL, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         with pytest.raises(UsageError, match=f"line {len((tmp_path / JOURNAL).read_text().splitlines())} of .* is damaged"):
             run_journaled(tmp_path, "random")

@@ -1,0 +1,154 @@
+"""Paths as a user writes them: `~` is expanded everywhere, and an empty path is never the current folder."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import make_dataclass
+from pathlib import Path
+
+import pytest
+
+from common.cli import CommonArgs, PathText, expand_paths, make_presets, parse_args, read_options
+from common.errors import UsageError
+from common.models.vit import load_published
+from common.paths import data_directory, expand
+from common.record import choose_directory
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ("EOA-SAM/EOASAM.py", "EOA-ViT/EOAViT.py", "EASGD/EASGD.py", "PSO-PS/PSOPS.py", "SaLSA/SaLSA.py")
+SCRIPTS += ("baselines/Baselines.py", "DHPO/DHPO.py")
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch, tmp_path):
+    """A home of its own, in which the tests stand."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("EOA_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_tilde_is_the_home_and_nothing_else_changes(home):
+    assert expand("~/x", "--out") == f"{home}/x"
+    assert expand("~", "--out") == str(home)
+    assert expand("~root/x", "--out") == os.path.expanduser("~root/x") != "~root/x"
+    for path in ("a/~/b", "./~x", "runs//x/", "$HOME/x", "-", " a"):
+        assert expand(path, "--out") == path
+
+
+@pytest.mark.parametrize("path", ["", " ", "\t\n"])
+def test_an_empty_path_is_refused_by_the_name_of_its_option(path):
+    with pytest.raises(UsageError, match=r"^--out is empty"):
+        expand(path, "--out")
+
+
+def test_the_home_of_nobody_is_refused():
+    with pytest.raises(UsageError, match=r"~no-such-user-here is not known.*'\./~no-such-user-here/x'"):
+        expand("~no-such-user-here/x", "--out")
+
+
+def test_the_data_folder_is_that_of_the_option_then_of_the_variable_then_data(home, monkeypatch):
+    assert data_directory("auto") == Path("data")
+    monkeypatch.setenv("EOA_DATA", "~/sets")
+    assert data_directory("auto") == home / "sets"
+    assert data_directory("~/other") == home / "other"
+    for given, variable, named in (("auto", "", "EOA_DATA"), ("", "x", "--data-dir"), (" ", "x", "--data-dir")):
+        monkeypatch.setenv("EOA_DATA", variable)
+        with pytest.raises(UsageError, match=f"^{named} is empty"):
+            data_directory(given)
+
+
+@pytest.mark.parametrize("path", SCRIPTS)
+def test_every_script_expands_every_option_that_holds_a_path(path, home, monkeypatch):
+    spec = importlib.util.spec_from_file_location("script", ROOT / path)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "script", module)  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    presets = module.PRESETS
+    own = {"baselines/Baselines.py": {"replay"}, "DHPO/DHPO.py": {"space"}}.get(path, set())
+    for option in {"out", "data-dir", "pretrained"} | own:
+        args, _ = parse_args(presets, "", ["--preset", "smoke", f"--{option}=~/x"])
+        assert getattr(args, option.replace("-", "_")) == f"{home}/x"
+        for words in ([f"--{option}="], [f"--{option}", ""]):
+            with pytest.raises(UsageError, match=f"^--{option} is empty"):
+                parse_args(presets, "", ["--preset", "smoke", *words])
+    args, _ = parse_args(presets, "", ["--preset", "smoke"])
+    assert (args.out, args.data_dir, args.pretrained) == ("auto", "auto", "")
+
+
+def test_benchmarks_read_their_folder_alike(home, monkeypatch):
+    kind = make_dataclass("Args", [("out", PathText, "results/benchmarks")], frozen=True)
+    for words, expected in (([], "results/benchmarks"), (["--out=~/b"], f"{home}/b")):
+        monkeypatch.setattr(sys, "argv", ["benchmark", *words])
+        assert read_options(kind, "").out == expected
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--out="])
+    with pytest.raises(UsageError, match=r"^--out is empty"):
+        read_options(kind, "")
+    for path in (ROOT / "benchmarks").glob("*.py"):
+        assert "tyro.cli" not in path.read_text(encoding="utf-8"), f"{path.name} reads its options by itself"
+
+
+def test_the_directory_of_a_run_is_expanded_without_a_command_line_too(home, alone):
+    assert choose_directory("~/run", "x", "digits", 0, False, alone) == home / "run"
+    with pytest.raises(UsageError, match=r"^--out is empty"):
+        choose_directory("", "x", "digits", 0, False, alone)
+
+
+def test_published_weights_are_looked_for_in_the_home(home):
+    with pytest.raises(UsageError, match=f"no checkpoint {home}/w.npz"):
+        load_published(None, "vit-b16", "~/w.npz")
+    with pytest.raises(UsageError, match=r"^--pretrained is empty"):
+        load_published(None, "vit-b16", "")
+
+
+def test_presets_keep_what_was_not_given():
+    presets = make_presets(CommonArgs)
+    assert expand_paths(presets["smoke"]) == presets["smoke"]
+
+
+@pytest.mark.parametrize(
+    ("command", "named"),
+    [
+        (["scripts/setup.sh", "--torch="], "--torch is empty"),
+        (["scripts/setup.sh", "--torch", ""], "--torch is empty"),
+        (["scripts/setup.sh", "--torch=~/w.whl"], "there is no file {home}/w.whl"),
+        (["scripts/setup.sh", "--torch", "~/w.whl"], "there is no file {home}/w.whl"),
+        (["run_all.sh"], "EOA_DATA is empty"),
+    ],
+)
+def test_shell_scripts_expand_and_refuse_alike(command, named, home):
+    done = subprocess.run(
+        ["bash", ROOT / command[0], *command[1:]],
+        env={**os.environ, "HOME": str(home), "EOA_DATA": ""},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=20,
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done
+    assert named.format(home=home) in done.stderr
+
+
+@pytest.mark.parametrize("script", ["make_report.py", "make_tables.py", "make_figures.py", "searches.py"])
+@pytest.mark.parametrize(("words", "named"), [(["--root="], "--root is empty"), ([""], "the profile is empty")])
+def test_result_scripts_refuse_empty_folders(script, words, named, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "results"))
+    module = importlib.import_module(script.removesuffix(".py"))
+    monkeypatch.setattr(sys, "argv", [script, *words])
+    with pytest.raises(SystemExit) as end:
+        module.main()
+    assert end.value.code == 2
+    assert named in capsys.readouterr().err
+
+
+def test_result_scripts_expand_their_folder(home, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "results"))
+    import best
+    import records
+
+    monkeypatch.setattr(sys, "argv", ["make_tables.py", "cpu", "--root=~/r"])
+    assert records.command_line("")[1:] == (home / "r", "cpu")
+    (home / "run").mkdir()
+    (home / "run/summary.json").write_text('{"validation_accuracy": 0.5, "diverged": false}', encoding="utf-8")
+    assert best.score("~/run") == 0.5
