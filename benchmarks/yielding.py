@@ -17,9 +17,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import tyro
-
 from common import launch
+from common.cli import PathText, read_options
 
 # (Open MPI yields while it waits, milliseconds of a Horovod cycle); the first row is what both do when left alone.
 SETTINGS = [(0, 1.0), (0, 5.0), (1, 1.0), (1, 2.5), (1, 5.0), (1, 10.0)]
@@ -41,7 +40,7 @@ class Args:
     """steps per measurement, after 5 that warm up"""
     repeats: int = 5
     """measurements of each setting"""
-    out: str = "results/benchmarks"
+    out: PathText = "results/benchmarks"
     """folder for the table"""
     measured: bool = False
     """(internal) be one rank of a job: measure and print"""
@@ -49,7 +48,7 @@ class Args:
 
 def main() -> None:
     """Measure all settings in turn, print and write the table; with `measured`, one rank of one job."""
-    args = tyro.cli(Args, description=__doc__)
+    args = read_options(Args, __doc__)
     if args.measured:
         measure(args)
         return
@@ -67,7 +66,7 @@ def run_job(args: Args, yields: int, cycle: float) -> float:
     options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(args).items() if name != "measured"]
     launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(args.ranks)]
     command = [*launcher, sys.executable, __file__, *options, "--measured"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
     return float(done.stdout.split()[-1])

@@ -11,7 +11,6 @@ with run:
         run.close_round(t, rate, trained, judged, turn)
 """
 
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from types import TracebackType
