@@ -22,6 +22,8 @@ from common.cli import PathText, read_options
 
 # (Open MPI yields while it waits, milliseconds of a Horovod cycle); the first row is what both do when left alone.
 SETTINGS = [(0, 1.0), (0, 5.0), (1, 1.0), (1, 2.5), (1, 5.0), (1, 10.0)]
+OWN_JOB = ("OMPI_", "OPAL_", "ORTE_", "PMIX_", "HOROVOD_CYCLE_TIME")  # variables of the job that this process is in
+ROOT = "OMPI_ALLOW_RUN_AS_ROOT"
 
 
 @dataclass(frozen=True)
@@ -62,13 +64,15 @@ def main() -> None:
 
 def run_job(args: Args, yields: int, cycle: float) -> float:
     """Images per second of one job."""
-    environment = os.environ | {"OMPI_MCA_mpi_yield_when_idle": str(yields), "HOROVOD_CYCLE_TIME": str(cycle)}
+    # Importing `common` has started MPI in this process, whose variables would make the job's ranks its children.
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(OWN_JOB) or name.startswith(ROOT)}
+    environment = kept | {"OMPI_MCA_mpi_yield_when_idle": str(yields), "HOROVOD_CYCLE_TIME": str(cycle)}
     options = [f"--{name.replace('_', '-')}={value}" for name, value in asdict(args).items() if name != "measured"]
     launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(args.ranks)]
     command = [*launcher, sys.executable, __file__, *options, "--measured"]
     done = subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
     if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr}")
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     return float(done.stdout.split()[-1])
 
 
@@ -100,7 +104,7 @@ def measure(args: Args) -> None:
         train_round(ecosphere, optimizer, batches, seed=0, t=0, plan=plan)
         topology.world.barrier()
 
-    train(5)
+    train(min(5, args.steps))
     began = time.perf_counter()
     train(args.steps)
     launch.say(f"{args.steps * args.batch_size / (time.perf_counter() - began)}")
