@@ -91,9 +91,9 @@ class Augmenter:
 class ResizingAugmenter(Augmenter):
     """Random resized crops (Szegedy et al. 2015) to squares of `size` pixels; without augmentation whole images, resized.
 
-    A crop is drawn as torchvision's RandomResizedCrop draws it, see `crop_sizes`: a share of the image in [crop_scale, 1], sides
-    in a ratio within [3/4, 4/3], anywhere. It is read with bilinear interpolation (images are kept hardly larger than `size`,
-    so none shrinks by much). Pixels in [0, 1] are normalised by mean = std = 1/2, as the Vision Transformer's authors do.
+    A crop is drawn as torchvision's RandomResizedCrop draws it, see `crop_sizes`, and lies anywhere. It is read with bilinear
+    interpolation (images are kept hardly larger than `size`, so none shrinks by much). Pixels in [0, 1] are normalised by
+    mean = std = 1/2, as the Vision Transformer's authors do.
     """
 
     def __init__(self, images: Tensor, source: Source, size: int, crop_scale: float) -> None:
@@ -146,8 +146,8 @@ def crop_sizes(areas: np.ndarray, ratios: np.ndarray, h: int, w: int, least: flo
     """Rows and columns of random crops of images of h x w pixels, each of shape (n,), whole numbers; 0 where no attempt fits.
 
     An attempt covers a share of the image that is uniform in [least, 1], with a ratio of width to height that is log-uniform in
-    [3/4, 4/3], sides rounded to whole pixels; the first one that fits into the image is taken. areas, ratios: draws from U(0, 1)
-    of shape (n, attempts).
+    [3/4, 4/3], sides rounded to whole pixels; the first one that fits into the image is taken.
+    areas, ratios: draws from U(0, 1), shape (n, attempts).
     """
     area = h * w * (least + (1 - least) * areas)
     ratio = WIDEST ** (2 * ratios - 1)

@@ -230,7 +230,7 @@ def expected_area(side, least):
 
 
 def test_resized_crops_cover_what_torchvisions_do():
-    """Shares from 0.05 on: 0.475 of 32 x 32 pixels, 0.463 of very many; crops that are cut down where they do not fit, 0.519."""
+    """Shares from 0.05 on: 0.475 of 32 x 32 pixels, 0.463 of very many; crops cut down where they do not fit, 0.519."""
     assert expected_area(32, 0.05) == pytest.approx(0.4753, abs=2e-4)
     share, ratio = np.meshgrid(0.05 + 0.95 * (np.arange(1000) + 0.5) / 1000, (4 / 3) ** np.linspace(-1, 1, 1001))
     clipped = np.minimum(np.sqrt(share * ratio), 1) * np.minimum(np.sqrt(share / ratio), 1)
