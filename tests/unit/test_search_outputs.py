@@ -13,7 +13,7 @@ from test_cli import load_script
 
 from common.cli import SIZES, CommonArgs, parse_args, without_effect
 from common.errors import UsageError
-from common.models import WITHOUT
+from common.models import without
 from common.search.figures import _ticks, write_figures
 from common.search.importance import importance
 from common.search.objective import Training, with_setting
@@ -185,7 +185,7 @@ def test_the_command_of_the_winner_says_all_that_it_was_trained_with(monkeypatch
     script = Path(called[at])
     module = load_script(script.stem, monkeypatch, ROOT / script.parent)
     again, given = parse_args(module.PRESETS, "a test", called[at + 1 :])
-    used = set(vars(args)) - {"out", "resume"} - set(WITHOUT.get(args.model, ()))
+    used = set(vars(args)) - {"out", "resume"} - set(without(args.model))
     if kind == "train":
         again = module.settle(again, given, 2)
         assert again.method == "cosine"
