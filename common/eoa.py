@@ -223,7 +223,7 @@ def settle_reference(args: A, given: set[str], column: str, ranks: int) -> tuple
         wanted["batch_size"] = VIT_WORKER_BATCH * ranks
     fixed = given.union(without(args.model))
     changed = {name: value for name, value in wanted.items() if name not in fixed and getattr(args, name) != value}
-    options = [f"{_option(name, value)} (instead of {getattr(args, name)})" for name, value in changed.items()]
+    options = [_option(name, value, getattr(args, name)) for name, value in changed.items()]
     if args.label_smoothing and "label_smoothing" not in given:
         options.append("label smoothing over the wrong classes alone: K/(K - 1) times as much of torch's, K classes")
     args = replace(args, **changed)
@@ -234,9 +234,11 @@ def settle_reference(args: A, given: set[str], column: str, ranks: int) -> tuple
     return args, replace(reference, base_rule=args.base_rate, rules=rules), said
 
 
-def _option(name: str, value: object) -> str:
+def _option(name: str, value: object, before: object) -> str:
     option = name.replace("_", "-")
-    return f"--{'' if value else 'no-'}{option}" if isinstance(value, bool) else f"--{option} {value}"
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{option}"
+    return f"--{option} {value} (instead of {before})"
 
 
 def over_wrong_classes(smoothing: float, classes: int) -> float:

@@ -193,6 +193,15 @@ def test_the_command_of_the_winner_says_all_that_it_was_trained_with(monkeypatch
     assert {k: getattr(again, k) for k in used} == {k: getattr(args, k) for k in used}
 
 
+def test_flags_and_initial_weights_are_part_of_the_winners_command(monkeypatch):
+    args = CommonArgs(flip=False, initialisation="fan-in", optimizer="sgd")
+    called = shlex.split(command_of(args, {}, "cosine", 1, 1))
+    module = load_script("Baselines", monkeypatch, ROOT / "baselines")
+    again, _ = parse_args(module.PRESETS, "a test", called[called.index("baselines/Baselines.py") + 1 :])
+    assert (again.flip, again.initialisation) == (False, "fan-in")
+    assert "flip" not in command_of(CommonArgs(), {}, "cosine", 1, 1)
+
+
 def test_a_seed_for_all_trials_or_one_for_each():
     args = CommonArgs(seed=5)
     common, own = (Training(args, None, None, own_seeds=own) for own in (False, True))
