@@ -83,7 +83,7 @@ def test_the_reference_behaviour_is_announced_and_recorded(tmp_path, script, col
     assert (config["precision"], config["label_smoothing"]) == (
         "float32",
         pytest.approx(1 / 9),
-    )  # a tenth to nine wrong classes
+    )  # 0.1 to the wrong ones
     assert record.summary["precision"] == "float32"
     assert "not reproduced:" in done.out
     assert "four wolves" in done.out
