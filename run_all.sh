@@ -12,7 +12,7 @@ results/PROFILE/figures and results/PROFILE/report.html from their records.
 
   smoke   (default) handwritten digits that ship with scikit-learn; minutes on two cores, no download, always from scratch
   cpu     CIFAR-10 and CIFAR-100 at a size two cores can do overnight
-  gpu     the published setting (WRN-16-8, 200 epochs) on the GPUs of one node, one seed
+  gpu     the published setting (WRN-22-8, the sources' "16-8", 200 epochs) on the GPUs of one node, one seed
   paper   the same for 5 seeds, and the reference scripts' behaviour beside it
 
   --only NAME...  run only the experiments named; the names are printed before each run

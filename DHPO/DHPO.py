@@ -151,7 +151,8 @@ def build_objective(args: Args, topology: Topology, trial: Topology) -> Training
     """The data, the same on all ranks, and what a trial does with them. Collective over the world."""
     where = str(data_directory(args.data_dir))
     shares = (args.val_fraction, args.fitness_images, args.train_images)
-    data = open_data(args.dataset, where, topology, args.seed, *shares, args.image_size, args.crop_scale, args.crop)
+    sizes = (args.image_size, args.crop_scale, args.crop)
+    data = open_data(args.dataset, where, topology, args.seed, *shares, *sizes, flip=args.flip)
     args = replace(args, precision=topology.world.share(settle_precision(args.precision, topology.device.type)))
     return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
 

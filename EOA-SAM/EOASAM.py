@@ -17,7 +17,7 @@ PRESETS = make_presets(EoaArgs)
 COST = {
     "smoke": "20 to 60 seconds",
     "cpu": "about 20 minutes on 2 quiet cores",
-    "paper": "200 epochs of WRN-16-8, for GPUs",
+    "paper": "200 epochs of WRN-22-8, for GPUs",
 }
 
 

@@ -57,7 +57,7 @@ PRESETS = make_presets(
 COST = {
     "smoke": "10 to 30 seconds",
     "cpu": "about a minute on one core",
-    "paper": "200 epochs of WRN-16-8, for GPUs",
+    "paper": "200 epochs of WRN-22-8, for GPUs",
 }
 
 

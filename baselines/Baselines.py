@@ -120,7 +120,7 @@ PRESETS = make_presets(
 COST = {
     "smoke": "10 to 30 seconds",
     "cpu": "15 to 20 minutes on 2 quiet cores",
-    "paper": "200 epochs of WRN-16-8, for GPUs",
+    "paper": "200 epochs of WRN-22-8, for GPUs",
 }
 COST_OF_RANGE_TEST = {
     "smoke": "seconds",

@@ -15,7 +15,7 @@ import tyro
 from common.data.sources import SOURCES
 from common.errors import UsageError
 from common.launch import say
-from common.models import FOR_TEXT, MODELS, NETWORKS, WITHOUT
+from common.models import FOR_TEXT, MODELS, NETWORKS, without
 from common.optim import OPTIMIZERS, averages, family, parts, searches
 from common.paths import expand
 
@@ -23,7 +23,7 @@ from common.paths import expand
 SIZES: dict[str, dict[str, Any]] = {
     "smoke": {"dataset": "digits", "rounds": 12, "batch_size": 64, "model": "cnn", "width": 2, "rho": 0.2},
     "cpu": {"rounds": 20, "batch_size": 256, "width": 1, "fitness_images": 1000},
-    "paper": {"rounds": 200, "batch_size": 1024, "width": 8, "fitness_images": 0},
+    "paper": {"rounds": 200, "batch_size": 1024, "depth": 22, "width": 8, "fitness_images": 0},
 }
 PRESETS = tuple(SIZES)
 # What a text is trained with in a script's place, unless it is given: what scripts have is for images.
@@ -72,7 +72,8 @@ class CommonArgs:
     max_steps: int = 0
     """stop after so many optimizer steps in all; 0 for no limit"""
     batch_size: int = 256
-    """images per step of all workers together, or windows of 128 characters (EOA: 1024; 512 in EOA-ViT)"""
+    """images per step of all workers together, or windows of 128 characters (EOA: 1024; 512 per rank, 4096 over its 8, in
+    EOA-ViT)"""
     learning_rate: float = 0.1
     """base rate eta0, quoted for 128 images behind one averaged gradient (EOA: 0.1; 0.03 in EOA-ViT)"""
     val_fraction: float = 0.1
@@ -88,16 +89,20 @@ class CommonArgs:
     model: Model = "wrn"
     """network: Wide ResNet, small CNNs, Vision Transformers; a text implies the transformer (EOA: wrn; vit-b16 in EOA-ViT)"""
     depth: int = 16
-    """layers of the Wide ResNet, blocks of vit-tiny and transformer (EOA: 16)"""
+    """layers of the Wide ResNet, blocks of vit-tiny and transformer (EOA: 22, which is called 16 there)"""
     width: int = 1
     """widening factor; of vit-tiny and transformer: heads of 32 dimensions (EOA: 8)"""
     dropout: float = 0.0
-    """dropout inside the blocks (EOA: 0)"""
+    """dropout inside the blocks; of Vision Transformers behind the embeddings and in the MLPs (EOA: 0; 0.1 in EOA-ViT)"""
+    initialisation: Literal["fan-out", "fan-in"] = "fan-out"
+    """initial weights of the Wide ResNet: He et al.'s by fan-out, or by fan-in with a head of zeros (EOA: fan-in)"""
     image_size: int = 0
     """resize images to squares of so many pixels, by random resized crops; 0 keeps their size and pads and crops
     (EOA: 224 in EOA-ViT)"""
     crop_scale: float = 0.05
     """with --image-size: least share of an image that a crop covers"""
+    flip: bool = True
+    """mirror training images at random, where a mirror image is of the same class (EOA: as here; no flip in EOA-ViT)"""
     crop: int = 0
     """train on random crops of so many pixels and judge the central one, without padding; 0 pads and crops instead"""
     accumulate: int = 1
@@ -154,8 +159,10 @@ def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | Non
     args = expand_paths(args, given)
     if is_text(args.dataset):
         args = replace(args, **{name: size for name, size in TEXT_SIZES[args.preset].items() if name not in given})
-    for name in sorted(given.intersection(WITHOUT.get(args.model, ()))):
+    for name in sorted(given.intersection(without(args.model))):
         raise UsageError(f"--{name} is not an option of --model {args.model}: leave it out, or take another network")
+    if "flip" in given and args.flip and args.dataset in SOURCES and not SOURCES[args.dataset].flip:
+        raise UsageError(f"--flip: mirror images of {SOURCES[args.dataset].title} are not of the same class; leave it out")
     return args, given
 
 

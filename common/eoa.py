@@ -6,7 +6,7 @@ The round loop itself stands in the scripts.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from common.cli import CommonArgs, check_common, refuse_averages
 from common.ecosphere import Ecosphere
@@ -14,7 +14,7 @@ from common.elastic.synchronous import couple
 from common.errors import UsageError
 from common.exchange import Exchange
 from common.forage import FORAGE_RULES, ForageRates, round_lengths
-from common.models import NETWORKS
+from common.models import NETWORKS, without
 from common.optim import OPTIMIZERS, WeightOptimizer, family, parts, searches
 from common.populations import PopulationSpec, default_populations, parse_populations
 from common.rates import REFERENCE, EcosphereRates, EoaSettings
@@ -58,14 +58,20 @@ class EoaArgs(CommonArgs):
     ring_weight: float = 0.5
     """share of the left neighbour's weights under --exchange ring"""
     reference: bool = False
-    """behave as the published scripts do, wherever no option says otherwise; prints what that changes"""
+    """behave as the published scripts do, wherever no option says otherwise; prints what that changes and what not"""
 
 
 A = TypeVar("A", bound=EoaArgs)
 
-# What --reference means besides the rules of the moves (common.rates.REFERENCE), and our own choice beside it.
-REFERENCE_OPTIONS = {"scope": "world", "sam_scope": "world", "exchange": "average"}
-REFERENCE_MOMENTUM = {"cifar10": "reset", "cifar100": "reset", "vit": "keep"}
+# What --reference means besides the rules of the moves (common.rates.REFERENCE): of every script, and of one.
+REFERENCE_OPTIONS = {"scope": "world", "sam_scope": "world", "exchange": "average", "precision": "float32"}
+OF_WIDE_RESNETS = {"momentum": "reset", "initialisation": "fan-in"}
+REFERENCE_OF_SCRIPT: dict[str, dict[str, Any]] = {
+    "cifar10": OF_WIDE_RESNETS,
+    "cifar100": OF_WIDE_RESNETS,
+    "vit": {"momentum": "keep", "dropout": 0.1, "flip": False},
+}
+VIT_WORKER_BATCH = 512  # of the ViT script, whatever the number of workers; the other scripts share a global batch out
 
 
 def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title: str) -> tuple[Run, Ecosphere]:
@@ -76,7 +82,7 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     """
     check_common(args)
     ranks = world_size()
-    args, settings, changes = settle_reference(args, given, column)
+    args, settings, changes = settle_reference(args, given, column, ranks)
     forage = args.base_rate == "forage"
     if forage:
         args = settle_forage(args, given)
@@ -98,6 +104,10 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     run = Run(experiment, method, args, given, topology, [title, *changes])
     run.merged = exchange.merges(topology.sizes)
     run.peers = topology.population if forage else None  # else every worker has a rate of its own
+    if args.reference and "label_smoothing" not in given:
+        smoothing = over_wrong_classes(args.label_smoothing, run.data.source.classes)
+        run.args, run.plan = replace(run.args, label_smoothing=smoothing), replace(run.plan, label_smoothing=smoothing)
+
     if forage:
         return run, start_foraging(run, args, topology, exchange)
     averaging = [1 if args.inside != "gradients" else ranks if args.scope == "world" else s.workers for s in specs]
@@ -195,10 +205,11 @@ def check_space(args: EoaArgs) -> None:
         )
 
 
-def settle_reference(args: A, given: set[str], column: str) -> tuple[A, EoaSettings, list[str]]:
+def settle_reference(args: A, given: set[str], column: str, ranks: int) -> tuple[A, EoaSettings, list[str]]:
     """The arguments and move rules in force, and what to say of them.
 
-    With --reference they are those of one published script, except for options that were given.
+    With --reference they are those of one published script, except for options that were given, and for those that the
+    network does not have.
     """
     settings = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
     if not args.reference:
@@ -206,17 +217,39 @@ def settle_reference(args: A, given: set[str], column: str) -> tuple[A, EoaSetti
     reference = REFERENCE[column]
     wanted = {
         **REFERENCE_OPTIONS,
-        "momentum": REFERENCE_MOMENTUM[column],
+        **REFERENCE_OF_SCRIPT[column],
         "base_rate": reference.base_rule,
         "damping": reference.rules.damping,
     }
-    changed = {name: value for name, value in wanted.items() if name not in given and getattr(args, name) != value}
-    options = [f"--{name.replace('_', '-')} {value} (instead of {getattr(args, name)})" for name, value in changed.items()]
-    args = replace(args, **changed)  # type: ignore[arg-type]
+    if column == "vit" and args.preset == "paper":
+        wanted["batch_size"] = VIT_WORKER_BATCH * ranks
+    fixed = given.union(without(args.model))
+    changed = {name: value for name, value in wanted.items() if name not in fixed and getattr(args, name) != value}
+    options = [_option(name, value, getattr(args, name)) for name, value in changed.items()]
+    if args.label_smoothing and "label_smoothing" not in given:
+        options.append("label smoothing over the wrong classes alone: K/(K - 1) times as much of torch's, K classes")
+    args = replace(args, **changed)
     rules = replace(reference.rules, damping=args.damping, space=args.lr_space)
     said = [f"reference behaviour of the {column} script; against the defaults:"]
     said += [f"  {line}" for line in [*options, *reference_lines(rules)]]
+    said += ["not reproduced:", *(f"  {line}" for line in not_reproduced(column))]
     return args, replace(reference, base_rule=args.base_rate, rules=rules), said
+
+
+def _option(name: str, value: object, before: object) -> str:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{option}"
+    return f"--{option} {value} (instead of {before})"
+
+
+def over_wrong_classes(smoothing: float, classes: int) -> float:
+    """What torch's label smoothing has to be where a share s = `smoothing` of a label goes to its wrong classes alone.
+
+    torch shares e out over all K classes, e/K to each; so e = s K/(K - 1) leaves 1 - s to the right one and gives s/(K - 1) to
+    each wrong one.
+    """
+    return smoothing * classes / (classes - 1) if classes > 1 else smoothing
 
 
 def reference_lines(rules: Rules) -> list[str]:
@@ -232,4 +265,25 @@ def reference_lines(rules: Rules) -> list[str]:
         lines.append("the new beta and delta are made positive before others follow them")
     if rules.world_prey:
         lines.append("an exploring whale picks its prey from the first ranks of the world (instead of its population)")
-    return [*lines, "not reproduced: fitness on the test set; ours is measured on held-out training images"]
+    return lines
+
+
+def not_reproduced(column: str) -> list[str]:
+    """What a published script does and --reference does not, in words."""
+    lines = [
+        "fitness on the test set: ours is measured on held-out training images, which the script trains on as well",
+        "four wolves whatever the number of workers: --populations says how many, half of the workers by default",
+        "wolves that draw the moves of their superiors anew, so that ranks disagree on them: ours agree",
+        "rates rounded to float32 where they are shared: ours stay float64",
+        "numbers that are not finite spread from rank to rank: ours stay out of every mean",
+    ]
+    if column == "cifar100":
+        lines.append("a reference rate of 0.8 (8 x 0.1) in `blend` whatever the workers and the base rate: ours is k eta0")
+    if column == "vit":
+        return [*lines, "position embeddings resized bilinearly for images of another size: timm resizes them bicubically"]
+    return [
+        *lines,
+        "rank 0's batch-norm statistics, broadcast at every forward pass, evaluation included: ours are each worker's own, "
+        "averaged with the weights after a round",
+        "batch-norm statistics that SAM's second pass moves once more: ours are frozen in it",
+    ]

@@ -76,7 +76,7 @@ class Run:
         faults.trip("data", topology.world.rank)
         shares = (args.val_fraction, args.fitness_images, args.train_images)
         sizes = (args.image_size, args.crop_scale, args.crop)
-        self.data = open_data(args.dataset, directory, topology, args.seed, *shares, *sizes)
+        self.data = open_data(args.dataset, directory, topology, args.seed, *shares, *sizes, flip=args.flip)
         self.epoch_steps = len(self.data.train) // batch_size
         if not self.epoch_steps:
             raise UsageError(
@@ -107,8 +107,8 @@ class Run:
         """The network the arguments name, on this rank's device, its initial weights drawn by the seed."""
         source, args = self.data.source, self.args
         seed = torch_seed(args.seed, Purpose.INITIAL)
-        sizes = (args.depth, args.width, args.dropout)
-        module = build_model(args.model, source.channels, source.classes, *sizes, seed, self.data.train.size)
+        sizes = (args.depth, args.width, args.dropout, seed, self.data.train.size)
+        module = build_model(args.model, source.channels, source.classes, *sizes, args.initialisation)
         if args.pretrained:
             with self.topology.world.agreed():
                 load_published(module, args.model, args.pretrained)

@@ -25,8 +25,9 @@ PROFILES = {
     "shows that everything works; it does not rank methods.",
     "cpu": "CIFAR-10 and CIFAR-100 at a size that two cores can do overnight. Networks and training are smaller than "
     "published, so these numbers are not comparable with those of the papers.",
-    "gpu": "The published setting, WRN-16-8 for 200 epochs, on the GPUs of one node.",
-    "paper": "The published setting, WRN-16-8 for 200 epochs, for several seeds; beside it the rules of the published scripts.",
+    "gpu": "The published setting, WRN-22-8 (called 16-8 there) for 200 epochs, on the GPUs of one node.",
+    "paper": "The published setting, WRN-22-8 (called 16-8 there) for 200 epochs, for several seeds; beside it the rules of "
+    "the published scripts.",
 }
 KINDS = (
     "accuracy",

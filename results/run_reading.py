@@ -11,6 +11,8 @@ import pandas as pd
 PHASES = ("setup", "train", "evaluate", "exchange", "other")
 # Not another configuration: seed, paths, what follows from another run, and names for what other keys spell out.
 NOT_A_SETTING = {"seed", "out", "data_dir", "resume", "replay", "replayed_rates", "preset", "populations"}
+# What records from before these options were made with.
+BEFORE = {"initialisation": "fan-out", "flip": True}
 CONFIG_KEYS = ("method", "dataset", "model", "seed", "ranks", "rounds", "population_list", "batch_size", "round_steps")
 ENVIRONMENT_KEYS = ("commit", "command", "device", "processor", "cores", "memory_gib")
 SWARM = ("average_test_accuracy", "best_worker_test_accuracy", "new_best_share", "distance")
@@ -52,7 +54,7 @@ def read_run(directory: Path) -> tuple[dict[str, Any], pd.DataFrame]:
         "network": tuple(config.get(k, "?") for k in ("model", "depth", "width")),
         "workers": _workers(config.get("population_list", []), method),
         "optimizers": ", ".join(dict.fromkeys(p["optimizer"] for p in config.get("population_list", []))),
-        "settings": {k: v for k, v in config.items() if k not in NOT_A_SETTING},
+        "settings": {**BEFORE, **{k: v for k, v in config.items() if k not in NOT_A_SETTING}},
         "commit": environment.get("commit", "unknown"),
         "command": environment.get("command", "unknown"),
         "hardware": _hardware(environment),

@@ -1,7 +1,7 @@
 """Data of a run: what is trained on, what fitness is measured on, what is only reported."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -105,20 +105,22 @@ def open_data(
     image_size: int = 0,
     crop_scale: float = 0.05,
     crop: int = 0,
+    flip: bool = True,
 ) -> DataSet:
     """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
 
     val_fraction: share of the training images held out, stratified. fitness_images: at most so many of them judge a worker
     each round (0: all). train_images: at most so many are trained on (0: all), stratified as well. image_size: side of the
     squares that images are resized to, by random resized crops of at least `crop_scale` of their area; 0 keeps their size
-    and pads and crops. crop: side of random crops without padding or resizing, 0 for none. Raises UsageError where data or
-    shares are unusable.
+    and pads and crops. crop: side of random crops without padding or resizing, 0 for none. flip: mirror training images at
+    random, where the data set allows it. Raises UsageError where data or shares are unusable.
     """
     if crop and image_size:
         raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
     if (crop or image_size) and name in SOURCES and SOURCES[name].is_text:
         raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
+    source = replace(source, flip=source.flip and flip)
     with topology.world.agreed():
         mine = None
         if topology.world.rank == 0 and train:

@@ -8,7 +8,6 @@ What happens to an image is drawn by (seed, round, image index), so it depends n
 the number of ranks.
 """
 
-import math
 from copy import copy
 from dataclasses import replace
 from typing import Self
@@ -22,6 +21,7 @@ from common.data.sources import Source
 from common.seeding import Purpose, stream
 
 CUTOUT_PROBABILITY = 0.5
+ATTEMPTS, WIDEST = 10, 4 / 3  # of random resized crops: torchvision's numbers
 
 
 class Augmenter:
@@ -91,9 +91,9 @@ class Augmenter:
 class ResizingAugmenter(Augmenter):
     """Random resized crops (Szegedy et al. 2015) to squares of `size` pixels; without augmentation whole images, resized.
 
-    A crop covers a share of the image that is uniform in [crop_scale, 1], with sides in a ratio that is log-uniform in
-    [3/4, 4/3], and lies anywhere; it is read with bilinear interpolation (images are kept hardly larger than `size`, so
-    none shrinks by much). Pixels in [0, 1] are normalised by mean = std = 1/2, as the Vision Transformer's authors do.
+    A crop is drawn as torchvision's RandomResizedCrop draws it, see `crop_sizes`, and lies anywhere. It is read with bilinear
+    interpolation (images are kept hardly larger than `size`, so none shrinks by much). Pixels in [0, 1] are normalised by
+    mean = std = 1/2, as the Vision Transformer's authors do.
     """
 
     def __init__(self, images: Tensor, source: Source, size: int, crop_scale: float) -> None:
@@ -101,17 +101,18 @@ class ResizingAugmenter(Augmenter):
         self.size, self.crop_scale = size, crop_scale
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
-        """The choices of round t for every image, shape (n, 5), float32: half height, half width and centre (y, x) of the crop,
-        in [-1, 1] from edge to edge, and the sign of x: -1 where the image is mirrored.
+        """The choices of round t for every image, shape (n, 5), int64: first row and column of the crop, its rows and columns,
+        flip.
         """
-        draws = stream(seed, Purpose.AUGMENT, t, worker=worker).random((len(self.images), 5))
-        area = self.crop_scale + (1 - self.crop_scale) * draws[:, 0]
-        ratio = np.exp(math.log(4 / 3) * (2 * draws[:, 1] - 1))
-        height, width = np.minimum(np.sqrt(area / ratio), 1), np.minimum(np.sqrt(area * ratio), 1)
-        y, x = (1 - height) * (2 * draws[:, 2] - 1), (1 - width) * (2 * draws[:, 3] - 1)
-        sign = np.where((draws[:, 4] < 0.5) & self.source.flip, -1.0, 1.0)
-        choices = np.stack([height, width, y, x, sign], axis=1).astype(np.float32)
-        return torch.from_numpy(choices).to(self.images.device)
+        n, h, w, _ = self.images.shape
+        draws = stream(seed, Purpose.AUGMENT, t, worker=worker).random((n, 2 * ATTEMPTS + 3))
+        rows, columns = crop_sizes(draws[:, :ATTEMPTS], draws[:, ATTEMPTS:-3], h, w, self.crop_scale)
+        fits, central = rows > 0, central_crop(h, w)
+        rows, columns = np.where(fits, rows, central[0]), np.where(fits, columns, central[1])
+        top = np.where(fits, np.floor((h - rows + 1) * draws[:, -3]), (h - rows) // 2)
+        left = np.where(fits, np.floor((w - columns + 1) * draws[:, -2]), (w - columns) // 2)
+        flip = (draws[:, -1] < 0.5) & self.source.flip
+        return torch.from_numpy(np.stack([top, left, rows, columns, flip], axis=1).astype(np.int64)).to(self.images.device)
 
     def plain(self, indices: Tensor) -> Tensor:
         """A batch of whole images, resized and normalised."""
@@ -122,12 +123,43 @@ class ResizingAugmenter(Augmenter):
 
     def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
         """A batch after this round's choices; draws: what `draw` gave, shape (n, 5)."""
-        height, width, y, x, sign = draws[indices].T
+        top, left, rows, columns, flip = draws[indices].T[:, :, None]
         batch = self._normalise(self.images[indices])
-        zero = torch.zeros_like(x)
-        window = torch.stack([torch.stack([sign * width, zero, x], 1), torch.stack([zero, height, y], 1)], 1)
-        grid = F.affine_grid(window, [len(batch), batch.shape[1], self.size, self.size], align_corners=False)
+        b, _, h, w = batch.shape
+        y, x = self._places(top, rows), self._places(left, columns)
+        x = torch.where(flip == 1, x.flip(1), x)
+        shape = (b, self.size, self.size)
+        grid = torch.stack([(2 * x / w - 1)[:, None, :].expand(shape), (2 * y / h - 1)[:, :, None].expand(shape)], dim=3)
         return F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
+
+    def _places(self, first: Tensor, length: Tensor) -> Tensor:
+        """Where the pixels that come out lie in the image, along one side; pixel k of an image reaches from k to k + 1.
+
+        first, length: of the crop, shape (b, 1). Returns shape (b, size); what lies beyond the centres of the crop's own first
+        and last pixel is moved there, so that no pixel outside of the crop is looked at.
+        """
+        steps = (torch.arange(self.size, device=first.device) + 0.5) / self.size
+        return (first + length * steps).clamp(first + 0.5, first + length - 0.5)
+
+
+def crop_sizes(areas: np.ndarray, ratios: np.ndarray, h: int, w: int, least: float) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of random crops of images of h x w pixels, each of shape (n,), whole numbers; 0 where no attempt fits.
+
+    An attempt covers a share of the image that is uniform in [least, 1], with a ratio of width to height that is log-uniform in
+    [3/4, 4/3], sides rounded to whole pixels; the first one that fits into the image is taken.
+    areas, ratios: draws from U(0, 1), shape (n, attempts).
+    """
+    area = h * w * (least + (1 - least) * areas)
+    ratio = WIDEST ** (2 * ratios - 1)
+    rows, columns = np.rint(np.sqrt(area / ratio)), np.rint(np.sqrt(area * ratio))
+    fits = (rows > 0) & (rows <= h) & (columns > 0) & (columns <= w)
+    chosen = np.arange(len(areas)), fits.argmax(axis=1)
+    return np.where(fits[chosen], rows[chosen], 0), np.where(fits[chosen], columns[chosen], 0)
+
+
+def central_crop(h: int, w: int) -> tuple[int, int]:
+    """Rows and columns of the largest crop of an image whose sides are in a ratio within [3/4, 4/3]: where no attempt fits."""
+    return min(h, round(w * WIDEST)), min(w, round(h * WIDEST))
 
 
 class CroppingAugmenter(Augmenter):

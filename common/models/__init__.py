@@ -19,6 +19,7 @@ class Shape:
     """What a network is built for: channels and side of its images, classes; depth, width and dropout where it has them.
 
     Of a text: no channels, characters of a window in place of the side, symbols in place of classes.
+    initialisation: of the networks in INITIALISED.
     """
 
     channels: int
@@ -27,6 +28,7 @@ class Shape:
     depth: int = 16
     width: int = 8
     dropout: float = 0.0
+    initialisation: str = "fan-out"
 
 
 def _published(name: str) -> Callable[[Shape], nn.Module]:
@@ -34,7 +36,7 @@ def _published(name: str) -> Callable[[Shape], nn.Module]:
 
 
 MODELS: dict[str, Callable[[Shape], nn.Module]] = {
-    "wrn": lambda s: WideResNet(s.channels, s.classes, s.depth, s.width, s.dropout),
+    "wrn": lambda s: WideResNet(s.channels, s.classes, s.depth, s.width, s.dropout, s.initialisation),
     "cnn": lambda s: SmallCNN(s.channels, s.classes, s.width),
     "easgd-cnn": lambda s: PaperCNN(s.channels, s.classes, s.image_size, s.width, s.dropout),
     "dhpo-cnn": lambda s: SearchCNN(s.channels, s.classes, s.image_size, s.width, s.dropout),
@@ -46,6 +48,7 @@ WITHOUT = {  # sizes that a network does not have
     **{"cnn": ("depth", "dropout"), "easgd-cnn": ("depth",), "dhpo-cnn": ("depth",)},
     **dict.fromkeys(NETWORKS, ("depth", "width")),
 }
+INITIALISED = ("wrn",)  # networks whose initial weights can be chosen
 FOR_TEXT = ("transformer",)  # the others are for images
 
 
@@ -58,22 +61,28 @@ def build_model(
     dropout: float = 0.0,
     seed: int = 0,
     image_size: int = 32,
+    initialisation: str = "fan-out",
 ) -> nn.Module:
     """A network with initial weights that depend on `seed` alone; torch's global generator is left as it was.
 
-    channels: of the images. depth, width, dropout: where the network has them, see WITHOUT. image_size: side of the images in
-    pixels, where it matters, or characters of a window.
-    Raises ValueError for another name or an impossible depth.
+    channels: of the images. depth, width, dropout, initialisation: where the network has them, see `without`. image_size: side
+    of the images in pixels, where it matters, or characters of a window.
+    Raises ValueError for another name, UsageError for sizes that the network cannot have.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name](Shape(channels, classes, image_size, depth, width, dropout))
+        return MODELS[name](Shape(channels, classes, image_size, depth, width, dropout, initialisation))
+
+
+def without(name: str) -> tuple[str, ...]:
+    """Options of networks that this one does not have."""
+    return (*WITHOUT.get(name, ()), *(() if name in INITIALISED else ("initialisation",)))
 
 
 def model_title(name: str, depth: int, width: int) -> str:
-    """The network's name as tables print it, e.g. WRN-16-8."""
+    """The network's name as tables print it, e.g. WRN-22-8."""
     if name in NETWORKS:
         return NETWORKS[name].title
     titles = {
@@ -87,4 +96,15 @@ def model_title(name: str, depth: int, width: int) -> str:
     return titles.get(name, name)
 
 
-__all__ = ["FOR_TEXT", "MODELS", "NETWORKS", "WITHOUT", "Shape", "build_model", "load_published", "model_title"]
+__all__ = [
+    "FOR_TEXT",
+    "INITIALISED",
+    "MODELS",
+    "NETWORKS",
+    "WITHOUT",
+    "Shape",
+    "build_model",
+    "load_published",
+    "model_title",
+    "without",
+]

@@ -1,7 +1,10 @@
 """Vision Transformers (Dosovitskiy et al. 2021) by timm: from scratch, or fine-tuned from Google's `.npz` checkpoints."""
 
+import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from types import ModuleType
 from zipfile import BadZipFile
@@ -19,44 +22,99 @@ PUBLISHED = "https://storage.googleapis.com/vit_models/imagenet21k"
 
 @dataclass(frozen=True)
 class Published:
-    """One network of the paper: its title, its name in timm, and the file Google publishes."""
+    """One network of the paper: its title, its name in timm, the file Google publishes, and the side of a patch in pixels.
+
+    A patch of 0: convolutions that pad come first, so the side of an image need not be a multiple of anything.
+    """
 
     title: str
     timm_name: str
     file: str
+    patch: int
 
 
 NETWORKS = {
-    "vit-b16": Published("ViT-B/16", "vit_base_patch16_224", "ViT-B_16.npz"),
-    "vit-b32": Published("ViT-B/32", "vit_base_patch32_224", "ViT-B_32.npz"),
-    "vit-l16": Published("ViT-L/16", "vit_large_patch16_224", "ViT-L_16.npz"),
-    "vit-l32": Published("ViT-L/32", "vit_large_patch32_224", "ViT-L_32.npz"),
-    "vit-h14": Published("ViT-H/14", "vit_huge_patch14_224", "ViT-H_14.npz"),
-    "r50-vit-b16": Published("R50+ViT-B/16", "vit_base_r50_s16_224", "R50+ViT-B_16.npz"),
+    "vit-b16": Published("ViT-B/16", "vit_base_patch16_224", "ViT-B_16.npz", 16),
+    "vit-b32": Published("ViT-B/32", "vit_base_patch32_224", "ViT-B_32.npz", 32),
+    "vit-l16": Published("ViT-L/16", "vit_large_patch16_224", "ViT-L_16.npz", 16),
+    "vit-l32": Published("ViT-L/32", "vit_large_patch32_224", "ViT-L_32.npz", 32),
+    "vit-h14": Published("ViT-H/14", "vit_huge_patch14_224", "ViT-H_14.npz", 14),
+    "r50-vit-b16": Published("R50+ViT-B/16", "vit_base_r50_s16_224", "R50+ViT-B_16.npz", 0),
 }
 
 
 def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: float = 0.0) -> nn.Module:
-    """One of NETWORKS with random weights, for square images of `image_size` pixels."""
-    options = {"img_size": image_size, "in_chans": channels, "num_classes": classes, "proj_drop_rate": dropout}
-    return import_timm().create_model(NETWORKS[name].timm_name, pretrained=False, **options)
+    """One of NETWORKS with random weights, for square images of `image_size` pixels.
+
+    Raises UsageError where the patches do not divide them: timm would leave out the last rows and columns.
+    """
+    patch = NETWORKS[name].patch
+    if patch and image_size % patch:
+        works = nearest_sides(image_size, lambda side: side % patch == 0)
+        raise UsageError(
+            f"--model {name} cuts images into patches of {patch} pixels, which do not divide a side of {image_size}: "
+            f"take a side of {works} pixels (--image-size, --crop)"
+        )
+    options = {"img_size": image_size, "in_chans": channels, "num_classes": classes, **dropouts(dropout)}
+    return no_attention_dropout(import_timm().create_model(NETWORKS[name].timm_name, pretrained=False, **options))
+
+
+def nearest_sides(side: int, works: Callable[[int], bool]) -> str:
+    """The nearest smaller and the nearest larger side of an image that works, in words; there has to be a larger one."""
+    below = next((s for s in range(side - 1, 1, -1) if works(s)), None)
+    above = next(s for s in count(side + 1) if works(s))
+    return f"{below} or {above}" if below else str(above)
+
+
+def dropouts(dropout: float) -> dict[str, float]:
+    """timm's options for dropout behind the embeddings and in the MLPs, as Google's code has it; see `no_attention_dropout`."""
+    return {"pos_drop_rate": dropout, "proj_drop_rate": dropout}
+
+
+def no_attention_dropout(module: nn.Module) -> nn.Module:
+    """Take the dropout behind attention out again: timm has one rate for it and for the MLPs."""
+    for block in module.get_submodule("blocks").children():
+        block.get_submodule("attn.proj_drop").p = 0.0  # type: ignore[assignment]
+    return module
 
 
 def build_tiny(channels: int, classes: int, image_size: int, depth: int, width: int, dropout: float = 0.0) -> nn.Module:
-    """A small one for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of an eighth of the side,
-    at least 2 pixels.
+    """A small one for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of `tiny_patch`.
 
-    Raises UsageError where depth or width < 1.
+    Raises UsageError where depth or width < 1, or there is no such patch.
     """
     if min(depth, width) < 1:
         raise UsageError(f"a tiny Vision Transformer has a depth and a width of at least 1, not {depth} and {width}")
-    sides = {"img_size": image_size, "patch_size": max(2, image_size // 8)}
+    sides = {"img_size": image_size, "patch_size": tiny_patch(image_size)}
     shape = {"embed_dim": 32 * width, "depth": depth, "num_heads": width}
     vit = import_timm().models.vision_transformer.VisionTransformer
-    module = vit(**sides, **shape, in_chans=channels, num_classes=classes, proj_drop_rate=dropout, weight_init="jax")
+    module = vit(**sides, **shape, in_chans=channels, num_classes=classes, **dropouts(dropout), weight_init="jax")
     # The paper's deviation of 0.02 suits long training: for hundreds of steps a network would not know where things are.
     nn.init.normal_(module.pos_embed, std=0.5)
-    return module
+    return no_attention_dropout(module)
+
+
+def tiny_patch(side: int) -> int:
+    """Pixels of a patch of `build_tiny`, which divide the side: an eighth of it rounded down, at least 2, or else the divisor
+    nearest to an eighth, between half and twice as large.
+
+    Raises UsageError where there is none, naming the nearest sides that have one.
+    """
+    if found := _tiny_patch(side):
+        return found
+    raise UsageError(
+        f"--model vit-tiny has no patches near an eighth of the side that divide a side of {side}: "
+        f"take a side of {nearest_sides(side, lambda s: _tiny_patch(s) > 0)} pixels (--image-size, --crop)"
+    )
+
+
+def _tiny_patch(side: int) -> int:
+    """The same, 0 where there is none."""
+    wanted = max(2, side // 8)
+    if side % wanted == 0:
+        return wanted
+    near = [p for p in range(2, side) if side % p == 0 and wanted <= 2 * p <= 4 * wanted]
+    return min(near, key=lambda p: abs(math.log(8 * p / side)), default=0)
 
 
 def load_published(module: nn.Module, name: str, path: str | os.PathLike[str]) -> None:

@@ -1,10 +1,14 @@
 """Wide ResNet with pre-activation blocks. Zagoruyko & Komodakis 2016, "Wide Residual Networks", table 1."""
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import UsageError
+
+INITIALISATIONS: dict[str, Literal["fan_out", "fan_in"]] = {"fan-out": "fan_out", "fan-in": "fan_in"}  # torch's names
 
 
 class Block(nn.Module):
@@ -33,12 +37,25 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """WRN-depth-width: three groups of (depth - 4) / 6 blocks with 16, 32 and 64 times `width` channels.
 
+    The sources of EOA count a group's units without the one that changes its shape: their "16-8" is depth 22, width 8 here.
+    initialisation: fan-out, He et al. 2015 by the outputs of a convolution; fan-in, by its inputs, and a head of zeros, as the
+    sources have it.
     Input: (batch, channels, h, w), at least 4 x 4 pixels. Output: (batch, classes) logits. Raises UsageError where
-    depth is not 6 n + 4.
+    depth is not 6 n + 4, ValueError for another initialisation.
     """
 
-    def __init__(self, channels: int, classes: int, depth: int = 16, width: int = 8, dropout: float = 0.0) -> None:
+    def __init__(
+        self,
+        channels: int,
+        classes: int,
+        depth: int = 16,
+        width: int = 8,
+        dropout: float = 0.0,
+        initialisation: str = "fan-out",
+    ) -> None:
         super().__init__()
+        if initialisation not in INITIALISATIONS:
+            raise ValueError(f"unknown initialisation '{initialisation}': choose from {', '.join(INITIALISATIONS)}")
         blocks, rest = divmod(depth - 4, 6)
         if rest or blocks < 1 or width < 1:
             raise UsageError(f"a Wide ResNet has depth 6 n + 4 (10, 16, 22, 28, ...) and width >= 1, not {depth} and {width}")
@@ -51,7 +68,8 @@ class WideResNet(nn.Module):
         self.blocks = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(inputs)
         self.head = nn.Linear(inputs, classes)
-        self.apply(_initialise)
+        for layer in self.modules():
+            _initialise(layer, initialisation)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of a batch of images."""
@@ -60,9 +78,11 @@ class WideResNet(nn.Module):
 
 
 @torch.no_grad()
-def _initialise(layer: nn.Module) -> None:
-    """He et al. 2015 for convolutions, zero bias for the head; batch norm starts as the identity."""
+def _initialise(layer: nn.Module, initialisation: str) -> None:
+    """Normal with variance 2 / fan for convolutions, zero bias for the head; batch norm starts as the identity."""
     if isinstance(layer, nn.Conv2d):
-        nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.kaiming_normal_(layer.weight, mode=INITIALISATIONS[initialisation], nonlinearity="relu")
     elif isinstance(layer, nn.Linear):
         nn.init.zeros_(layer.bias)
+        if initialisation == "fan-in":
+            nn.init.zeros_(layer.weight)

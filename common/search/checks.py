@@ -13,7 +13,7 @@ from common.cli import CommonArgs, without_effect
 from common.data import DataSet
 from common.eoa import EoaArgs, check_sam_scope, check_search, check_space
 from common.errors import UsageError
-from common.models import MODELS, WITHOUT, build_model
+from common.models import MODELS, build_model, without
 from common.optim import OPTIMIZERS, averages, searches
 from common.populations import PopulationSpec
 from common.search.objective import population_specs, sizes_of, with_setting
@@ -165,4 +165,4 @@ def _unused(trials: Trials, args: CommonArgs) -> set[str]:
     names = set.intersection(*(without_effect(s.optimizer) for s in trials.optimizers(args)))
     if isinstance(args, EoaArgs):
         names -= {"learning_rate"}  # rates move as multiples of it, whatever the optimizers
-    return names.union(WITHOUT.get(args.model, ()))
+    return names.union(without(args.model))

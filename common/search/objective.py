@@ -101,7 +101,7 @@ class Training:
     def _network(self, args: CommonArgs, seed: int) -> Any:
         source = self.data.source
         sizes = (args.depth, args.width, args.dropout, torch_seed(seed, Purpose.INITIAL), self.data.train.size)
-        module = build_model(args.model, source.channels, source.classes, *sizes)
+        module = build_model(args.model, source.channels, source.classes, *sizes, args.initialisation)
         if args.pretrained:
             load_published(module, args.model, args.pretrained)
         return module.to(self.topology.device)

@@ -18,7 +18,7 @@ from typing import Any
 from common.cli import SIZES, TEXT_SIZES, CommonArgs, is_text, without_effect
 from common.eoa import EoaArgs
 from common.errors import UsageError
-from common.models import WITHOUT
+from common.models import without
 from common.search.journal import differences
 from common.search.schedule import utilisation
 from common.search.search import Search
@@ -89,9 +89,15 @@ def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks
         script = "baselines/Baselines.py"
         words += ["--method", schedule]
     never = {*NEVER, *(() if isinstance(args, EoaArgs) else without_effect(args.optimizer))}  # which Baselines.py refuses
-    never.update(WITHOUT.get(args.model, ()))
+    never.update(without(args.model))
     for name, value in vars(args).items():
         if name not in never and (value != preset[name] or name in ALWAYS or name in searched):
-            words += [f"--{name.replace('_', '-')}", str(value)]  # floats in full: the winner's own
+            words += _option(name, value)
     start = f"mpirun --oversubscribe --bind-to none -np {ranks} " if ranks > 1 else ""
     return f"OMP_NUM_THREADS={threads} {start}python {script} {shlex.join(words)}"
+
+
+def _option(name: str, value: Any) -> list[str]:
+    """The words of one option: a flag stands alone, and floats are given in full."""
+    option = name.replace("_", "-")
+    return [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]

@@ -38,7 +38,7 @@ class Rules:
         absolute_leaders: the new beta and delta are made positive before other wolves follow them.
         higher_rank_first: wolves that are equal in fitness and rate are ordered by higher rank first.
         world_prey: an exploring whale r < m indexes the rates of all workers, not of its population.
-        fold_prey: that random prey x_r is first divided by floor(x_r / b) where x_r / b > 2.
+        fold_prey: an exploring whale moves from x_r / floor(x_r / b) where x_r / b > 2; its D is taken from x_r itself.
         space: what coordinates are, `linear` (rates) or `log` (their logarithms).
     """
 

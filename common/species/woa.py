@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from common.species.moves import Memory, Rules, View, coefficient, damp, damp_spiral, distance
+from common.species.moves import Memory, View, coefficient, damp, damp_spiral, distance
 
 
 def propose_whales(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
@@ -16,7 +16,8 @@ def propose_whales(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Me
 
     Fitness is not used by whales: the prey b already is the leader's. Every whale draws five numbers whatever its branch: p,
     l, r, then A's and D's. l ~ U(0, 1), as in the reference scripts (the canonical algorithm has U(-1, 1)). With
-    `rules.world_prey` r indexes `view.world`. Communicates nothing: equal views and generators give equal output on every rank.
+    `rules.world_prey` r indexes `view.world`; with `rules.fold_prey` an exploring whale moves from the folded x_r, while D is
+    taken from x_r itself. Communicates nothing: equal views and generators give equal output on every rank.
 
     Returns shape (m,), in the order of `view.x`; in linear space possibly negative.
     """
@@ -29,14 +30,15 @@ def _move_whale(x: float, herd: np.ndarray, view: View, rng: np.random.Generator
     p, l = rng.random(), rng.random()  # noqa: E741  (the paper's letter)
     r = int(len(view.x) * rng.random())
     a = coefficient(moment, rng)
-    prey = base if abs(a) < 1 else _random_prey(herd[r], base, rules)
+    explores = abs(a) >= 1
+    prey = herd[r] if explores else base
     step = damp(a * distance(prey, x, rng, rules), base, moment, rules.damping)
     if p < 0.5:
-        return prey - step
+        return (_folded(prey, base) if explores and rules.fold_prey else prey) - step
     gap = base - x if rules.signed else abs(base - x)
     return base + damp_spiral(gap * math.exp(l) * math.cos(2 * math.pi * l), base, moment, rules.damping)
 
 
-def _random_prey(x: float, base: float, rules: Rules) -> float:
-    """x_r, with `fold_prey` brought near the base rate."""
-    return x / math.floor(x / base) if rules.fold_prey and x > 2 * base > 0 else x
+def _folded(x: float, base: float) -> float:
+    """x / floor(x / b) where x / b > 2, else x: a prey brought near the base rate."""
+    return x / math.floor(x / base) if x > 2 * base > 0 else x

@@ -21,7 +21,11 @@ from common.rates import REFERENCE, EcosphereRates, EoaSettings
 HERE = Path(__file__).parent
 ROUNDS, BEST_RATE = 12, 0.07
 SPECS = [PopulationSpec("gwo", 4, "asam"), PopulationSpec("woa", 4, "asam")]
-COLUMNS = {"default": EoaSettings(), **REFERENCE}
+# Rules, images behind one gradient, seed. In the last one two whales explore from a wolf whose rate is folded.
+COLUMNS = {
+    **{name: (settings, 512.0, 0) for name, settings in {"default": EoaSettings(), **REFERENCE}.items()},
+    "imagenet-8192": (REFERENCE["imagenet"], 8192.0, 1),
+}
 
 
 def golden(name, computed):
@@ -40,7 +44,8 @@ def fitness(rates):
 
 @pytest.mark.parametrize("column", COLUMNS)
 def test_eight_workers_move_their_rates_as_before(column):
-    eoa = EcosphereRates(SPECS, 0.1, ROUNDS, [512.0, 512.0], seed=0, settings=COLUMNS[column])
+    settings, images, seed = COLUMNS[column]
+    eoa = EcosphereRates(SPECS, 0.1, ROUNDS, [images, images], seed=seed, settings=settings)
     rates, trajectory = eoa.start, [eoa.start.tolist()]
     for t in range(ROUNDS):
         standings = Standings(fitness(rates), rates, [4, 4])

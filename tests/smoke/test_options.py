@@ -1,5 +1,7 @@
 """Every exchange policy, damping, base rate, scope and optimizer in a few combined runs, and the reference behaviour."""
 
+import math
+
 import pytest
 from launching import CIFAR10, CIFAR100, TINY, run
 from run_records import check_complete
@@ -78,10 +80,26 @@ def test_the_reference_behaviour_is_announced_and_recorded(tmp_path, script, col
     assert f"reference behaviour of the {column} script" in done.out
     config = record.config
     assert (config["scope"], config["sam_scope"], config["momentum"], config["base_rate"]) == ("world", "world", "reset", rule)
+    assert (config["precision"], config["label_smoothing"]) == (
+        "float32",
+        pytest.approx(1 / 9),
+    )  # 0.1 to the wrong ones
+    assert record.summary["precision"] == "float32"
+    assert "not reproduced:" in done.out
+    assert "four wolves" in done.out
     # k = N = 2 and no warm-up: wolves start a little above 2 eta0, whales above its square root.
     wolf, whale = record.column("lr", round=0)
     assert 0.2 <= wolf <= 0.22
     assert 0.1 * 2**0.5 <= whale <= 0.11 * 2**0.5
+
+
+def test_the_reference_network_begins_with_a_head_of_zeros(tmp_path):
+    options = ("--reference", "--model", "wrn", "--depth", 10, "--rounds", 1, "--label-smoothing", 0.05, "--max-steps", 1)
+    done = run(CIFAR10, *TINY, *options, "--out", tmp_path / "run")
+    record = check_complete(tmp_path / "run", 1, 1)
+    assert (record.config["initialisation"], record.config["label_smoothing"]) == ("fan-in", 0.05)  # given: as it is
+    assert "--initialisation fan-in (instead of fan-out)" in done.out
+    assert record.column("train_loss") == [pytest.approx(math.log(10), rel=1e-5)]  # all logits of the first step are 0
 
 
 def test_max_steps_ends_a_run_inside_a_round(tmp_path):

@@ -14,7 +14,8 @@ def test_two_steps_of_the_paper_preset_on_two_ranks(tmp_path, script, dataset):
     options = ("--preset", "paper", "--max-steps", 2, "--data-dir", data, "--out", tmp_path / "run")
     run(generated_cifar.__file__, data, script, *options, ranks=2, limit=1200)
     summary = check_complete(tmp_path / "run", 1, 2).summary
-    assert (summary["dataset"], summary["model"]) == (dataset, "WRN-16-8")
+    assert (summary["dataset"], summary["model"]) == (dataset, "WRN-22-8")
+    assert summary["parameters"] == {"cifar10": 17_158_106, "cifar100": 17_158_106 + 90 * (512 + 1)}[dataset]
     assert summary["train_images"] == 2 * 1024
 
 

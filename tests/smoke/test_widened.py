@@ -24,6 +24,7 @@ def test_the_reference_behaviour_of_the_vit_script(tmp_path):
     config = check_complete(tmp_path / "run", 3, 2).config
     assert "reference behaviour of the vit script" in done.out
     assert (config["base_rate"], config["damping"], config["momentum"], config["scope"]) == ("best", "fixed", "keep", "world")
+    assert (config["dropout"], config["flip"], config["precision"], config["label_smoothing"]) == (0.1, False, "float32", 0.0)
 
 
 def test_a_missing_checkpoint_is_one_line_that_says_where_to_get_it(tmp_path):
@@ -51,6 +52,9 @@ def test_a_missing_checkpoint_is_one_line_that_says_where_to_get_it(tmp_path):
         (("--train-images", "5"), "--train-images 5"),
         (("--accumulate", "0"), "--accumulate 0"),
         (("--crop-scale", "1.5"), "--crop-scale 1.5"),
+        (("--initialisation", "fan-in"), "--initialisation is not an option of --model cnn"),
+        (("--model", "vit-b16", "--image-size", "225"), "224 or 240"),
+        (("--model", "vit-tiny", "--image-size", "29"), "28 or 30"),
     ],
 )
 def test_what_does_not_go_together_is_refused(tmp_path, options, said):

@@ -107,9 +107,10 @@ def slow_whales(case):
             moved = b - case.d(case.a_times_d(b, x)[1])
         else:
             x_r = (case.world_rates if case.world_prey else case.rates)[floor(r * m)]
+            step = case.d(case.a_times_d(x_r, x)[1])  # D from x_r itself; only then is x_r folded
             if case.fold_prey and b > 0 and x_r / b > 2:
                 x_r = x_r / floor(x_r / b)
-            moved = x_r - case.d(case.a_times_d(x_r, x)[1])
+            moved = x_r - step
         new.append(abs(moved))
     return new
 

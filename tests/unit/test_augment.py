@@ -1,5 +1,7 @@
 """Augmentation against a loop over images and pixels; what an image looks like depends on (seed, round, image) alone."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -7,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.data import DataSet, Pictures, permutation, shard
-from common.data.augment import Augmenter, ResizingAugmenter
-from common.data.sources import Source
+from common.data.augment import Augmenter, ResizingAugmenter, crop_sizes
+from common.data.sources import Source, import_torchvision
+from common.seeding import Purpose, stream
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # float32 scale and shift of pixels of up to 255
 
@@ -182,46 +185,124 @@ def resizing(size, crop_scale=0.3, flip=True, n=6, side=8, seed=0):
     return ResizingAugmenter(torch.from_numpy(images), source(flip=flip), size, crop_scale), images
 
 
-@given(st.integers(4, 12), st.floats(0.05, 1.0), st.integers(0, 99))
-def test_resized_crops_lie_inside_the_image_and_cover_the_share_asked_for(size, crop_scale, seed):
-    augmenter, _ = resizing(size, crop_scale, n=50)
-    height, width, y, x, sign = augmenter.draw(seed, 3).double().T
-    assert (height <= 1).all()
-    assert (width <= 1).all()
-    for half, centre in ((height, y), (width, x)):
-        assert (centre.abs() + half <= 1 + 1e-6).all()
-    clipped = (height > 1 - 1e-6) | (width > 1 - 1e-6)  # a side that would not fit is cut
-    assert (clipped | (height * width >= crop_scale - 1e-6)).all()
-    ratio = width / height
-    assert (clipped | ((ratio > 3 / 4 - 1e-4) & (ratio < 4 / 3 + 1e-4))).all()
-    assert set(sign.tolist()) <= {-1.0, 1.0}
-    assert torch.equal(augmenter.draw(seed, 3), augmenter.draw(seed, 3))
+def slow_crop(areas, ratios, h, w, least):
+    """RandomResizedCrop.get_params with its random numbers handed in; None where it would take the central crop."""
+    for u, v in zip(areas, ratios, strict=True):
+        area, ratio = h * w * (least + (1 - least) * u), math.exp(math.log(3 / 4) + math.log(16 / 9) * v)
+        columns, rows = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < columns <= w and 0 < rows <= h:
+            return rows, columns
+    return None
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.floats(0.05, 1.0), st.integers(0, 99))
+def test_a_crop_is_the_first_of_ten_attempts_that_fits(h, w, least, seed):
+    areas, ratios = np.random.default_rng(seed).random((2, 30, 10))
+    rows, columns = crop_sizes(areas, ratios, h, w, least)
+    for i in range(30):
+        assert (rows[i], columns[i]) == (slow_crop(areas[i], ratios[i], h, w, least) or (0, 0))
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.floats(0.05, 1.0), st.booleans(), st.integers(0, 99))
+def test_resized_crops_lie_inside_the_image_and_are_its_largest_central_part_where_nothing_fits(h, w, least, flip, seed):
+    augmenter = ResizingAugmenter(torch.zeros(40, h, w, 3, dtype=torch.uint8), source(flip=flip), 4, least)
+    draws = augmenter.draw(seed, 3)
+    assert (draws.shape, draws.dtype) == ((40, 5), torch.int64)
+    top, left, rows, columns, mirrored = draws.T
+    assert (torch.stack([top, left, rows - 1, columns - 1]) >= 0).all()
+    assert (top + rows <= h).all()
+    assert (left + columns <= w).all()
+    assert set(mirrored.tolist()) <= ({0, 1} if flip else {0})
+    assert torch.equal(augmenter.draw(seed, 3), draws)
+    numbers = stream(seed, Purpose.AUGMENT, 3).random((40, 23))
+    nothing = [slow_crop(u[:10], u[10:20], h, w, least) is None for u in numbers]
+    assert (rows[nothing] == min(h, round(w * 4 / 3))).all()
+    assert (columns[nothing] == min(w, round(h * 4 / 3))).all()
+    assert (top[nothing] == (h - rows[nothing]) // 2).all()
+    assert (left[nothing] == (w - columns[nothing]) // 2).all()
+
+
+def expected_area(side, least):
+    """Mean share of a square that an attempt covers if it fits, by quadrature over share and logarithm of the ratio."""
+    middles = (np.arange(1500) + 0.5) / 1500
+    rows, columns = crop_sizes(*(a.reshape(-1, 1) for a in np.meshgrid(middles, middles)), side, side, least)
+    return (rows * columns)[rows > 0].mean() / side**2
+
+
+def test_resized_crops_cover_what_torchvisions_do():
+    """Shares from 0.05 on: 0.475 of 32 x 32 pixels, 0.463 of very many; crops cut down where they do not fit, 0.519."""
+    assert expected_area(32, 0.05) == pytest.approx(0.4753, abs=2e-4)
+    share, ratio = np.meshgrid(0.05 + 0.95 * (np.arange(1000) + 0.5) / 1000, (4 / 3) ** np.linspace(-1, 1, 1001))
+    clipped = np.minimum(np.sqrt(share * ratio), 1) * np.minimum(np.sqrt(share / ratio), 1)
+    assert clipped.mean() == pytest.approx(0.5189, abs=2e-4)
+    # Without rounding: all shares up to 3/4 fit, and a share a beyond that with a probability of -ln a / ln (4/3).
+    c = math.log(4 / 3)
+    chance = 0.7 + (1 / 4 - 0.75 * c) / c
+    area = (0.75**2 - 0.05**2) / 2 + (1 / 4 - 0.75**2 / 2 * c - 0.75**2 / 4) / c
+    assert area / chance == pytest.approx(0.4627, abs=5e-5)
+    assert expected_area(4000, 0.05) == pytest.approx(area / chance, abs=5e-4)
+    augmenter = ResizingAugmenter(torch.zeros(50000, 32, 32, 1, dtype=torch.uint8), source(channels=1), 224, 0.05)
+    rows, columns = augmenter.draw(0, 0)[:, 2:4].double().T
+    shares = rows * columns / 32**2
+    error = float(shares.std()) / 50000**0.5
+    assert shares.mean().item() == pytest.approx(expected_area(32, 0.05), abs=5 * error)  # five of its standard deviations
+    image, get_params = torch.zeros(1, 32, 32), import_torchvision().transforms.RandomResizedCrop.get_params
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = np.array([get_params(image, [0.05, 1.0], [3 / 4, 4 / 3]) for _ in range(4000)])
+    mean = (theirs[:, 2] * theirs[:, 3] / 32**2).mean()
+    assert mean == pytest.approx(shares.mean().item(), abs=5 * error * (1 + 12.5) ** 0.5)  # 12.5 times fewer
+    for ours, other in zip(augmenter.draw(0, 0)[:, :4].double().numpy().T, theirs.T, strict=True):  # places and sides alike
+        assert ours.mean() == pytest.approx(other.mean(), abs=5 * ours.std() / 4000**0.5)
+        assert ours.std() == pytest.approx(other.std(), rel=0.1)
+
+
+@pytest.mark.parametrize(("h", "w"), [(4, 40), (40, 4), (7, 40), (31, 8)])
+def test_a_crop_that_never_fits_is_torchvisions_central_one(h, w):
+    augmenter = ResizingAugmenter(torch.zeros(5, h, w, 1, dtype=torch.uint8), source(channels=1), 8, 0.9)
+    theirs = import_torchvision().transforms.RandomResizedCrop.get_params(torch.zeros(1, h, w), [0.9, 1.0], [3 / 4, 4 / 3])
+    assert augmenter.draw(0, 0)[:, :4].tolist() == [list(theirs)] * 5
 
 
 def test_the_whole_image_as_its_own_crop_is_the_image():
     augmenter, _ = resizing(8, crop_scale=1.0)
-    window = torch.tensor([[1.0, 1.0, 0.0, 0.0, 1.0]]).repeat(6, 1)
+    window = torch.tensor([[0, 0, 8, 8, 0]]).repeat(6, 1)
     everyone = torch.arange(6)
     torch.testing.assert_close(augmenter.augmented(everyone, window), augmenter.plain(everyone), **CLOSE)
-    window[:, 4] = -1
+    window[:, 4] = 1
     torch.testing.assert_close(augmenter.augmented(everyone, window), augmenter.plain(everyone).flip(3), **CLOSE)
 
 
-def test_a_crop_is_read_with_bilinear_interpolation_pixel_by_pixel():
+def test_a_crop_is_read_with_bilinear_interpolation_pixel_by_pixel_and_without_its_surroundings():
     augmenter, images = resizing(5)
     choices = augmenter.draw(1, 0)
     batch = augmenter.augmented(torch.arange(6), choices)
-    for i, (half_height, half_width, cy, cx, sign) in enumerate(choices.double().tolist()):
-        plain = (images[i].astype(float) / 255 - 0.5) / 0.5
+    for i, (top, left, rows, columns, flip) in enumerate(choices.tolist()):
+        crop = (images[i, top : top + rows, left : left + columns].astype(float) / 255 - 0.5) / 0.5
+        crop = crop[:, ::-1] if flip else crop
         for row in range(5):
             for column in range(5):
-                v, u = cy + half_height * ((2 * row + 1) / 5 - 1), cx + sign * half_width * ((2 * column + 1) / 5 - 1)
-                y, x = np.clip([(v + 1) * 4 - 0.5, (u + 1) * 4 - 0.5], 0, 7)  # [-1, 1] are the outer edges of 8 pixels
-                y0, x0 = int(min(y, 6)), int(min(x, 6))
-                dy, dx = y - y0, x - x0
-                rows = (1 - dy) * plain[y0] + dy * plain[y0 + 1]
-                expected = (1 - dx) * rows[x0] + dx * rows[x0 + 1]
+                y = np.clip((row + 0.5) * rows / 5 - 0.5, 0, rows - 1)
+                x = np.clip((column + 0.5) * columns / 5 - 0.5, 0, columns - 1)
+                above, before = int(y), int(x)
+                below, after = min(above + 1, rows - 1), min(before + 1, columns - 1)
+                upper = (1 - (x - before)) * crop[above, before] + (x - before) * crop[above, after]
+                lower = (1 - (x - before)) * crop[below, before] + (x - before) * crop[below, after]
+                expected = (1 - (y - above)) * upper + (y - above) * lower
                 np.testing.assert_allclose(batch[i, :, row, column], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_enlarged_crop_is_torchvisions():
+    """It filters where a crop shrinks; where none does, both are the same interpolation, flipped before or after."""
+    augmenter, images = resizing(9)
+    choices = augmenter.draw(2, 0)
+    batch = augmenter.augmented(torch.arange(6), choices)
+    resized_crop = import_torchvision().transforms.functional.resized_crop
+    assert {0, 1} == set(choices[:, 4].tolist())
+    for i, (*window, flip) in enumerate(choices.tolist()):
+        pixels = (torch.from_numpy(images[i]).permute(2, 0, 1) / 255 - 0.5) / 0.5
+        theirs = resized_crop(pixels, *window, [9, 9], antialias=True)
+        torch.testing.assert_close(batch[i], theirs.flip(2) if flip else theirs, **CLOSE)
 
 
 def test_plain_images_are_resized_whole():

@@ -3,18 +3,22 @@
 import ast
 import importlib.util
 import inspect
+import math
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import pytest
+import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
 from common import cli
 from common.cli import PRESETS, CommonArgs, check_common, parse_args, settle_batch, settle_precision
-from common.eoa import EoaArgs, check_search, settle_reference
+from common.eoa import EoaArgs, check_search, over_wrong_classes, settle_reference
 from common.errors import UsageError
+from common.models import build_model
 from common.populations import PopulationSpec
 
 OURS = {
@@ -189,23 +193,135 @@ def test_the_presets_of_the_script_are_the_published_setting(monkeypatch):
     for script, dataset in (("EOASAM", "cifar10"), ("EOASAM-cifar100", "cifar100")):
         module = load_script(script, monkeypatch)
         paper = (module.PRESETS if dataset == "cifar10" else module.PRESETS_CIFAR100)["paper"]
-        assert (paper.dataset, paper.model, paper.depth, paper.width, paper.dropout) == (dataset, "wrn", 16, 8, 0)
+        assert (paper.dataset, paper.model, paper.depth, paper.width, paper.dropout) == (dataset, "wrn", 22, 8, 0)
         assert (paper.rounds, paper.round_steps, paper.max_steps, paper.batch_size) == (200, 0, 0, 1024)
         assert (paper.optimizer, paper.rho, paper.momentum_factor, paper.weight_decay) == ("asam", 0.5, 0.9, 5e-4)
         assert (paper.label_smoothing, paper.learning_rate) == (0.1, 0.1)
 
 
+@pytest.mark.parametrize(
+    ("script", "folder"),
+    [("EOASAM", "EOA-SAM"), ("EOASAM-cifar100", "EOA-SAM"), ("Baselines", "baselines"), ("SaLSA", "SaLSA")],
+)
+def test_every_script_of_the_published_wide_resnet_trains_the_one_of_17_million_parameters(script, folder, monkeypatch):
+    module = load_script(script, monkeypatch, SCRIPTS.parent / folder)
+    paper = (module.PRESETS_CIFAR100 if script == "EOASAM-cifar100" else module.PRESETS)["paper"]
+    with torch.device("meta"):
+        network = build_model(paper.model, 3, 10, paper.depth, paper.width)
+    assert sum(p.numel() for p in network.parameters()) == 17_158_106
+    if script != "EOASAM-cifar100":
+        assert "WRN-22-8" in module.COST["paper"]
+
+
+def test_the_paper_preset_of_the_vit_script_is_the_published_setting(monkeypatch):
+    """The specification's protocol table, ViT: 512 images for each of 8 ranks behind one gradient, in parts of 32."""
+    paper = load_script("EOAViT", monkeypatch, SCRIPTS.parent / "EOA-ViT").PRESETS["paper"]
+    assert (paper.model, paper.image_size, paper.crop_scale, paper.dropout, paper.flip) == ("vit-b16", 224, 0.05, 0.1, False)
+    assert (paper.batch_size, paper.accumulate, paper.rounds, paper.learning_rate) == (8 * 512, 16, 200, 0.03)
+    assert settle_batch(paper, set(), 8) // 8 // paper.accumulate == 32
+    assert (paper.optimizer, paper.momentum_factor, paper.weight_decay, paper.clip_norm) == ("sgd", 0.9, 0.0, 1.0)
+    assert paper.label_smoothing == 0
+
+
+@given(st.floats(0.0, 0.5), st.integers(2, 100), st.integers(0, 99))
+def test_torchs_label_smoothing_is_made_that_of_the_wrong_classes_alone(smoothing, classes, seed):
+    """-(1 - s) ln p(right) - s/(K - 1) sum of ln p(wrong), written out."""
+    draw = torch.Generator().manual_seed(seed)
+    logits = torch.randn(6, classes, generator=draw, dtype=torch.float64)
+    labels = torch.randint(classes, (6,), generator=draw)
+    expected = 0.0
+    for row, label in zip(logits.tolist(), labels.tolist(), strict=True):
+        total = sum(math.exp(z) for z in row)
+        logs = [z - math.log(total) for z in row]
+        wrong = sum(log for k, log in enumerate(logs) if k != label)
+        expected -= ((1 - smoothing) * logs[label] + smoothing / (classes - 1) * wrong) / 6
+    loss = F.cross_entropy(logits, labels, label_smoothing=over_wrong_classes(smoothing, classes))
+    assert loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_tenth_over_nine_wrong_classes_is_a_ninth_over_ten():
+    assert over_wrong_classes(0.1, 10) == pytest.approx(1 / 9, rel=1e-15)
+    assert over_wrong_classes(0.1, 100) == pytest.approx(10 / 99, rel=1e-15)
+    assert over_wrong_classes(0.0, 10) == 0.0
+
+
+REFERENCES = {  # script, its folder, column: what --reference sets beside the rules of the moves
+    ("EOASAM", "EOA-SAM", "cifar10"): {"momentum": "reset", "initialisation": "fan-in", "dropout": 0.0, "flip": True},
+    ("EOASAM-cifar100", "EOA-SAM", "cifar100"): {"momentum": "reset", "initialisation": "fan-in", "dropout": 0.0, "flip": True},
+    ("EOAViT", "EOA-ViT", "vit"): {"momentum": "keep", "initialisation": "fan-out", "dropout": 0.1, "flip": False},
+}
+
+
+@pytest.mark.parametrize("preset", ["cpu", "paper"])
+@pytest.mark.parametrize(("script", "folder", "column"), REFERENCES)
+def test_reference_is_the_published_network_and_arithmetic(script, folder, column, preset, monkeypatch):
+    module = load_script(script, monkeypatch, SCRIPTS.parent / folder)
+    presets = module.PRESETS_CIFAR100 if column == "cifar100" else module.PRESETS
+    args, _, said = settle_reference(replace(presets[preset], reference=True), {"reference", "preset"}, column, 16)
+    wanted = {**REFERENCES[script, folder, column], "precision": "float32"}
+    assert {name: getattr(args, name) for name in wanted} == wanted
+    batches = {"cpu": 256, "paper": 16 * 512 if column == "vit" else 1024}  # of the ViT script for every rank
+    assert args.batch_size == batches[preset]
+    assert any("--precision float32 (instead of auto)" in line for line in said)
+    assert any("wrong classes alone" in line for line in said) == (column != "vit")  # whose labels are not smoothed
+    left = "\n".join(said[said.index("not reproduced:") :])
+    for word in ("test set", "four wolves", "draw the moves of their superiors anew", "rounded to float32"):
+        assert word in left
+    assert ("0.8 (8 x 0.1)" in left) == (column == "cifar100")
+    assert ("broadcast at every forward pass, evaluation included" in left) == (column != "vit")
+    assert ("bilinearly" in left) == (column == "vit")
+
+
+def test_options_that_were_given_or_that_the_network_has_not_are_left_alone_by_reference(monkeypatch):
+    module = load_script("EOASAM", monkeypatch)
+    asked = replace(module.PRESETS["cpu"], reference=True, precision="bfloat16", label_smoothing=0.2)
+    args, _, said = settle_reference(asked, {"reference", "precision", "label_smoothing"}, "cifar10", 8)
+    assert (args.precision, args.label_smoothing, args.initialisation) == ("bfloat16", 0.2, "fan-in")
+    assert not any("wrong classes" in line or "--precision" in line for line in said)
+    args, _, said = settle_reference(replace(module.PRESETS["smoke"], reference=True), {"reference"}, "cifar10", 8)
+    assert (args.model, args.initialisation) == ("cnn", "fan-out")
+    assert not any("--initialisation" in line for line in said)
+    vit = load_script("EOAViT", monkeypatch, SCRIPTS.parent / "EOA-ViT").PRESETS["paper"]
+    asked = replace(vit, reference=True, flip=True, batch_size=64)
+    args, _, said = settle_reference(asked, {"reference", "flip", "batch_size"}, "vit", 8)
+    assert (args.flip, args.batch_size) == (True, 64)
+    args, _, said = settle_reference(replace(vit, reference=True, flip=True), {"reference"}, "vit", 8)
+    assert "  --no-flip" in said
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("--preset smoke --model cnn --initialisation fan-in", "--initialisation is not an option of --model cnn"),
+        ("--model vit-b16 --initialisation fan-in", "--initialisation is not an option of --model vit-b16"),
+        ("--dataset topics --model transformer --initialisation fan-out", "--model transformer"),
+        ("--dataset digits --flip", "--flip: mirror images of digits"),
+        ("--dataset mnist --flip", "--flip: mirror images of MNIST"),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(argv, said):
+    with pytest.raises(UsageError, match=said):
+        parse(*argv.split())
+
+
+def test_flips_can_be_turned_off_and_initial_weights_chosen():
+    assert parse("--no-flip")[0].flip is False
+    assert parse("--flip")[0].flip is True
+    assert parse("--dataset", "mnist", "--no-flip")[0].flip is False
+    assert parse("--model", "wrn", "--initialisation", "fan-in")[0].initialisation == "fan-in"
+
+
 def test_reference_takes_the_column_except_for_options_that_were_given(monkeypatch):
     module = load_script("EOASAM", monkeypatch)
     asked = replace(module.PRESETS["smoke"], reference=True, damping="none")
-    args, settings, said = settle_reference(asked, {"reference", "damping"}, "cifar10")
+    args, settings, said = settle_reference(asked, {"reference", "damping"}, "cifar10", 8)
     assert (args.damping, settings.rules.damping) == ("none", "none")
     assert (args.scope, args.sam_scope, args.momentum, args.exchange) == ("world", "world", "reset", "average")
     assert (args.base_rate, settings.base_rule, settings.count_workers, settings.limited) == ("best", "best", True, False)
     assert not settings.rules.signed
     assert any("--scope world" in line for line in said)
     assert not any("damping" in line for line in said)
-    args, settings, said = settle_reference(replace(asked, reference=False), set(), "cifar10")
+    args, settings, said = settle_reference(replace(asked, reference=False), set(), "cifar10", 8)
     assert (args.scope, settings.base_rule, settings.rules.damping, settings.limited) == ("population", "blend", "none", True)
     assert said == []
 

@@ -101,6 +101,13 @@ def line(records, method):
 
 
 class TestRows:
+    def test_records_from_before_an_option_belong_to_its_default(self, tmp_path):
+        add_run(tmp_path, "eoa-sam/eoa-s0", 0)
+        add_run(tmp_path, "eoa-sam/eoa-s1", 1, initialisation="fan-out", flip=True)
+        add_run(tmp_path, "eoa-sam/other-s0", 0, initialisation="fan-in", flip=True)
+        rows = recorded.load(tmp_path, "smoke").rows
+        assert sorted(rows.n) == [1, 2]
+
     def test_mean_and_deviation_over_seeds(self, records):
         eoa = line(records, "eoa")
         assert eoa.n == 3

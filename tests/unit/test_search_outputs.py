@@ -13,7 +13,7 @@ from test_cli import load_script
 
 from common.cli import SIZES, CommonArgs, parse_args, without_effect
 from common.errors import UsageError
-from common.models import WITHOUT
+from common.models import without
 from common.search.figures import _ticks, write_figures
 from common.search.importance import importance
 from common.search.objective import Training, with_setting
@@ -185,12 +185,21 @@ def test_the_command_of_the_winner_says_all_that_it_was_trained_with(monkeypatch
     script = Path(called[at])
     module = load_script(script.stem, monkeypatch, ROOT / script.parent)
     again, given = parse_args(module.PRESETS, "a test", called[at + 1 :])
-    used = set(vars(args)) - {"out", "resume"} - set(WITHOUT.get(args.model, ()))
+    used = set(vars(args)) - {"out", "resume"} - set(without(args.model))
     if kind == "train":
         again = module.settle(again, given, 2)
         assert again.method == "cosine"
         used -= without_effect(optimizer)
     assert {k: getattr(again, k) for k in used} == {k: getattr(args, k) for k in used}
+
+
+def test_flags_and_initial_weights_are_part_of_the_winners_command(monkeypatch):
+    args = CommonArgs(flip=False, initialisation="fan-in", optimizer="sgd")
+    called = shlex.split(command_of(args, {}, "cosine", 1, 1))
+    module = load_script("Baselines", monkeypatch, ROOT / "baselines")
+    again, _ = parse_args(module.PRESETS, "a test", called[called.index("baselines/Baselines.py") + 1 :])
+    assert (again.flip, again.initialisation) == (False, "fan-in")
+    assert "flip" not in command_of(CommonArgs(), {}, "cosine", 1, 1)
 
 
 def test_a_seed_for_all_trials_or_one_for_each():

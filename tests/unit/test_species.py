@@ -138,6 +138,16 @@ def test_a_folded_prey_is_divided_by_how_often_the_base_rate_fits_into_it(x_r, f
     assert whale(0.5, 1.0, p=0, l=0, u=0.75, C=0.0, r=0.5, herd=[x_r], fold_prey=True) == pytest.approx(folded + 0.5, rel=1e-14)
 
 
+def test_the_distance_to_a_folded_prey_is_taken_before_it_is_folded():
+    """The ImageNet script at b = 1/4, x_r = 0.9 (folded: 0.3), x = 0.31, A = 1.6, C = 1.9: s = 2.24, d = 0.01 b (s + 4)/8."""
+    step = {"p": 0, "l": 0, "u": 0.9, "C": 1.9, "r": 0.5, "herd": [0.9]}
+    moved = whale(0.31, 0.25, **step, damping="scaled", signed=False, fold_prey=True)
+    assert moved == pytest.approx(0.9 / 3 - 0.01 * 0.25 * (1.6 * (1.9 * 0.9 - 0.31) + 4) / 8, rel=1e-14)
+    assert moved == pytest.approx(0.29805, abs=1e-12)
+    folded_first = 0.3 - 0.01 * 0.25 * (1.6 * (1.9 * 0.3 - 0.31) + 4) / 8
+    assert folded_first == pytest.approx(0.29862, abs=1e-12)  # what it would be the other way round
+
+
 @pytest.mark.parametrize("damping", ["none", "proportional", "relative"])
 @given(case=cases("gwo"))
 def test_without_exploration_range_every_wolf_moves_exactly_to_the_base_rate(damping, case):

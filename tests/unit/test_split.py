@@ -1,11 +1,13 @@
 """The validation split: disjoint, complete, stratified, a function of the seed alone; and the embedded digits."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data import open_data, split
+from common.data import SOURCES, open_data, split
 from common.errors import UsageError
 
 
@@ -99,3 +101,16 @@ def test_the_digits_are_all_there_once_and_the_test_part_does_not_depend_on_the_
     pixels = one.train.augmenter.images.float() / 255
     assert one.source.mean[0] == pytest.approx(pixels.mean().item(), abs=2e-3)  # rounded constants of all training images
     assert one.source.std[0] == pytest.approx(pixels.std().item(), abs=2e-3)
+
+
+@pytest.mark.parametrize("sizes", [{}, {"image_size": 6}, {"crop": 6}], ids=["as they are", "resized", "cropped"])
+def test_images_are_mirrored_where_the_data_set_allows_it_and_flips_are_wanted(sizes, alone, monkeypatch):
+    def mirrored(flip):
+        train = open_data("digits", "unused", alone, 0, 0.1, 50, **sizes, flip=flip).train
+        column = 2 if train.draw(0, 0).shape[1] != 5 else 4
+        return set(train.draw(0, 0)[:, column].tolist())
+
+    assert mirrored(True) == {0}  # of digits never
+    monkeypatch.setitem(SOURCES, "digits", replace(SOURCES["digits"], flip=True))
+    assert mirrored(True) == {0, 1}
+    assert mirrored(False) == {0}

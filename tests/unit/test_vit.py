@@ -1,13 +1,17 @@
 """Vision Transformers: Google's checkpoints tensor by tensor, the zeroed head, resized positions, and what is refused."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from common.errors import UsageError
 from common.models import build_model, load_published, model_title
-from common.models.vit import NETWORKS, import_timm
+from common.models.vit import NETWORKS, import_timm, tiny_patch
 
 # Google's published sizes: width, blocks, heads, hidden units of the MLP, patch; Dosovitskiy et al. 2021, table 1.
 SIZES = {
@@ -212,6 +216,97 @@ def test_the_tiny_one_turns_images_into_logits(image_size, channels, classes):
     assert module(torch.randn(3, channels, image_size, image_size)).shape == (3, classes)
     assert module.patch_embed.num_patches == (16 if image_size == 8 else 64)
     assert model_title("vit-tiny", 2, 2) == "ViT-2-64"
+
+
+@pytest.mark.parametrize("name", ["vit-tiny", "vit-b32", "r50-vit-b16"])
+def test_dropout_is_behind_the_embeddings_and_in_the_mlps_but_not_behind_attention(name):
+    """As in Google's code. timm's `proj_drop_rate` alone drops behind attention too, and not behind the embeddings."""
+    module = build_model(name, 3, 10, depth=2, width=2, dropout=0.1, image_size=32)
+    blocks = list(module.blocks)
+    rates = {name: m.p for name, m in module.named_modules() if isinstance(m, nn.Dropout) and m.p}
+    mlps = {f"blocks.{i}.mlp.drop{k}" for i in range(len(blocks)) for k in (1, 2)}
+    assert rates == dict.fromkeys({"pos_drop", *mlps}, 0.1)
+    for block in blocks:
+        assert block.attn.proj_drop.p == block.attn.attn_drop.p == 0
+    images = torch.randn(2, 3, 32, 32)
+    assert torch.equal(module.eval()(images), module(images))
+    nothing = build_model(name, 3, 10, depth=2, width=2, image_size=32)
+    assert not any(m.p for m in nothing.modules() if isinstance(m, nn.Dropout))
+
+
+@pytest.mark.parametrize(
+    ("side", "patch"),
+    [(2, 2), (4, 2), (8, 2), (16, 2), (24, 3), (32, 4), (64, 8), (224, 28), (9, 3), (15, 3), (28, 4), (33, 3), (225, 25)],
+)
+def test_a_tiny_ones_patch_is_an_eighth_of_the_side_or_the_divisor_nearest_to_it(side, patch):
+    assert tiny_patch(side) == patch
+
+
+@given(st.integers(2, 600))
+def test_a_tiny_ones_patches_divide_the_image_or_it_is_refused_with_sides_that_they_divide(side):
+    patch, said = found(side)
+    if patch:
+        eighth = max(2, side // 8)
+        assert side % patch == 0
+        assert patch == eighth or side % eighth
+        assert eighth / 2 <= patch <= 2 * eighth
+        return
+    asked, *others = [int(n) for n in re.findall(r"\d+", said)]
+    assert asked == side
+    *below, above = others
+    assert below == [s for s in range(side) if found(s)[0]][-1:]
+    assert side < above
+    assert not any(found(s)[0] for s in range(side, above))
+    assert found(above)[0]
+
+
+def found(side):
+    """The patch, or 0 and why there is none."""
+    try:
+        return (tiny_patch(side), "") if side > 1 else (0, "")
+    except UsageError as refusal:
+        return 0, str(refusal)
+
+
+@pytest.mark.parametrize("side", [1, 3, 5, 29, 31, 46, 62])
+def test_sides_of_nearly_prime_numbers_of_pixels_are_refused_by_the_tiny_one(side):
+    with pytest.raises(UsageError, match=rf"--model vit-tiny .* {side}: take a side of .*--image-size"):
+        build_model("vit-tiny", 3, 10, depth=1, width=1, image_size=side)
+
+
+@pytest.mark.parametrize("side", [28, 9, 225])
+def test_every_pixel_counts_for_the_tiny_one(side):
+    module = build_model("vit-tiny", 1, 10, depth=1, width=1, image_size=side)
+    assert all_pixels_count(module.patch_embed, torch.randn(1, 1, side, side))
+
+
+def all_pixels_count(network, images):
+    images.requires_grad_()
+    network(images).square().sum().backward()
+    return bool((images.grad != 0).all())
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "nearest"),
+    [
+        ("vit-b16", 225, "224 or 240"),
+        ("vit-b16", 8, "16"),
+        ("vit-b32", 225, "224 or 256"),
+        ("vit-l16", 100, "96 or 112"),
+        ("vit-l32", 33, "32 or 64"),
+        ("vit-h14", 225, "224 or 238"),
+    ],
+)
+def test_a_published_network_refuses_images_that_its_patches_do_not_divide(name, side, nearest):
+    with pytest.raises(UsageError, match=rf"--model {name} .* {side}: take a side of {nearest} pixels \(--image-size"):
+        build_model(name, 3, 10, image_size=side)
+
+
+def test_the_hybrid_leaves_no_pixel_out_at_any_size():
+    """Its convolutions pad, and a patch is one of their outputs, of every 16 pixels."""
+    module = build_model("r50-vit-b16", 3, 10, image_size=49)
+    assert module.patch_embed.grid_size == (4, 4)
+    assert all_pixels_count(module.patch_embed.eval(), torch.randn(1, 3, 49, 49))
 
 
 def test_titles_are_the_papers():

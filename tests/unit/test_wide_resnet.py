@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.errors import UsageError
-from common.models import MODELS, Shape, build_model, model_title
+from common.models import MODELS, Shape, build_model, model_title, without
 
 
 def counted(depth, width, classes, channels=3):
@@ -34,6 +34,16 @@ def test_the_papers_network_has_its_published_size():
         module = MODELS["wrn"](Shape(3, 10, depth=16, width=8))
     assert parameters(module) == 10_961_370
     assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in module.modules()) == 16 - 3  # 1 + 12
+
+
+def test_the_sources_16_8_is_depth_22_here():
+    """A unit that changes the shape and then (16 - 4)/6 = 2 units per group: 1 + 3 x 3 x 2 convolutions of 3 x 3."""
+    assert counted(22, 8, 10) == 17_158_106
+    with torch.device("meta"):
+        module = MODELS["wrn"](Shape(3, 10, depth=22, width=8))
+    assert parameters(module) == 17_158_106
+    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in module.modules()) == 19
+    assert model_title("wrn", 22, 8) == "WRN-22-8"
 
 
 @settings(max_examples=15)
@@ -145,6 +155,34 @@ def test_convolutions_start_with_he_variance_and_batch_norm_as_the_identity():
         elif isinstance(layer, nn.BatchNorm2d):
             assert (layer.weight == 1).all()
             assert not layer.bias.any()
+
+
+def test_by_fan_in_convolutions_have_the_variance_of_their_inputs_and_the_head_is_zero():
+    module = build_model("wrn", 3, 10, depth=10, width=4, initialisation="fan-in")
+    widening = False
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            fan_in, n = layer.in_channels * layer.kernel_size[0] ** 2, layer.weight.numel()
+            assert layer.weight.var().item() == pytest.approx(2 / fan_in, rel=5 * (2 / n) ** 0.5)
+            widening |= layer.in_channels != layer.out_channels  # where fan-in and fan-out differ
+    assert widening
+    assert not module.head.weight.any()
+    assert not module.head.bias.any()
+    assert not module(torch.randn(2, 3, 8, 8)).any()
+    loss = F.cross_entropy(module(torch.randn(8, 3, 8, 8)), torch.arange(8))
+    loss.backward()
+    assert module.head.weight.grad.any(), "the head has to be able to leave zero"
+    assert build_model("wrn", 3, 10, depth=10, width=1).head.weight.any(), "ours begins with torch's"
+
+
+def test_another_initialisation_is_refused_by_name():
+    with pytest.raises(ValueError, match=r"orthogonal.*fan-out, fan-in"):
+        build_model("wrn", 3, 10, depth=10, width=1, initialisation="orthogonal")
+
+
+def test_only_networks_whose_initial_weights_can_be_chosen_have_the_option():
+    assert [name for name in MODELS if "initialisation" not in without(name)] == ["wrn"]
+    assert without("a network of one's own") == ("initialisation",)
 
 
 def test_dropout_acts_in_training_only():
