@@ -130,7 +130,8 @@ def main() -> None:
     with topology.world.agreed():
         check_training(space, args, training.data, args.ranks_per_trial)
     start_record(directory, args, space, training, topology)
-    launch.say(headline(f"Search by {args.strategy}", args.preset, COST))
+    for line in (headline(f"Search by {args.strategy}", args.preset, COST), *training.data.source.notes):
+        launch.say(line)
     setup = time.time() - psutil.Process().create_time()
 
     journal = Journal(directory)
@@ -151,7 +152,8 @@ def build_objective(args: Args, topology: Topology, trial: Topology) -> Training
     """The data, the same on all ranks, and what a trial does with them. Collective over the world."""
     where = DEFAULT_DIRECTORY if args.data_dir == "auto" else args.data_dir
     shares = (args.val_fraction, args.fitness_images, args.train_images)
-    data = open_data(args.dataset, where, topology, args.seed, *shares, args.image_size, args.crop_scale, args.crop)
+    sizes = (args.image_size, args.crop_scale, args.crop)
+    data = open_data(args.dataset, where, topology, args.seed, *shares, *sizes, pixels=args.pixels)
     args = replace(args, precision=topology.world.share(settle_precision(args.precision, topology.device.type)))
     return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
 

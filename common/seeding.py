@@ -31,6 +31,7 @@ class Purpose(IntEnum):
     INSIDE_STEP = 12  # what a line search's forward passes draw, one stream per step and worker
     PROPOSE = 13  # the setting of a trial of a search, one stream per trial
     TRIAL = 14  # a trial's own seed, where trials do not share one
+    IMPORTANCE = 15  # the forest that tells how much each variable of a search matters
 
 
 def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker: int = 0) -> np.random.Generator:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.errors import UsageError
 from common.models.dhpo_cnn import SearchCNN
 from common.models.paper_cnn import PaperCNN
 from common.models.small_cnn import SmallCNN
@@ -46,6 +47,11 @@ WITHOUT = {  # sizes that a network does not have
     **{"cnn": ("depth", "dropout"), "easgd-cnn": ("depth",), "dhpo-cnn": ("depth",)},
     **dict.fromkeys(NETWORKS, ("depth", "width")),
 }
+LEAST_SIDE = {  # of images in pixels; easgd-cnn and dhpo-cnn, which have no padding, say it themselves
+    **{"wrn": 4, "cnn": 4, "vit-tiny": 2, "vit-h14": 14},
+    **dict.fromkeys(("vit-b16", "vit-l16", "r50-vit-b16"), 16),
+    **dict.fromkeys(("vit-b32", "vit-l32"), 32),
+}
 FOR_TEXT = ("transformer",)  # the others are for images
 
 
@@ -63,10 +69,15 @@ def build_model(
 
     channels: of the images. depth, width, dropout: where the network has them, see WITHOUT. image_size: side of the images in
     pixels, where it matters, or characters of a window.
-    Raises ValueError for another name or an impossible depth.
+    Raises ValueError for another name or an impossible depth, and UsageError for images that are too small.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
+    if image_size < (least := LEAST_SIDE.get(name, 1)):
+        raise UsageError(
+            f"--model {name} takes images of at least {least} x {least} pixels, not {image_size} x {image_size}: choose a "
+            "larger --image-size or --crop, or another network"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name](Shape(channels, classes, image_size, depth, width, dropout))
