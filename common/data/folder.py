@@ -41,11 +41,11 @@ class Aside:
     def notes(self) -> tuple[str, ...]:
         """A line for each kind that there is: how many, and the first by name."""
         told = (
-            (self.hidden, "hidden files or folders are neither classes nor images"),
-            (self.others, "files are not images by their names and were left out"),
-            (self.moving, "images have several frames, of which the first is used"),
+            ("hidden files and folders, which are neither images nor classes", self.hidden),
+            ("files left out, since their names are not those of images", self.others),
+            ("images of several frames, of which the first is used", self.moving),
         )
-        return tuple(f"note: {len(names):,} {what}: {_first(names)}" for names, what in told if names)
+        return tuple(f"{what}: {len(names):,} ({_first(names)})" for what, names in told if names)
 
 
 def load_folder(where: Path, size: int) -> tuple[Source, Split, Split]:
