@@ -64,10 +64,13 @@ def check_read(name: str, kind: type, where: Path, train: bool, images: np.ndarr
     kind: torchvision's class, which has read them below `where`; of what RAW_FILES does not list, only the counts are compared.
     Compared is what was read, so that it does not matter which file torchvision took it from. Raises UsageError.
     """
-    for file, array in zip(RAW_FILES.get(name, ())[0 if train else 2 :], (images, labels), strict=False):
+    known = list(zip(RAW_FILES.get(name, ())[0 if train else 2 :], (images, labels), strict=False))
+    for file, array in known:
         path = _read_from(where / kind.__name__, train, file)
         if array.shape != file.shape:
             raise UsageError(f"{path} holds {_shape(array.shape)} and not {_shape(file.shape)}: {WAY_OUT}")
+    for file, array in known:
+        path = _read_from(where / kind.__name__, train, file)
         if (digest := _idx_md5(array)) != file.md5:
             raise UsageError(f"{path} is not the published file: its MD5 is {digest}, not {file.md5}; {WAY_OUT}")
     if len(images) != len(labels):
