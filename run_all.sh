@@ -232,7 +232,7 @@ experiments() {
                 if [ $data = cifar10 ]; then # batch norm: without it so short a training comes to nothing
                     network=(--model cnn --width 2) rates="1.6 0.8 0.4 0.2 0.1" higher="3.2 " lower=" 0.05"
                 fi
-                local own=(--dataset $data "${network[@]}" --crop 28 --train-images 10000 --rounds 8 --worker-batch 32
+                local own=(--dataset $data "${network[@]}" --crop 28 --pixels normalised --train-images 10000 --rounds 8 --worker-batch 32
                     --fitness-images 500 --optimizer sgd --momentum-factor 0 --weight-decay 1e-4 --label-smoothing 0 --shards own)
                 local swarm=(4 "$rates$lower" PSO-PS/PSOPS.py "${own[@]}")
                 tuned sync-$data 4 "$higher$rates" baselines/Baselines.py --method sync "${own[@]}"

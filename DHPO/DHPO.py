@@ -130,7 +130,8 @@ def main() -> None:
     with topology.world.agreed():
         check_training(space, args, training.data, args.ranks_per_trial)
     start_record(directory, args, space, training, topology)
-    launch.say(headline(f"Search by {args.strategy}", args.preset, COST))
+    for line in (headline(f"Search by {args.strategy}", args.preset, COST), *training.data.source.notes):
+        launch.say(line)
     setup = machine.seconds_since_start()
 
     journal = Journal(directory)
@@ -152,7 +153,8 @@ def build_objective(args: Args, topology: Topology, trial: Topology) -> Training
     where = str(data_directory(args.data_dir))
     shares = (args.val_fraction, args.fitness_images, args.train_images)
     sizes = (args.image_size, args.crop_scale, args.crop)
-    data = open_data(args.dataset, where, topology, args.seed, *shares, *sizes, flip=args.flip)
+    looks = {"flip": args.flip, "pixels": args.pixels}
+    data = open_data(args.dataset, where, topology, args.seed, *shares, *sizes, **looks)
     args = replace(args, precision=topology.world.share(settle_precision(args.precision, topology.device.type)))
     return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
 

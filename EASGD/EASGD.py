@@ -134,13 +134,13 @@ PRESETS = make_presets(
         **{"momentum_factor": 0.9, "weight_decay": 1e-4, "average_rate": 0.05},  # some hundred updates in all
     },
     cpu={
-        **{"model": "easgd-cnn", "width": 4, "crop": 28, "train_images": 20000, "rounds": 12, "worker_batch": 32},
-        **{"optimizer": "sgd", "average_rate": 0.01},
+        **{"model": "easgd-cnn", "width": 4, "crop": 28, "pixels": "unit", "train_images": 20000, "rounds": 12},
+        **{"optimizer": "sgd", "average_rate": 0.01, "worker_batch": 32},
         **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
     },
     paper={
-        **{"model": "easgd-cnn", "width": 8, "crop": 28, "dropout": 0.5, "rounds": 400, "optimizer": "sgd"},
-        **{"learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
+        **{"model": "easgd-cnn", "width": 8, "crop": 28, "pixels": "unit", "dropout": 0.5, "rounds": 400},
+        **{"optimizer": "sgd", "learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
     },
 )
 COST = {

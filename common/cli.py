@@ -27,7 +27,7 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 PRESETS = tuple(SIZES)
 # What a text is trained with in a script's place, unless it is given: what scripts have is for images.
-TEXT: dict[str, Any] = {"model": "transformer", "crop": 0, "image_size": 0, "train_images": 0}
+TEXT: dict[str, Any] = {"model": "transformer", "crop": 0, "image_size": 0, "train_images": 0, "pixels": "normalised"}
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "smoke": {**TEXT, "depth": 2, "width": 2},
     "cpu": {**TEXT, "depth": 2, "width": 4, "batch_size": 16},
@@ -58,13 +58,13 @@ class CommonArgs:
     size where that is not known; the default where a GPU is visible)"""
     dataset: Dataset = "cifar10"
     """what to train on; digits ships with scikit-learn, topics (a text) with Python, imagefolder reads DATA_DIR/train/CLASS/*
-    and DATA_DIR/test/CLASS/*, the others are downloaded once by torchvision"""
+    and DATA_DIR/test/CLASS/* (turned by EXIF, transparency over mid-grey), the others are downloaded once by torchvision"""
     data_dir: PathText = "auto"
     """folder of the data sets (auto: $EOA_DATA, else data/)"""
     out: PathText = "auto"
     """the run's own directory (auto: a new one under runs/)"""
     seed: int = 0
-    """everything random is drawn from it"""
+    """everything random is drawn from it; any number below 2^63"""
     rounds: int = 12
     """rounds of training, each ending with an evaluation, in an ecosphere also with election, exchange and move (EOA: 200)"""
     round_steps: int = 0
@@ -105,6 +105,8 @@ class CommonArgs:
     """mirror training images at random, where a mirror image is of the same class (EOA: as here; no flip in EOA-ViT)"""
     crop: int = 0
     """train on random crops of so many pixels and judge the central one, without padding; 0 pads and crops instead"""
+    pixels: Literal["normalised", "unit"] = "normalised"
+    """normalised by mean and deviation of the data set (with --image-size: 1/2 each), or in [0, 1] (EASGD: unit)"""
     accumulate: int = 1
     """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them
     (EOA: 16 in EOA-ViT)"""
@@ -128,6 +130,13 @@ class CommonArgs:
     label_smoothing: float = 0.1
     """of the training loss (EOA: 0.1; 0 in EOA-ViT)"""
 
+
+# The largest integers that options of any script take: what is larger overflows somewhere, or would fill the memory.
+MOST = 2**31 - 1
+LARGEST = {
+    **{"seed": 2**63 - 1, "rounds": 10**6, "trials": 10**6, "population": 10**6},
+    **{"depth": 10**4, "width": 10**4, "image_size": 10**4, "threads": 1024},
+}
 
 A = TypeVar("A", bound=CommonArgs)
 T = TypeVar("T", bound="DataclassInstance")
@@ -226,6 +235,9 @@ def check_common(args: CommonArgs) -> None:
         ("accumulate", 1),
     ):
         _require(getattr(args, name) >= least, args, name, f"has to be at least {least}")
+    for name, value in vars(args).items():
+        if isinstance(value, int):
+            _require(value <= (most := LARGEST.get(name, MOST)), args, name, f"has to be at most {most}")
     _require(0 < args.learning_rate < math.inf, args, "learning_rate", "has to be positive and finite")
     _require(0 < args.adam_rate < math.inf, args, "adam_rate", "has to be positive and finite")
     _require(0 <= args.adam_decay < math.inf, args, "adam_decay", "has to be 0 or more, and finite")
@@ -261,6 +273,14 @@ def refuse_averages(optimizers: Iterable[str], beside: str) -> None:
         raise UsageError(
             f"{name} is judged by an average of its weights, which does not go together with {beside}: leave one of them out"
         )
+
+
+def refuse_clipping(clip_norm: float, optimizers: Iterable[str]) -> None:
+    """Refuse a bound on the gradient's norm where steps or rates follow from the gradient as it is. Raises UsageError."""
+    for name in sorted(set(optimizers)) if clip_norm else ():
+        if searches(name) or family(name) == "one":
+            why = "bounds its steps by itself" if searches(name) else "estimates its rate from the gradients as they are"
+            raise UsageError(f"--clip-norm {clip_norm:g}: {name} {why}; give --clip-norm 0, or take another optimizer")
 
 
 OTHERS = {

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from common import checkpoint, faults, launch, machine
-from common.cli import CommonArgs, settle_batch, settle_precision
+from common.cli import CommonArgs, refuse_clipping, settle_batch, settle_precision
 from common.comm import Group
 from common.data import open_data
 from common.ecosphere import Ecosphere, Turn
@@ -28,7 +28,7 @@ from common.errors import Diverged, UsageError
 from common.evaluate import REPORTED, Evaluator, Judged, evaluate
 from common.loop import Plan, Trained, train_round
 from common.models import build_model, load_published, model_title
-from common.optim import OptimizerSettings, WeightOptimizer, searches, unit
+from common.optim import OptimizerSettings, WeightOptimizer, unit
 from common.optim.armijo import PAPER, Rules
 from common.paths import data_directory
 from common.progress import Reporter, span
@@ -76,7 +76,9 @@ class Run:
         faults.trip("data", topology.world.rank)
         shares = (args.val_fraction, args.fitness_images, args.train_images)
         sizes = (args.image_size, args.crop_scale, args.crop)
-        self.data = open_data(args.dataset, directory, topology, args.seed, *shares, *sizes, flip=args.flip)
+        looks: dict[str, Any] = {"flip": args.flip, "pixels": args.pixels}
+        self.data = open_data(args.dataset, directory, topology, args.seed, *shares, *sizes, **looks)
+        self.headlines.extend(self.data.source.notes)
         self.epoch_steps = len(self.data.train) // batch_size
         if not self.epoch_steps:
             raise UsageError(
@@ -122,8 +124,7 @@ class Run:
         search: the rules of a line search, where there is one.
         """
         args, name = self.args, self.topology.spec.optimizer
-        if args.clip_norm and any(searches(spec.optimizer) for spec in self.topology.specs):
-            raise UsageError(f"--clip-norm {args.clip_norm:g}: a line search bounds its steps by itself; leave it out")
+        refuse_clipping(args.clip_norm, (spec.optimizer for spec in self.topology.specs))
         if args.momentum_factor == 0 and any(spec.optimizer == "schedulefree-sgd" for spec in self.topology.specs):
             raise UsageError("--momentum-factor 0: schedulefree-sgd takes gradients between two places; 0.9 is usual")
         settings = OptimizerSettings(

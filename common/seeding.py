@@ -32,6 +32,7 @@ class Purpose(IntEnum):
     PROPOSE = 13  # the setting of a trial of a search, one stream per trial
     TRIAL = 14  # a trial's own seed, where trials do not share one
     STATISTICS = 15  # which training images batch-norm statistics are measured on, and their augmentation
+    IMPORTANCE = 16  # the forest that tells how much each variable of a search matters
 
 
 def stream(seed: int, purpose: Purpose, t: int = 0, population: int = 0, worker: int = 0) -> np.random.Generator:

@@ -22,6 +22,12 @@ TEST_RULE = (
     "other decision rest on images held out of the training set."
 )
 
+# Above tables of cropped images whose pixels were not normalised, which none of the commands that make them asks for any more.
+UNIT_PIXELS = (
+    "> Made with pixels in [0, 1] instead of normalised ones, which is no longer the default; this table and its figures will "
+    "be made again."
+)
+
 
 def percent(row: pd.Series, name: str) -> str:
     """A fraction's mean over a row's runs in percent, with its standard deviation if there is one."""

@@ -19,11 +19,18 @@ SWARM = ("average_test_accuracy", "best_worker_test_accuracy", "new_best_share",
 METRICS_COLUMNS = ("round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy")
 
 
+def with_pixels(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration that says how pixels were scaled: those from before there was an option had them in [0, 1] where they
+    were cropped, else normalised.
+    """
+    return {"pixels": "unit" if config.get("crop") else "normalised", **config} if config else config
+
+
 def read_run(directory: Path) -> tuple[dict[str, Any], pd.DataFrame]:
     """One line of `runs`, and the run's part of `metrics`."""
     name = f"{directory.parent.name}/{directory.name}"
     problems: list[str] = []
-    config = _read_json(directory / "config.json", CONFIG_KEYS, problems)
+    config = with_pixels(_read_json(directory / "config.json", CONFIG_KEYS, problems))
     environment = _read_json(directory / "environment.json", ENVIRONMENT_KEYS, problems)
     metrics = _read_metrics(directory / "metrics.csv", problems)
     rounds_done = metrics["round"].nunique()

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from cells import UNKNOWN, markdown, number
+from cells import UNIT_PIXELS, UNKNOWN, markdown, number
 from drawing import OWN, WIDTH, Picture, headline
 from matplotlib.figure import Figure
 from names import DATASETS
 from records import command_line, count_ranks, write_text
+from run_reading import with_pixels
 
 FOLDER = "dhpo"
 STRATEGIES = {  # as tables and figures name them, in their order
@@ -97,6 +98,7 @@ def _read(directory: Path) -> dict[str, Any]:
     config, summary, environment = (
         json.loads((directory / f"{name}.json").read_text(encoding="utf-8")) for name in ("config", "summary", "environment")
     )
+    config = with_pixels(config)
     key = {k: v for k, v in config.items() if k not in NOT_COMPARED} | {"ranks": summary["ranks"]}
     own = ", ".join(f"{k.replace('_', '-')} {config[k]}" for k in OF_A_STRATEGY.get(config["strategy"], ()))
     return {
@@ -107,6 +109,7 @@ def _read(directory: Path) -> dict[str, Any]:
         **{k: summary[k] for k in ("model", "ranks", "steps", "validation_accuracy", "test_accuracy", "commit")},
         "planned": config["trials"],
         "images": config["train_images"],
+        "pixels": config["pixels"],
         **summary["trials"],
         "seconds": summary["seconds"]["search"],
         "busy": summary["trial_seconds"] / (summary["workers"] * summary["seconds"]["search"]),
@@ -149,7 +152,8 @@ def text(folder: Path) -> str:
         return ""
     parts = [f"# Hyper-parameter search, profile {folder.name}"]
     for group in groups:
-        parts += [f"## {group.title}", f"{count_ranks(group.runs.ranks.iloc[0])} in every search.", markdown(table(group))]
+        parts += [f"## {group.title}", f"{count_ranks(group.runs.ranks.iloc[0])} in every search."]
+        parts += [*([UNIT_PIXELS] if (group.runs.pixels == "unit").any() else []), markdown(table(group))]
     parts.append(NOTE)
     if names := unfinished(folder):
         parts.append(f"Not finished, and not counted: {', '.join(names)}.")

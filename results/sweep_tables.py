@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
-from cells import TEST_RULE, UNKNOWN, count, markdown, number, percent, regenerate
+from cells import TEST_RULE, UNIT_PIXELS, UNKNOWN, count, markdown, number, percent, regenerate
 from records import Records
 
 PUBLISHED_ERRORS = {  # lowest test error on CIFAR-10 at tau 1, 4, 16, 64 with 4 workers, digitised from the paper's Fig. 2
@@ -97,6 +97,13 @@ def has_own_images(rows: pd.DataFrame) -> bool:
     return rows.family.iloc[0] == "own-images"
 
 
+def is_made_without_normalisation(rows: pd.DataFrame) -> bool:
+    """Whether some pixels were in [0, 1] where the methods of several scripts are compared; elastic averaging alone was
+    published so.
+    """
+    return has_own_images(rows) and any(settings.get("pixels") == "unit" for settings in rows.settings)
+
+
 def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
     """What a reader of a table of periods has to know."""
     chosen, lost = rows[rows.chosen], rows[rows.diverged > 0]
@@ -177,12 +184,14 @@ def period_text(records: Records) -> str:
     """All of periods.md; empty where no period was varied."""
     texts = []
     for _, rows in records.periods():
+        above = [UNIT_PIXELS] if is_made_without_normalisation(rows) else []
         texts += [
             f"## {period_title(rows)}",
+            *above,
             markdown(period_table(records, rows)),
             *period_notes(records, rows),
         ]
         swarms = swarm_table(rows)
-        texts += [markdown(swarms), SWARM_NOTE] if len(swarms) else []
+        texts += [*above, markdown(swarms), SWARM_NOTE] if len(swarms) else []
     made = f"Made by `{regenerate(records, 'make_tables.py')}`."
     return "\n\n".join([f"# Communication periods, profile {records.profile}", *texts, made]) + "\n" if texts else ""

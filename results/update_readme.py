@@ -28,9 +28,11 @@ BLOCKS = (  # file, name of the block, the table it shows: of which file, the ho
 
 
 def table_of(text: str, heading: str = "", which: int = 0) -> str:
-    """One table of a Markdown text: the first after a heading, or a later one. Empty where there is none."""
+    """One table of a Markdown text, with what is quoted above it: the first after a heading, or a later one. Empty where there
+    is none.
+    """
     start = text.find(heading)
-    blocks = re.findall(r"(?:^\|.*\n?)+", text[start:], re.MULTILINE) if start >= 0 else []
+    blocks = re.findall(r"(?:^> .*\n\n)?(?:^\|.*\n?)+", text[start:], re.MULTILINE) if start >= 0 else []
     return blocks[which].rstrip("\n") if which < len(blocks) else ""
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, permutation, shard
+from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, in_unit_range, permutation, shard
 from common.data.sources import SOURCES, Source, Split, load
 from common.data.texts import Texts
 from common.errors import UsageError
@@ -106,6 +106,7 @@ def open_data(
     crop_scale: float = 0.05,
     crop: int = 0,
     flip: bool = True,
+    pixels: str = "normalised",
 ) -> DataSet:
     """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
 
@@ -113,12 +114,16 @@ def open_data(
     each round (0: all). train_images: at most so many are trained on (0: all), stratified as well. image_size: side of the
     squares that images are resized to, by random resized crops of at least `crop_scale` of their area; 0 keeps their size
     and pads and crops. crop: side of random crops without padding or resizing, 0 for none. flip: mirror training images at
-    random, where the data set allows it. Raises UsageError where data or shares are unusable.
+    random, where the data set allows it. pixels: `normalised` by the data set's mean and deviation (with image_size: 1/2
+    each), or `unit`, in [0, 1]. Raises UsageError where data or shares are unusable.
     """
     if crop and image_size:
         raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
     if (crop or image_size) and name in SOURCES and SOURCES[name].is_text:
         raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
+    if pixels == "unit" and (image_size or (name in SOURCES and SOURCES[name].is_text)):
+        beside = f"--image-size {image_size}, with which they lie in [-1, 1]" if image_size else f"--dataset {name}, a text"
+        raise UsageError(f"--pixels unit does not go together with {beside}: give --pixels normalised")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
     source = replace(source, flip=source.flip and flip)
     with topology.world.agreed():
@@ -137,10 +142,11 @@ def open_data(
         images, labels = (torch.from_numpy(a).to(topology.device) for a in shared)
         if source.is_text:
             return Texts(images, labels)
+        kind = in_unit_range(source) if pixels == "unit" else source
         if crop:
-            augmenter: Augmenter = CroppingAugmenter(images, source, crop)
+            augmenter: Augmenter = CroppingAugmenter(images, kind, crop)
         else:
-            augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, source)
+            augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, kind)
         return Pictures(augmenter, labels)
 
     return DataSet(

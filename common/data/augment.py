@@ -79,7 +79,9 @@ class Augmenter:
         return batch.to(torch.float32).mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
 
     def _cut_out(self, batch: Tensor, choices: Tensor) -> Tensor:
-        """Zero (the mean colour) in a square of which part may lie outside; each image with probability 1/2."""
+        """Zero (the mean colour, where pixels are normalised) in a square of which part may lie outside; each image with
+        probability 1/2.
+        """
         _, _, h, w = batch.shape
         top, left = choices[:, 4, None], choices[:, 5, None]
         ys, xs = torch.arange(h, device=batch.device), torch.arange(w, device=batch.device)
@@ -163,10 +165,10 @@ def central_crop(h: int, w: int) -> tuple[int, int]:
 
 
 class CroppingAugmenter(Augmenter):
-    """Random crops of `size` pixels, and flips, pixels in [0, 1]; without augmentation the central crop (EASGD's paper)."""
+    """Random crops of `size` pixels, and flips, normalised as `source` says; without augmentation the central crop."""
 
     def __init__(self, images: Tensor, source: Source, size: int) -> None:
-        super().__init__(images, replace(source, mean=(0.0,) * source.channels, std=(1.0,) * source.channels))
+        super().__init__(images, source)
         self.size = size
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
@@ -189,6 +191,11 @@ class CroppingAugmenter(Augmenter):
         columns = left + torch.where(flip == 1, self.size - 1 - side, side)
         rows = top + side
         return self._normalise(self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
+
+
+def in_unit_range(source: Source) -> Source:
+    """The same data set with pixels in [0, 1] instead of normalised ones, as elastic averaging was tried with."""
+    return replace(source, mean=(0.0,) * source.channels, std=(1.0,) * source.channels)
 
 
 def permutation(seed: int, t: int, n: int, worker: int = 0) -> np.ndarray:

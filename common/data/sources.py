@@ -5,12 +5,13 @@ A data set of your own is a folder of images (`imagefolder`), or one line in `SO
 
 import contextlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 import numpy as np
 
+from common.data.files import WAY_OUT, check_read, damage
 from common.errors import UsageError
 from common.topology import Topology
 
@@ -49,7 +50,8 @@ class Source:
     mean, std: per channel, of pixels in [0, 1], over the training images. pad, flip, cutout: its usual augmentation: pixels
     of padding for the random crop, whether mirror images keep their class, side of the square that is cut out (0: none).
     torchvision: its class for the data set, one that takes root, train and download ('' for what `load` reads by itself).
-    digest: SHA-256 of data that are not the same everywhere, once they are read. Of a text, classes are symbols.
+    digest: SHA-256 of data that are not the same everywhere, once they are read. notes: what to tell the user of them, a line
+    each. Of a text, classes are symbols.
     """
 
     title: str
@@ -61,6 +63,7 @@ class Source:
     cutout: int
     torchvision: str = ""
     digest: str = ""
+    notes: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def channels(self) -> int:
@@ -101,13 +104,28 @@ def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[
 
 def _read(name: str, directory: Path, size: int) -> tuple[Source, Split, Split]:
     if name == "imagefolder":
-        return _folder(directory, size)
+        from common.data.folder import load_folder
+
+        return load_folder(directory, size)
     if name == "topics":
         from common.data.texts import load_topics
 
         return load_topics()
     train, test = _digits() if name == "digits" else (_open(name, directory, train=part) for part in (True, False))
+    for part in (train, test):
+        _check_labels(SOURCES[name], part)
     return SOURCES[name], train, test
+
+
+def _check_labels(source: Source, part: Split) -> None:
+    """Refuse labels that are not numbers of classes, and a part of one class alone. Raises UsageError."""
+    found = np.unique(part.labels)
+    if len(found) < 2 or found[0] < 0 or found[-1] >= source.classes:
+        values = f"{len(found)} from {found[0]} to {found[-1]}" if len(found) else "none"
+        raise UsageError(
+            f"{source.title} has labels of {source.classes} classes, 0 to {source.classes - 1}, but one of its parts has "
+            f"{values}: use other files"
+        )
 
 
 def _digits() -> tuple[Split, Split]:
@@ -123,7 +141,9 @@ def _digits() -> tuple[Split, Split]:
 
 
 def _open(name: str, where: Path, train: bool) -> Split:
-    """One split through torchvision, which downloads and checks the files of both at the first."""
+    """One split through torchvision, which downloads the files of both at the first; what was read is compared with what was
+    published (`common.data.files`).
+    """
     kind = getattr(import_torchvision().datasets, SOURCES[name].torchvision)
     there_before = where.exists()
     try:
@@ -134,52 +154,18 @@ def _open(name: str, where: Path, train: bool) -> Split:
         ):
             data = kind(root=where, train=train, download=train)
             images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # a damaged file may bring any
         if not there_before:
             _remove_empty(where)
+        why = damage(name, kind, where)
         raise UsageError(
-            f"{SOURCES[name].title} is not (complete) in {where} and could not be downloaded ({_brief(error)}): "
+            f"{SOURCES[name].title} is damaged: {why}; {WAY_OUT}, or use {NO_FILES_HINT}, which needs no files"
+            if why
+            else f"{SOURCES[name].title} is not (complete) in {where} and could not be downloaded ({brief(error)}): "
             f"name its folder with --data-dir or EOA_DATA, or use {NO_FILES_HINT}, which needs no files"
         ) from None
+    check_read(name, kind, where, train, images, labels)
     return Split(images if images.ndim == 4 else images[..., None], labels)
-
-
-def _folder(where: Path, size: int) -> tuple[Source, Split, Split]:
-    """`where/train/CLASS/*` and `where/test/CLASS/*` (or `val`): scaled to cover a square of `size` pixels, its centre kept."""
-    test = next((where / name for name in ("test", "val") if (where / name).is_dir()), where / "test")
-    folders = [_read_folder(path, size) for path in (where / "train", test)]
-    (classes, train), (others, tested) = folders
-    if classes != others:
-        raise UsageError(
-            f"{where / 'train'} and {test} hold different classes: {_brief_list(classes)} and {_brief_list(others)}"
-        )
-    half = (0.5, 0.5, 0.5)
-    return Source(where.name, len(classes), half, half, pad=0, flip=True, cutout=0), train, tested
-
-
-def _read_folder(path: Path, size: int) -> tuple[list[str], Split]:
-    """The class names and images of one folder of class folders, in torchvision's order."""
-    from PIL import Image, ImageOps
-
-    try:
-        found = import_torchvision().datasets.ImageFolder(path)
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{path} is no folder of class folders with images ({_brief(error)}): --dataset imagefolder needs "
-            "--data-dir DIR with DIR/train/CLASS/... and DIR/test/CLASS/..."
-        ) from None
-    images = np.empty((len(found.samples), size, size, 3), dtype=np.uint8)
-    for i, (file, _) in enumerate(found.samples):
-        try:
-            with Image.open(file) as image:
-                images[i] = np.asarray(ImageOps.fit(image.convert("RGB"), (size, size), Image.Resampling.BILINEAR))
-        except OSError as error:
-            raise UsageError(f"cannot read the image {file} ({_brief(error)}): mend or remove it") from None
-    return found.classes, Split(images, np.array(found.targets, dtype=np.int64))
-
-
-def _brief_list(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
 
 
 def _remove_empty(folder: Path) -> None:
@@ -189,7 +175,8 @@ def _remove_empty(folder: Path) -> None:
             path.rmdir()
 
 
-def _brief(error: Exception) -> str:
+def brief(error: Exception) -> str:
+    """What an error says, on one line and not at length."""
     return " ".join(str(error).split())[:100] or type(error).__name__
 
 

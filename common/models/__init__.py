@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from common.errors import UsageError
 from common.models.dhpo_cnn import SearchCNN
 from common.models.paper_cnn import PaperCNN
 from common.models.small_cnn import SmallCNN
@@ -49,6 +50,11 @@ WITHOUT = {  # sizes that a network does not have
     **dict.fromkeys(NETWORKS, ("depth", "width")),
 }
 INITIALISED = ("wrn",)  # networks whose initial weights can be chosen
+LEAST_SIDE = {  # of images in pixels; easgd-cnn and dhpo-cnn, which have no padding, say it themselves
+    **{"wrn": 4, "cnn": 4, "vit-tiny": 2, "vit-h14": 14},
+    **dict.fromkeys(("vit-b16", "vit-l16", "r50-vit-b16"), 16),
+    **dict.fromkeys(("vit-b32", "vit-l32"), 32),
+}
 FOR_TEXT = ("transformer",)  # the others are for images
 
 
@@ -71,6 +77,11 @@ def build_model(
     """
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
+    if image_size < (least := LEAST_SIDE.get(name, 1)):
+        raise UsageError(
+            f"--model {name} takes images of at least {least} x {least} pixels, not {image_size} x {image_size}: choose a "
+            "larger --image-size or --crop, or another network"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MODELS[name](Shape(channels, classes, image_size, depth, width, dropout, initialisation))

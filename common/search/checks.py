@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from common.cli import CommonArgs, without_effect
+from common.cli import CommonArgs, refuse_clipping, without_effect
 from common.data import DataSet
 from common.eoa import EoaArgs, check_sam_scope, check_search, check_space
 from common.errors import UsageError
@@ -128,8 +128,7 @@ def _check_rules(trials: Trials, args: CommonArgs) -> None:
     specs = trials.optimizers(args)
     kinds = {s.optimizer for s in specs}
     searching = sorted(k for k in kinds if searches(k))
-    if args.clip_norm and searching:
-        raise UsageError(f"--clip-norm {args.clip_norm:g}: {searching[0]} bounds its steps by itself; leave it out")
+    refuse_clipping(args.clip_norm, kinds)
     if isinstance(args, EoaArgs):
         check_sam_scope(args, specs)
         check_search(args, specs)

@@ -7,6 +7,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 
 from common.search.space import Space, Value, Variable
 from common.search.trial import State, Trial
+from common.seeding import Purpose, stream
 
 LEAST = 10  # complete trials, or two for each variable if that is more
 INACTIVE = "does not exist"
@@ -31,7 +32,8 @@ def importance(space: Space, trials: list[Trial], seed: int = 0) -> dict[str, fl
     for i, trial in enumerate(complete):
         own = {name: column[i] for name, (_, column) in columns.items()}
         study.add_trial(optuna.trial.create_trial(params=own, distributions=kinds, value=trial.value))
-    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+    forest = int(stream(seed, Purpose.IMPORTANCE).integers(2**32))  # scikit-learn takes 32 bits
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=forest)
     shares = optuna.importance.get_param_importances(study, evaluator=evaluator)
     return {name: float(shares[name]) for name in space.names}
 
