@@ -159,6 +159,7 @@ class Run:
             "population_list": [s.as_dict() for s in self.topology.specs],
             "title": model_title(self.args.model, self.args.depth, self.args.width),
             **settled,
+            "statistics_images": REPORTED,
             **({"data_sha256": self.data.source.digest} if self.data.source.digest else {}),
             "rounds": len(self.lengths),
             **config,

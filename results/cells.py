@@ -17,6 +17,7 @@ TEXT = {
     "what happened",
 }  # to the left
 
+OLD_STATISTICS = 128  # images, where a record does not say how many
 TEST_RULE = (
     "Test images were read once per run, at its end, by the code that writes summary.json; learning rates, leaders and every "
     "other decision rest on images held out of the training set."
@@ -27,6 +28,25 @@ UNIT_PIXELS = (
     "> Made with pixels in [0, 1] instead of normalised ones, which is no longer the default; this table and its figures will "
     "be made again."
 )
+# Above tables with weights whose batch-norm statistics were measured on 128 plain images (docs/algorithms.md).
+PLAIN_STATISTICS = (
+    "> Made with batch-norm statistics of evaluated weights ({methods}) that were measured on 128 plain "
+    "images, which cost them accuracy: they are measured on 2,000 augmented ones now. This table and its figures will be made "
+    "again."
+)
+BATCH_NORM = ("wrn", "cnn")  # networks that have it
+RUNNING = {  # methods that keep the running statistics of trained weights
+    *("eoa", "eoa-reference", "constant", "cosine", "step", "onecycle", "linear", "sqrt", "replay"),
+    *("salsa", "sls", "salsa-released"),
+}
+
+
+def statistics_note(rows: pd.DataFrame) -> list[str]:
+    """What to put above a table of rows some of which were evaluated with statistics of few plain images."""
+    measured = ~rows.method.isin(RUNNING) | rows.optimizers.str.contains("schedulefree")
+    old = rows.settings.map(lambda s: s.get("statistics_images") == OLD_STATISTICS and s.get("model") in BATCH_NORM)
+    wrong = rows[measured & old]
+    return [PLAIN_STATISTICS.format(methods="; ".join(dict.fromkeys(wrong.title)))] if len(wrong) else []
 
 
 def percent(row: pd.Series, name: str) -> str:

@@ -12,7 +12,7 @@ PHASES = ("setup", "train", "evaluate", "exchange", "other")
 # Not another configuration: seed, paths, what follows from another run, and names for what other keys spell out.
 NOT_A_SETTING = {"seed", "out", "data_dir", "resume", "replay", "replayed_rates", "preset", "populations"}
 # What records from before these options were made with.
-BEFORE = {"initialisation": "fan-out", "flip": True}
+BEFORE = {"initialisation": "fan-out", "flip": True, "statistics_images": 128}
 CONFIG_KEYS = ("method", "dataset", "model", "seed", "ranks", "rounds", "population_list", "batch_size", "round_steps")
 ENVIRONMENT_KEYS = ("commit", "command", "device", "processor", "cores", "memory_gib")
 SWARM = ("average_test_accuracy", "best_worker_test_accuracy", "new_best_share", "distance")

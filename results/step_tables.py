@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from cells import TEST_RULE, UNKNOWN, count, markdown, number, percent, regenerate
+from cells import TEST_RULE, UNKNOWN, count, markdown, number, percent, regenerate, statistics_note
 from records import Records
 
 # Final training losses as published (Kenneweg et al. 2024, their loss table): CIFAR-10 by ResNet-34, GPT-2 on its own text.
@@ -100,7 +100,8 @@ def steps_text(records: Records) -> str:
     """All of steps.md; empty where no line search was run."""
     texts = []
     for _, rows in records.steps():
-        texts += [f"## {rows.data.iloc[0]}, {rows.model.iloc[0]}", markdown(steps_table(rows)), *steps_notes(records, rows)]
+        heading = [f"## {rows.data.iloc[0]}, {rows.model.iloc[0]}", *statistics_note(rows)]
+        texts += [*heading, markdown(steps_table(rows)), *steps_notes(records, rows)]
         swept = first_step_table(rows)
         texts += [markdown(swept), FIRST_STEP_NOTE] if len(swept) else []
     made = f"Made by `{regenerate(records, 'make_tables.py')}`."

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
-from cells import TEST_RULE, UNIT_PIXELS, UNKNOWN, count, markdown, number, percent, regenerate
+from cells import TEST_RULE, UNIT_PIXELS, UNKNOWN, count, markdown, number, percent, regenerate, statistics_note
 from records import Records
 
 PUBLISHED_ERRORS = {  # lowest test error on CIFAR-10 at tau 1, 4, 16, 64 with 4 workers, digitised from the paper's Fig. 2
@@ -61,7 +61,8 @@ def start_text(records: Records) -> str:
     """All of start.md; empty where no base rate was varied."""
     texts = []
     for _, rows in records.sweeps():
-        texts += [f"## {rows.data.iloc[0]}, {rows.model.iloc[0]}", markdown(start_table(rows)), *start_notes(records, rows)]
+        heading = [f"## {rows.data.iloc[0]}, {rows.model.iloc[0]}", *statistics_note(rows)]
+        texts += [*heading, markdown(start_table(rows)), *start_notes(records, rows)]
     made = f"Made by `{regenerate(records, 'make_tables.py')}`."
     title = f"# What a wrong base rate costs, profile {records.profile}"
     return "\n\n".join([title, *texts, made]) + "\n" if texts else ""
@@ -184,7 +185,7 @@ def period_text(records: Records) -> str:
     """All of periods.md; empty where no period was varied."""
     texts = []
     for _, rows in records.periods():
-        above = [UNIT_PIXELS] if is_made_without_normalisation(rows) else []
+        above = [*([UNIT_PIXELS] if is_made_without_normalisation(rows) else []), *statistics_note(rows)]
         texts += [
             f"## {period_title(rows)}",
             *above,

@@ -32,7 +32,7 @@ def table_of(text: str, heading: str = "", which: int = 0) -> str:
     is none.
     """
     start = text.find(heading)
-    blocks = re.findall(r"(?:^> .*\n\n)?(?:^\|.*\n?)+", text[start:], re.MULTILINE) if start >= 0 else []
+    blocks = re.findall(r"(?:^> .*\n\n)*(?:^\|.*\n?)+", text[start:], re.MULTILINE) if start >= 0 else []
     return blocks[which].rstrip("\n") if which < len(blocks) else ""
 
 
