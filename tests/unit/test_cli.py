@@ -72,6 +72,7 @@ def test_help_is_printed_names_every_option_and_ends_with_success(capsys):
 
 def test_help_is_printed_on_rank_zero_only(capsys, monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "3")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
     with pytest.raises(SystemExit):
         parse("--help")
     assert capsys.readouterr() == ("", "")
