@@ -14,7 +14,7 @@ Sets up .venv if needed (scripts/setup.sh), then runs, whatever fails in between
   mpi      tests/mpi under mpirun on 1, 2, 3, 4 and 8 ranks
 
   --slow       also the tests marked slow: the full matrix of faults, the smoke presets to their end, two steps of the
-               paper preset (8 GB of memory for the last; twice that where the processor has no bfloat16). Without
+               paper preset (MEMORY). Without
                it everything takes 15 to 25 minutes on 2 cores.
   --only PART  only this part (may be given several times)
   --no-setup   take .venv as it is

@@ -11,7 +11,7 @@ from run_records import check_complete
 def test_two_steps_of_the_paper_preset_on_two_ranks(tmp_path, script, dataset):
     data = tmp_path / "data"
     generated_cifar.write(data, train=2500, test=100)
-    options = ("--preset", "paper", "--max-steps", 2, "--data-dir", data, "--out", tmp_path / "run")
+    options = ("--preset", "paper", "--max-steps", 2, "--accumulate", 8, "--data-dir", data, "--out", tmp_path / "run")
     run(generated_cifar.__file__, data, script, *options, ranks=2, limit=1200)
     summary = check_complete(tmp_path / "run", 1, 2).summary
     assert (summary["dataset"], summary["model"]) == (dataset, "WRN-22-8")
