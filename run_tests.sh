@@ -13,9 +13,9 @@ Sets up .venv if needed (scripts/setup.sh), then runs, whatever fails in between
   smoke    the scripts as users start them: records, determinism, resumption, faults, bad input
   mpi      tests/mpi under mpirun on 1, 2, 3, 4 and 8 ranks
 
-  --slow       also the tests marked slow: the full matrix of faults, the smoke presets to their end, two steps of the
-               paper preset (8 GB of memory for the last; twice that where the processor has no bfloat16). Without
-               it everything takes 15 to 25 minutes on 2 cores.
+  --slow       also the tests marked slow: the full matrix of faults, the smoke presets to their end, a step of the
+               paper preset (4 GB of memory, and ten minutes, for the last). Without it everything takes 15 to 25
+               minutes on 2 cores.
   --only PART  only this part (may be given several times)
   --no-setup   take .venv as it is
   --           what follows goes to every pytest, e.g. -- -k resume -x

@@ -58,7 +58,7 @@ class EoaArgs(CommonArgs):
     ring_weight: float = 0.5
     """share of the left neighbour's weights under --exchange ring"""
     reference: bool = False
-    """behave as the published scripts do, wherever no option says otherwise; prints what that changes and what not"""
+    """behave as the published scripts do, wherever no option says otherwise; prints what that changes and what it leaves out"""
 
 
 A = TypeVar("A", bound=EoaArgs)
@@ -227,7 +227,7 @@ def settle_reference(args: A, given: set[str], column: str, ranks: int) -> tuple
     changed = {name: value for name, value in wanted.items() if name not in fixed and getattr(args, name) != value}
     options = [_option(name, value, getattr(args, name)) for name, value in changed.items()]
     if args.label_smoothing and "label_smoothing" not in given:
-        options.append("label smoothing over the wrong classes alone: K/(K - 1) times as much of torch's, K classes")
+        options.append("label smoothing over the K - 1 wrong classes alone: K/(K - 1) times as much by torch's rule")
     args = replace(args, **changed)
     rules = replace(reference.rules, damping=args.damping, space=args.lr_space)
     said = [f"reference behaviour of the {column} script; against the defaults:"]
@@ -272,7 +272,7 @@ def not_reproduced(column: str) -> list[str]:
     """What a published script does and --reference does not, in words."""
     lines = [
         "fitness on the test set: ours is measured on held-out training images, which the script trains on as well",
-        "four wolves whatever the number of workers: --populations says how many, half of the workers by default",
+        "four wolves whatever the number of workers: ours are as --populations says, half of the workers by default",
         "wolves that draw the moves of their superiors anew, so that ranks disagree on them: ours agree",
         "rates rounded to float32 where they are shared: ours stay float64",
         "numbers that are not finite spread from rank to rank: ours stay out of every mean",

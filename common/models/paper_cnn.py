@@ -1,5 +1,7 @@
 """The network that elastic averaging was tried on (arXiv 1412.6651, section 5.1): no batch norm, 28 x 28 crops."""
 
+import math
+
 from torch import Tensor, nn
 
 from common.errors import UsageError
@@ -10,13 +12,14 @@ class PaperCNN(nn.Module):
 
     8, 16 and 8 times `width` channels and 32 `width` hidden units; the paper's network has width 8, on 3 x 28 x 28 inputs
     351,946 parameters. Whether its dropout (1/2) acts before or after the hidden layer is not said; here after it.
+    Pooling takes in an odd last row and column by itself, so that no side loses pixels; at a multiple of 4 there is none.
     Input: (batch, channels, h, w), at least 24 x 24 pixels. Output: (batch, classes) logits. Raises UsageError otherwise.
     """
 
     def __init__(self, channels: int, classes: int, image_size: int = 28, width: int = 8, dropout: float = 0.5) -> None:
         super().__init__()
-        side = ((image_size - 4) // 2 - 4) // 2 - 2
-        if width < 1 or side < 1:
+        side = math.ceil((math.ceil((image_size - 4) / 2) - 4) / 2) - 2
+        if width < 1 or image_size < 24:
             raise UsageError(
                 f"the EASGD paper's network needs a width of at least 1 and images of at least 24 pixels, not {width} and "
                 f"{image_size}: --model cnn takes smaller ones"
@@ -24,10 +27,10 @@ class PaperCNN(nn.Module):
         self.layers = nn.Sequential(
             nn.Conv2d(channels, 8 * width, 5),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
+            nn.MaxPool2d(2, ceil_mode=True),
             nn.Conv2d(8 * width, 16 * width, 5),
             nn.ReLU(inplace=True),
-            nn.MaxPool2d(2),
+            nn.MaxPool2d(2, ceil_mode=True),
             nn.Conv2d(16 * width, 8 * width, 3),
             nn.ReLU(inplace=True),
             nn.Flatten(),

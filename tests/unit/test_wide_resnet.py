@@ -64,6 +64,22 @@ def test_any_square_of_at_least_four_pixels_gives_one_finite_logit_per_class(nam
     assert torch.isfinite(logits).all()
 
 
+@pytest.mark.parametrize("name", ["wrn", "cnn", "easgd-cnn", "dhpo-cnn", "vit-tiny"])
+@pytest.mark.parametrize("side", range(24, 33))
+def test_no_network_leaves_rows_or_columns_out(name, side):
+    try:
+        module = build_model(name, 1, 10, depth=10, width=2, image_size=side)
+    except UsageError:
+        assert (name, side) in {("vit-tiny", 29), ("vit-tiny", 31)}  # primes
+        return
+    nn.init.normal_(list(module.parameters())[-2])  # the head, which may begin with zeros
+    images = torch.randn(8, 1, side, side, requires_grad=True)
+    module(images).square().sum().backward()
+    seen = (images.grad != 0).any(dim=0)[0]  # pooling and ReLU let single pixels go unseen, but no whole row
+    assert seen.any(dim=0).all()
+    assert seen.any(dim=1).all()
+
+
 def test_groups_halve_the_image_twice():
     module = build_model("wrn", 3, 10, depth=16, width=2)
     sizes = []
