@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import inspect
 import math
+import re
 import sys
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -15,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common import cli
-from common.cli import PRESETS, CommonArgs, check_common, parse_args, settle_batch, settle_precision
+from common.cli import PRESETS, CommonArgs, check_common, parse_args, refuse_clipping, settle_batch, settle_precision
 from common.eoa import EoaArgs, check_search, over_wrong_classes, settle_reference
 from common.errors import UsageError
 from common.models import build_model
+from common.optim import OPTIMIZERS
 from common.populations import PopulationSpec
 
 OURS = {
@@ -131,7 +133,13 @@ def test_an_unreadable_command_line_is_refused_in_one_line(argv, named, capsys):
     [
         ("rounds", [0, -1]),
         ("batch_size", [0, -64]),
-        ("seed", [-1]),
+        ("seed", [-1, 2**63, 10**22]),
+        ("batch_size", [2**31, 10**20]),
+        ("rounds", [10**6 + 1, 10**20]),
+        ("depth", [10**20]),
+        ("width", [10**20]),
+        ("image_size", [10**20]),
+        ("accumulate", [10**20]),
         ("round_steps", [-1]),
         ("max_steps", [-1]),
         ("fitness_images", [-1]),
@@ -149,6 +157,18 @@ def test_numbers_that_cannot_work_are_refused_by_option_and_value(option, values
         with pytest.raises(UsageError) as refusal:
             check_common(replace(CommonArgs(), **{option: value}))
         assert f"--{option.replace('_', '-')} {value} " in str(refusal.value)
+
+
+def test_the_largest_seed_is_taken():
+    check_common(CommonArgs(seed=2**63 - 1))
+
+
+@pytest.mark.parametrize("name", ["prodigy", "salsa", "salsa-sgd"])
+def test_a_bound_on_the_gradient_is_refused_where_steps_follow_from_it_as_it_is(name):
+    with pytest.raises(UsageError, match=rf"--clip-norm 0\.5: {re.escape(name)} .*; give --clip-norm 0"):
+        refuse_clipping(0.5, ["sgd", name])
+    refuse_clipping(0.0, [name])
+    refuse_clipping(0.5, sorted({*OPTIMIZERS} - {"salsa", "salsa-sgd", *(o for o in OPTIMIZERS if "prodigy" in o)}))
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,14 +1,17 @@
 """What elastic averaging brought along: look-ahead momentum, its network, crops, and orders of one's own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_cli import load_script
 from torch import nn
 
-from common.data import SOURCES, permutation
-from common.data.augment import CroppingAugmenter
+from common.data import DEFAULT_DIRECTORY, SOURCES, open_data, permutation
+from common.data.augment import CroppingAugmenter, in_unit_range
 from common.ecosphere import Ecosphere
 from common.elastic import theory
 from common.elastic.rules import Elastic, LocalCentre, Master
@@ -84,21 +87,62 @@ def test_the_papers_network_has_its_size():
             MODELS["easgd-cnn"](Shape(3, 10, image_size=size, width=width))
 
 
-@given(st.integers(0, 50), st.integers(3, 8))
-def test_crops_are_windows_of_the_image_mirrored_or_not(seed, size):
+@given(st.integers(0, 50), st.integers(3, 8), st.booleans())
+def test_crops_are_windows_of_the_image_mirrored_or_not(seed, size, unit):
     rng = np.random.default_rng(seed)
     images = torch.from_numpy(rng.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8))
-    augmenter = CroppingAugmenter(images, SOURCES["cifar10"], size)
+    source = SOURCES["cifar10"]
+    augmenter = CroppingAugmenter(images, in_unit_range(source) if unit else source, size)
+    mean, std = (torch.tensor((of_unit,) * 3 if unit else own) for of_unit, own in ((0.0, source.mean), (1.0, source.std)))
+    scaled = (images / 255 - mean) / std
     draws, everything = augmenter.draw(seed, 1, worker=2), torch.arange(5)
     batch = augmenter.augmented(everything, draws)
     assert batch.shape == (5, 3, size, size)
     for i, (top, left, flip) in enumerate(draws.tolist()):
-        window = images[i, top : top + size, left : left + size].permute(2, 0, 1).float() / 255
+        window = scaled[i, top : top + size, left : left + size].permute(2, 0, 1)
         assert window.shape == (3, size, size)
-        torch.testing.assert_close(batch[i], window.flip(2) if flip else window)
+        torch.testing.assert_close(batch[i], window.flip(2) if flip else window, rtol=1e-5, atol=1e-5)
     middle = (8 - size) // 2
-    plain = images[:, middle : middle + size, middle : middle + size].permute(0, 3, 1, 2).float() / 255
-    torch.testing.assert_close(augmenter.plain(everything), plain)
+    plain = scaled[:, middle : middle + size, middle : middle + size].permute(0, 3, 1, 2)
+    torch.testing.assert_close(augmenter.plain(everything), plain, rtol=1e-5, atol=1e-5)
+
+
+def moments(data):
+    """Mean and deviation of the pixels of all plain training images of a data set."""
+    pixels, _ = data.train.plain(torch.arange(len(data.train)))
+    return pixels.mean().item(), pixels.std().item()
+
+
+def test_crops_of_digits_are_normalised_unless_pixels_are_to_lie_in_0_to_1(alone):
+    for sizes in ({}, {"crop": 8}):
+        assert moments(open_data("digits", "", alone, 0, 0.1, 50, **sizes)) == pytest.approx((0, 1), abs=0.01)
+        unit = open_data("digits", "", alone, 0, 0.1, 50, pixels="unit", **sizes)
+        assert moments(unit) == pytest.approx((SOURCES["digits"].mean[0], SOURCES["digits"].std[0]), abs=0.003)
+        pixels, _ = unit.train.augmented(torch.arange(9), unit.train.draw(0, 0))
+        assert (pixels.min().item(), pixels.max().item()) == (0, 1)
+
+
+@pytest.mark.parametrize(("name", "crop"), [("mnist", 28), ("cifar10", 32), ("fashion-mnist", 28)])
+def test_crops_of_what_was_downloaded_are_normalised(alone, name, crop):
+    """The original of the search sees MNIST with mean 0.1307 and deviation 0.3081 taken off and out."""
+    folder = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py", "fashion-mnist": "FashionMNIST"}[name]
+    if not (Path(DEFAULT_DIRECTORY) / folder).exists():
+        pytest.skip(f"{SOURCES[name].title} is not in {DEFAULT_DIRECTORY}")
+    data = open_data(name, DEFAULT_DIRECTORY, alone, 0, 0.1, 100, train_images=5000, crop=crop)
+    assert moments(data) == pytest.approx((0, 1), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("folder", "script", "preset", "pixels"),
+    [
+        *(("EASGD", "EASGD", preset, "unit") for preset in ("cpu", "paper")),
+        *(("PSO-PS", "PSOPS", preset, "normalised") for preset in ("cpu", "paper")),
+        ("DHPO", "DHPO", "paper", "normalised"),
+    ],
+)
+def test_only_elastic_averaging_was_published_with_pixels_in_0_to_1(monkeypatch, folder, script, preset, pixels):
+    args = load_script(script, monkeypatch, Path(__file__).parents[2] / folder).PRESETS[preset]
+    assert (args.crop, args.pixels) == (28, pixels)
 
 
 def test_workers_have_orders_and_crops_of_their_own():

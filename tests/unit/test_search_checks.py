@@ -63,6 +63,21 @@ def test_variables_without_effect_are_refused(space, said):
     assert said in str(error.value)
 
 
+def test_a_bound_on_the_gradient_is_refused_beside_an_optimizer_that_estimates_its_rate():
+    optimizer = "prodigy"
+    clip = {"kind": "float", "low": 0.5, "high": 2.0}
+    for space, options in (
+        ({"optimizer": choice("sgd", optimizer), "clip_norm": clip}, {}),
+        ({"adam_decay": SHARE}, {"base": replace(BASE, optimizer=optimizer, clip_norm=1.0)}),
+    ):
+        with pytest.raises(UsageError, match="--clip-norm .*: prodigy estimates its rate"):
+            check(space, **options)
+    eoa = {"kind": "eoa", "populations": f"gwo:1:sgd,woa:1:{optimizer}", "ranks": 2}
+    with pytest.raises(UsageError, match="estimates its rate"):
+        check({"clip_norm": clip}, **eoa)
+    check({"optimizer": choice("sgd", optimizer), "clip_norm": {**clip, "when": {"optimizer": "sgd"}}})
+
+
 def test_conditions_say_where_a_variable_has_an_effect():
     check({"optimizer": choice("sgd", "asam"), "rho": {**SHARE, "when": {"optimizer": "asam"}}})
     check({"model": choice("cnn", "wrn"), "depth": {**choice(10, 16), "when": {"model": "wrn"}}})

@@ -47,6 +47,12 @@ class TestImportance:
         assert shares["x3"] < 0.01
         assert sum(shares.values()) == pytest.approx(1)
 
+    @pytest.mark.parametrize("seed", [2**32, 2**63 - 1, 10**22])
+    def test_any_seed_of_a_search_will_do_for_its_forest(self, seed):
+        """scikit-learn takes 32 bits."""
+        shares = importance(LINEAR, drawn(LINEAR, 40, lambda s: 10 * s["x1"] + s["x2"]), seed)
+        assert shares["x1"] > 0.8
+
     def test_few_trials_are_refused_and_failures_do_not_count(self):
         trials = drawn(LINEAR, 10, lambda s: s["x1"])
         assert importance(LINEAR, trials) is not None
