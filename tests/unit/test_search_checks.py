@@ -70,7 +70,7 @@ def test_a_bound_on_the_gradient_is_refused_beside_an_optimizer_that_estimates_i
         ({"optimizer": choice("sgd", optimizer), "clip_norm": clip}, {}),
         ({"adam_decay": SHARE}, {"base": replace(BASE, optimizer=optimizer, clip_norm=1.0)}),
     ):
-        with pytest.raises(UsageError, match="--clip-norm .*: prodigy estimates its rate"):
+        with pytest.raises(UsageError, match=r"--clip-norm .*: prodigy estimates its rate"):
             check(space, **options)
     eoa = {"kind": "eoa", "populations": f"gwo:1:sgd,woa:1:{optimizer}", "ranks": 2}
     with pytest.raises(UsageError, match="estimates its rate"):
