@@ -134,7 +134,7 @@ class CommonArgs:
 # The largest integers that options of any script take: what is larger overflows somewhere, or would fill the memory.
 MOST = 2**31 - 1
 LARGEST = {
-    **{"seed": 2**63 - 1, "rounds": 10**6, "trials": 10**6, "population": 10**6},
+    **{"seed": 2**63 - 1, "rounds": 10**6, "trials": 10**5, "population": 10**5},
     **{"depth": 10**4, "width": 10**4, "image_size": 10**4, "threads": 1024},
 }
 

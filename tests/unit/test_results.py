@@ -444,6 +444,27 @@ class TestFigures:
         assert list(lines.loc["independent SGD"])[:6] == ["never", "–", "65.00", "70.00", "–", "–"]
         assert len(lines) == 5
 
+    def test_tables_made_with_pixels_in_0_to_1_say_so_where_methods_of_several_scripts_are_compared(self, tmp_path):
+        own = {"shards": "own", "learning_rate": 0.1}
+        for tau in (1, 5, 20):  # elastic averaging by itself is published so
+            add_run(tmp_path / "a", f"easgd/{tau}", **plain("easgd", "sgd"), period=tau, learning_rate=0.1, crop=28)
+            add_run(tmp_path / "b", f"easgd/{tau}", **plain("easgd", "sgd"), period=tau, crop=28, **own)
+            add_run(tmp_path / "c", f"easgd/{tau}", **plain("easgd", "sgd"), period=tau, crop=28, pixels="normalised", **own)
+            add_run(tmp_path / "d", f"easgd/{tau}", **plain("easgd", "sgd"), period=tau, **own)
+        texts = [sweep_tables.period_text(recorded.load(tmp_path / name, "smoke")) for name in "abcd"]
+        assert [text.count("> Made with pixels in [0, 1]") for text in texts] == [0, 1, 0, 0]
+        table = update_readme.table_of(texts[1], "## digits, CNN-2, workers with images of their own\n")
+        assert table.splitlines()[0].startswith("> Made with pixels in [0, 1]")
+        assert table.splitlines()[2].startswith("| method | τ = 1 |")
+        assert update_readme.table_of(texts[2]).startswith("| method |")
+
+    def test_records_from_before_pixels_were_an_option_share_a_row_with_later_ones(self, tmp_path):
+        add_run(tmp_path, "eoa/old", 0)
+        add_run(tmp_path, "eoa/new", 1, pixels="normalised")
+        add_run(tmp_path, "easgd/old", 0, **plain("easgd", "sgd"), crop=28)
+        add_run(tmp_path, "easgd/new", 1, **plain("easgd", "sgd"), crop=28, pixels="unit")
+        assert list(recorded.load(tmp_path, "smoke").rows.n) == [2, 2]
+
     def test_periods_have_a_table_with_the_rate_that_validation_chose(self, tmp_path):
         # The higher rate is better on validation images at every period but the longest, where it diverged.
         for tau in (1, 4, 16):

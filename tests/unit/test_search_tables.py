@@ -67,6 +67,15 @@ def test_unfinished_searches_are_named(root):
     assert "MNIST, DHPO-CNN-1: 4 trials of 1 epoch of 5,000 images, space mnist" in words
 
 
+def test_searches_of_crops_with_pixels_in_0_to_1_say_so(root):
+    assert "Made with pixels" not in searches.text(root / "cpu")
+    add_search(root, "tpe", 0, dataset="cifar10", crop=28)
+    add_search(root, "random", 0, dataset="digits", crop=28, pixels="normalised")
+    words = searches.text(root / "cpu")
+    assert words.count("> Made with pixels in [0, 1]") == 1
+    assert words.index("CIFAR-10, DHPO") < words.index("> Made with pixels")
+
+
 def test_other_budgets_are_not_compared_and_own_options_are_named(root):
     add_search(root, "random", 0, trials=8)
     add_search(root, "evolution", 0, 0.5, population=8)
