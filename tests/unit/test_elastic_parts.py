@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_cli import load_script
 from torch import nn
 
-from common.data import DEFAULT_DIRECTORY, SOURCES, open_data, permutation
+from common.data import SOURCES, open_data, permutation
 from common.data.augment import CroppingAugmenter, in_unit_range
 from common.ecosphere import Ecosphere
 from common.elastic import theory
@@ -20,6 +20,7 @@ from common.exchange import Exchange
 from common.models import MODELS, Shape, model_title
 from common.optim import OptimizerSettings, WeightOptimizer
 from common.optim.bases import LookAhead
+from common.paths import data_directory
 from common.rates import ScheduledRates
 
 
@@ -126,9 +127,10 @@ def test_crops_of_digits_are_normalised_unless_pixels_are_to_lie_in_0_to_1(alone
 def test_crops_of_what_was_downloaded_are_normalised(alone, name, crop):
     """The original of the search sees MNIST with mean 0.1307 and deviation 0.3081 taken off and out."""
     folder = {"mnist": "MNIST", "cifar10": "cifar-10-batches-py", "fashion-mnist": "FashionMNIST"}[name]
-    if not (Path(DEFAULT_DIRECTORY) / folder).exists():
-        pytest.skip(f"{SOURCES[name].title} is not in {DEFAULT_DIRECTORY}")
-    data = open_data(name, DEFAULT_DIRECTORY, alone, 0, 0.1, 100, train_images=5000, crop=crop)
+    directory = data_directory("auto")
+    if not (directory / folder).exists():
+        pytest.skip(f"{SOURCES[name].title} is not in {directory}")
+    data = open_data(name, str(directory), alone, 0, 0.1, 100, train_images=5000, crop=crop)
     assert moments(data) == pytest.approx((0, 1), abs=0.03)
 
 
