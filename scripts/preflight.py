@@ -16,6 +16,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,7 +37,6 @@ LONGEST_TMPDIR = 75  # characters: a socket's path has 107, and Python's worker 
 SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "MPI4PY_RC_", "HOROVOD_")
 PARAMETER_FILES = (".openmpi/mca-params.conf", ".pmix/mca-params.conf", ".prte/mca-params.conf")  # below the home
 KEPT = "kept as it is: take it out if jobs hang or are slow"
-NO_HOROVOD_FROM = (3, 12)  # see `horovod_row`
 
 
 class Row(NamedTuple):
@@ -183,7 +183,11 @@ def launcher_row(library: str) -> Row:
 
 
 def horovod_row() -> Row:
-    """Horovod's controllers and operations; without it MPI collectives take its place."""
+    """Horovod's controllers and operations; without it MPI collectives take its place.
+
+    Horovod 0.28.1 was built and run with Python 3.11 and 3.13. Its horovodrun imports distutils, which Python has no more from
+    3.12 on, and setuptools brings.
+    """
     if version("horovod") is None:
         return Row("Horovod", "not installed", NOTE, "MPI averages the gradients; no horovodrun: start with mpirun")
     output, why = probe(HOROVOD)
@@ -197,6 +201,9 @@ def horovod_row() -> Row:
         return Row("Horovod", value, MISSING, "populations need its MPI controller: run scripts/setup.sh --rebuild")
     if len(found["loaded"]) > 1:
         return Row("Horovod", value, MISSING, f"two MPI libraries in one process: {', '.join(found['loaded'])}")
+    if find_spec("distutils") is None:
+        advice = "horovodrun needs setuptools from Python 3.12 on (pip install setuptools); mpirun works without"
+        return Row("Horovod", value, NOTE, advice)
     return Row("Horovod", value)
 
 

@@ -77,6 +77,7 @@ fail() { # the end of the log, then the line in it that names the cause: the fir
     printf -- '--- last lines of %s\n' "$log"
     tail -n 20 "$log"
     printf -- '---\nsetup.sh: %s failed: %s\n' "$1" "${cause:-see above}"
+    [[ $1 != Horovod* ]] || printf 'setup.sh: --no-horovod does without it: MPI then averages the gradients\n'
   } >&2
   exit 1
 }

@@ -95,6 +95,25 @@ def test_threads_are_read_as_the_scripts_read_them(threads, state, tmp_path):
     assert [row.state for row in rows] == ([] if state is None else [state])
 
 
+BUILT = '{"version": "0.28.1", "mpi": true, "gloo": false, "cuda": false, "nccl": false, "loaded": ["/x/libmpi.so"]}'
+
+
+@pytest.mark.parametrize(("distutils", "state"), [(object(), OK), (None, NOTE)])
+def test_horovodrun_needs_distutils_which_setuptools_brings(distutils, state, monkeypatch):
+    monkeypatch.setattr(preflight, "probe", lambda code: (BUILT, ""))
+    monkeypatch.setattr(preflight, "find_spec", lambda name: distutils)
+    row = preflight.horovod_row()
+    assert row.state == state
+    assert ("pip install setuptools" in row.advice) == (state == NOTE)
+
+
+def test_without_horovod_the_scripts_start_with_mpirun(monkeypatch):
+    monkeypatch.setattr(preflight, "version", lambda package: None)
+    row = preflight.horovod_row()
+    assert (row.value, row.state) == ("not installed", NOTE)
+    assert "MPI averages the gradients" in row.advice
+
+
 def test_the_whole_table_of_this_machine():
     names = [row.name for row in preflight.machine_rows()]
     assert names[:5] == ["cores", "memory", "disk", "TMPDIR", "/dev/shm"]
