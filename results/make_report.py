@@ -93,7 +93,7 @@ def render(records: Records, folder: Path) -> str:
             (
                 f"{rows.data.iloc[0]}, {rows.model.iloc[0]}",
                 _cells(sweep_tables.start_table(rows)),
-                sweep_tables.start_notes(records, rows),
+                _noted(cells.statistics_note(rows), sweep_tables.start_notes(records, rows)),
             )
             for _, rows in records.sweeps()
         ],
@@ -105,7 +105,7 @@ def render(records: Records, folder: Path) -> str:
                     for table in (sweep_tables.period_table(records, rows), sweep_tables.swarm_table(rows))
                     if len(table)
                 ],
-                sweep_tables.period_notes(records, rows),
+                _noted(sweep_tables.marks(rows), sweep_tables.period_notes(records, rows)),
                 sweep_tables.SWARM_NOTE,
             )
             for _, rows in records.periods()
@@ -114,12 +114,12 @@ def render(records: Records, folder: Path) -> str:
             (
                 f"{rows.data.iloc[0]}, {rows.model.iloc[0]}",
                 [_cells(table) for table in (step_tables.steps_table(rows), step_tables.first_step_table(rows)) if len(table)],
-                step_tables.steps_notes(records, rows),
+                _noted(cells.statistics_note(rows), step_tables.steps_notes(records, rows)),
                 step_tables.FIRST_STEP_NOTE,
             )
             for _, rows in records.steps()
         ],
-        searches=[(group.title, _cells(searches.table(group))) for group in searches.load(folder)],
+        searches=[(group.title + _pixels(group.runs), _cells(searches.table(group))) for group in searches.load(folder)],
         search_note=searches.NOTE,
         cost=_cells(make_tables.cost_table(records)),
         cost_notes=make_tables.cost_notes(records),
@@ -128,6 +128,16 @@ def render(records: Records, folder: Path) -> str:
         commands=make_tables.commands(records),
         regenerate=cells.regenerate(records, "make_report.py"),
     )
+
+
+def _noted(marks: list[str], notes: list[str]) -> list[str]:
+    """Notes below a table, after what Markdown quotes above it."""
+    return [*(mark.removeprefix("> ") for mark in marks), *notes]
+
+
+def _pixels(runs: pd.DataFrame) -> str:
+    """What the title of a search adds where its pixels were not normalised."""
+    return " (pixels in [0, 1], to be made again)" if (runs.pixels == "unit").any() else ""
 
 
 def _cells(table: pd.DataFrame) -> dict[str, list]:

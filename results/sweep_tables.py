@@ -105,6 +105,11 @@ def is_made_without_normalisation(rows: pd.DataFrame) -> bool:
     return has_own_images(rows) and any(settings.get("pixels") == "unit" for settings in rows.settings)
 
 
+def marks(rows: pd.DataFrame) -> list[str]:
+    """What stands above a table some of whose records would come out differently now."""
+    return [*([UNIT_PIXELS] if is_made_without_normalisation(rows) else []), *statistics_note(rows)]
+
+
 def period_notes(records: Records, rows: pd.DataFrame) -> list[str]:
     """What a reader of a table of periods has to know."""
     chosen, lost = rows[rows.chosen], rows[rows.diverged > 0]
@@ -185,7 +190,7 @@ def period_text(records: Records) -> str:
     """All of periods.md; empty where no period was varied."""
     texts = []
     for _, rows in records.periods():
-        above = [*([UNIT_PIXELS] if is_made_without_normalisation(rows) else []), *statistics_note(rows)]
+        above = marks(rows)
         texts += [
             f"## {period_title(rows)}",
             *above,
