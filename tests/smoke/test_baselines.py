@@ -49,7 +49,9 @@ def test_a_short_run_leaves_a_whole_record_and_sends_what_its_equations_say(shor
     assert [p["workers"] for p in summary["populations"]] == ([1] * ranks if apart else [ranks])
     assert summary["populations"][0]["optimizer"] == ("adamw" if method == "diloco" else "sgd")
     state = parameters + summary["buffers"]
-    every_round = {"sync": state + 1, "independent": 0, "pbt": 0}.get(method, summary["buffers"])  # a merge; statistics
+    every_round = {"sync": state + 1, "independent": 0, "pbt": 0}.get(
+        method, summary["buffers"] + 1
+    )  # a merge; statistics and a flag
     sent = state + ranks * (2 * every_round + exchanges * (parameters + 1))  # the start's broadcast comes from one rank
     assert summary["bytes_sent"]["inside"] == 4 * sent
     rates = {"average": [0.1, 0.05]}.get(method, [0.001, 0.001] if method == "diloco" else [0.1, 0.1])
