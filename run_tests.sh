@@ -78,7 +78,7 @@ wanted() { # PART
 }
 
 # Two processes of pytest where tests do not look at the clock; a job of several ranks brings enough of its own.
-beside=(-n 2 --dist worksteal)
+beside=(-n 2 --dist loadfile) # files share runs
 if wanted unit; then part unit python -m pytest tests/unit "${beside[@]}" "${options[@]}"; fi
 if wanted golden; then part golden python -m pytest tests/golden "${options[@]}"; fi
 if wanted smoke; then
