@@ -212,7 +212,7 @@ experiments() {
             experiment cosine-cifar100 1 baselines/Baselines.py --method cosine --dataset cifar100
             experiment vit-cifar10 "$ranks" EOA-ViT/EOAViT.py
             for eta in 0.001 0.01 0.1 1 10; do # what a wrong base rate does to each method: a small network, part of the data
-                local small=(--depth 10 --train-images 20000 --rounds 12 --fitness-images 250 --optimizer sgd --learning-rate $eta)
+                local small=(--depth 10 --train-images 20000 --rounds 12 --fitness-images 250 --optimizer sgd --precision float32 --learning-rate $eta)
                 experiment foraging-$eta "$ranks" EOA-SAM/EOASAM.py "${small[@]}" --base-rate forage
                 experiment reference-$eta "$ranks" EOA-SAM/EOASAM.py "${small[@]}" --reference
                 experiment cosine-$eta 1 baselines/Baselines.py "${small[@]}" --method cosine --batch-size 256
