@@ -75,7 +75,8 @@ class CommonArgs:
     """images per step of all workers together, or windows of 128 characters (EOA: 1024; 512 per rank, 4096 over its 8, in
     EOA-ViT)"""
     learning_rate: float = 0.1
-    """base rate eta0, quoted for 128 images behind one averaged gradient (EOA: 0.1; 0.03 in EOA-ViT)"""
+    """base rate eta0, quoted for 128 images behind one averaged gradient (EOA: 0.1 for one worker; 0.03 in
+    EOA-ViT)"""
     val_fraction: float = 0.1
     """share of the training images held out, which all choices rest on (EOA's reference scripts: on the test set)"""
     train_images: int = 0

@@ -238,7 +238,7 @@ def test_the_paper_preset_of_the_vit_script_is_the_published_setting(monkeypatch
     """The specification's protocol table, ViT: 512 images for each of 8 ranks behind one gradient, in parts of 32."""
     paper = load_script("EOAViT", monkeypatch, SCRIPTS.parent / "EOA-ViT").PRESETS["paper"]
     assert (paper.model, paper.image_size, paper.crop_scale, paper.dropout, paper.flip) == ("vit-b16", 224, 0.05, 0.1, False)
-    assert (paper.batch_size, paper.accumulate, paper.rounds, paper.learning_rate) == (8 * 512, 16, 200, 0.03)
+    assert (paper.batch_size, paper.accumulate, paper.rounds, paper.learning_rate) == (8 * 512, 16, 200, 0.0075)
     assert settle_batch(paper, set(), 8) // 8 // paper.accumulate == 32
     assert (paper.optimizer, paper.momentum_factor, paper.weight_decay, paper.clip_norm) == ("sgd", 0.9, 0.0, 1.0)
     assert paper.label_smoothing == 0
@@ -283,6 +283,8 @@ def test_reference_is_the_published_network_and_arithmetic(script, folder, colum
     assert {name: getattr(args, name) for name in wanted} == wanted
     batches = {"cpu": 256, "paper": 16 * 512 if column == "vit" else 1024}  # of the ViT script for every rank
     assert args.batch_size == batches[preset]
+    rates = {"cpu": presets["cpu"].learning_rate, "paper": 0.03 if column == "vit" else 0.1}
+    assert args.learning_rate == rates[preset]
     assert any("--precision float32 (instead of auto)" in line for line in said)
     assert any("wrong classes alone" in line for line in said) == (column != "vit")  # whose labels are not smoothed
     left = "\n".join(said[said.index("not reproduced:") :])
