@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from prodigyopt import Prodigy
-from schedulefree import AdamWScheduleFree, SGDScheduleFree
 from torch import nn
 
 from common.flat import FlatModel
+from common.optim import eager
 from common.optim.armijo import PAPER, Rules
 from common.optim.salsa import Direction, Salsa
 
@@ -88,10 +87,10 @@ class Base:
 
 def _sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
     mu, decay = settings.momentum, settings.weight_decay
-    return [torch.optim.SGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]  # one tensor: nothing to group
+    return [eager.SGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]  # one tensor: nothing to group
 
 
-class LookAhead(torch.optim.Optimizer):
+class LookAhead(eager.Eager, torch.optim.Optimizer):
     """SGD with Nesterov momentum as the EASGD paper writes it (M1, M2): the gradient is taken at x + delta v,
 
     v <- delta v - eta (g + lambda x), x <- x + v, the decay at x + delta v as well. Call `look_ahead` before the gradient.
@@ -123,7 +122,7 @@ def _nesterov(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim
 
 
 def _adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
-    return [torch.optim.AdamW([model.parameters], lr=1.0, weight_decay=settings.adam_decay, foreach=False)]
+    return [eager.AdamW([model.parameters], lr=1.0, weight_decay=settings.adam_decay, foreach=False)]
 
 
 def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
@@ -137,24 +136,24 @@ def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Opt
     decay = settings.adam_decay
     optimizers: list[torch.optim.Optimizer] = []
     if matrices:
-        optimizers.append(torch.optim.Muon(matrices, lr=1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
+        optimizers.append(eager.Muon(matrices, lr=1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
     if vectors:
-        optimizers.append(torch.optim.AdamW(vectors, lr=1.0, weight_decay=decay))
+        optimizers.append(eager.AdamW(vectors, lr=1.0, weight_decay=decay))
     return optimizers
 
 
 def _schedulefree_sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
     mu, decay = settings.momentum, settings.weight_decay
-    return [SGDScheduleFree([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]
+    return [eager.ScheduleFreeSGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]
 
 
 def _schedulefree_adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
-    return [AdamWScheduleFree([model.parameters], 1.0, weight_decay=settings.adam_decay, foreach=False)]
+    return [eager.ScheduleFreeAdamW([model.parameters], 1.0, weight_decay=settings.adam_decay, foreach=False)]
 
 
 def _prodigy(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
     with contextlib.redirect_stdout(io.StringIO()):  # it would say on every rank that its decay is decoupled
-        return [Prodigy([model.parameters], 1.0, weight_decay=settings.adam_decay)]
+        return [eager.Prodigy([model.parameters], 1.0, weight_decay=settings.adam_decay)]
 
 
 def _salsa(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
@@ -181,5 +180,5 @@ BASES = {
     "schedulefree-adamw": Base(_schedulefree_adamw, "adam", averages=True, numbers=("k", "weight_sum", "lr_max")),
     "prodigy": Base(_prodigy, "one", numbers=("k", "d", "d_max", "d_numerator")),
 }
-if hasattr(torch.optim, "Muon"):  # from torch 2.9 on
+if hasattr(eager, "Muon"):
     BASES["muon"] = Base(_muon, "adam")

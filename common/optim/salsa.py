@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from common.optim.armijo import LONG_AGO, PAPER, Rules, State, Step, decide, period, skip
+from common.optim.eager import Eager
 from common.seeding import Purpose, drawn_from, torch_seed
 
 AGREEMENT = 100  # steps between two looks at whether all ranks still search alike
@@ -81,7 +82,7 @@ def alone(row: np.ndarray) -> np.ndarray:
     return row[None]
 
 
-class Salsa(torch.optim.Optimizer):
+class Salsa(Eager, torch.optim.Optimizer):
     """w <- w - eta m^ (sgd) or w - eta m^ / (sqrt(v^) + eps) (adam), eta by the Armijo test along g in the place of m^.
 
     params: tensors, or groups with `betas`, `eps` and `weight_decay` (decoupled) of their own; one step size for all.
