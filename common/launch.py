@@ -163,6 +163,22 @@ def outside_slurm_step(env: MutableMapping[str, str] = os.environ) -> Iterator[N
             env["SLURM_STEP_ID"] = hidden
 
 
+@contextmanager
+def on_one_node(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+    """A block in which MPI may start: without its libfabric module where all ranks are on one node and speak through its memory.
+
+    The module sleeps for a second when MPI ends. The variable is taken away again, for programs that are started later.
+    """
+    alone = (_first_number(LOCAL_SIZE_VARIABLES) or 1) == (launcher_size() or 1) and "OMPI_MCA_btl" not in env
+    if alone:
+        env["OMPI_MCA_btl"] = "^ofi"
+    try:
+        yield
+    finally:
+        if alone:
+            del env["OMPI_MCA_btl"]
+
+
 def threads_wanted() -> int | None:
     """Threads per rank that OMP_NUM_THREADS asks for; None where it does not. Raises UsageError where it cannot be read."""
     text = os.environ.get("OMP_NUM_THREADS")

@@ -5,7 +5,7 @@ from common import launch
 launch.prepare_environment()
 launch.prepare_mpi4py()
 
-with launch.outside_slurm_step():  # Open MPI reads the environment when it is loaded
+with launch.outside_slurm_step(), launch.on_one_node():  # Open MPI reads the environment when it is loaded
     from mpi4py import MPI
 
 __all__ = ["MPI"]

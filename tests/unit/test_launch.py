@@ -277,6 +277,28 @@ def test_ranks_yield_where_their_threads_and_horovods_outnumber_the_cores(
     assert ("HOROVOD_CYCLE_TIME" in os.environ) is expected
 
 
+@pytest.mark.parametrize(
+    ("size", "local_size", "given", "expected"),
+    [
+        (None, None, None, "^ofi"),  # a single process
+        (4, 4, None, "^ofi"),
+        (4, 2, None, None),  # two nodes
+        (4, None, None, None),  # a launcher that does not say how many ranks are here
+        (4, 4, "self,tcp", "self,tcp"),  # asked for
+    ],
+)
+def test_mpi_starts_without_libfabric_where_all_ranks_are_on_one_node(size, local_size, given, expected, monkeypatch):
+    for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(launch, "launcher_size", lambda: size)
+    if local_size:
+        monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(local_size))
+    env = {"OMPI_MCA_btl": given} if given else {}
+    with launch.on_one_node(env):
+        assert env.get("OMPI_MCA_btl") == expected
+    assert env == ({"OMPI_MCA_btl": given} if given else {})
+
+
 def test_the_cores_are_shared_out_where_no_number_of_threads_is_asked_for(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [launch.threads_per_rank(n, 8) for n in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]
