@@ -165,7 +165,7 @@ def outside_slurm_step(env: MutableMapping[str, str] = os.environ) -> Iterator[N
 
 @contextmanager
 def on_one_node(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
-    """A block in which MPI may start: without its libfabric module where all ranks are on one node and speak through its memory.
+    """A block in which MPI may start: without its libfabric module where all ranks are on one node, and need none.
 
     The module sleeps for a second when MPI ends. The variable is taken away again, for programs that are started later.
     """
