@@ -24,6 +24,7 @@ from common.cli import PathText, read_options
 from common.data import DataSet, Pictures, open_data
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, Evaluator, Judged, evaluate
 from common.models import build_model
+from common.paths import data_directory
 from common.populations import PopulationSpec
 from common.record import commit
 from common.topology import build_topology
@@ -43,8 +44,8 @@ class Args:
 
     dataset: str = "cifar10"
     """data set"""
-    data_dir: PathText = ""
-    """folder of the data set (default: $EOA_DATA, or data)"""
+    data_dir: PathText = "auto"
+    """folder of the data set (auto: $EOA_DATA, else data/)"""
     draws: int = 20
     """draws of images for every number"""
     out: PathText = "results/benchmarks"
@@ -131,7 +132,7 @@ def main() -> None:
     """Train, evaluate, print and write the tables."""
     args = read_options(Args, __doc__)
     topology = build_topology([PopulationSpec("hold", 1, "sgd")])
-    data = open_data(args.dataset, args.data_dir, topology, 0, 0.1, 0, IMAGES)
+    data = open_data(args.dataset, str(data_directory(args.data_dir)), topology, 0, 0.1, 0, IMAGES)
     steps = len(data.train) // BATCH
     accuracy, choice = [], []
     for name, at in SCHEDULES.items():
