@@ -18,16 +18,15 @@ from typing import Any, Literal
 
 import torch
 
-from common import launch, machine
-from common.cli import CommonArgs, PathText, check_common, headline, make_presets, parse_args, settle_precision
-from common.data import open_data
+from common.data.dataset import open_data
+from common.ecosphere.rates import SHAPES
 from common.errors import UsageError
 from common.evaluate import evaluate
 from common.models import model_title
+from common.parallel import launch, machine
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import Topology, build_topology, split_world, world_size
 from common.paths import data_directory
-from common.populations import PopulationSpec
-from common.rates import SHAPES
-from common.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
 from common.search.checks import Trials, check_searchable, check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import Journal
@@ -40,7 +39,8 @@ from common.search.steady import Order, Steady
 from common.search.strategies import Evolution, Grid, Random, Strategy
 from common.search.trial import State, Trial
 from common.search.worker import run
-from common.topology import Topology, build_topology, split_world, world_size
+from common.training.options import CommonArgs, PathText, check_common, headline, make_presets, parse_args, settle_precision
+from common.training.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
 
 STATIC = ("grid", "random", "evolution")
 WHOSE = {  # options that are for some choices of another one

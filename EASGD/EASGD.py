@@ -23,20 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common import launch
-from common.cli import (
-    CommonArgs,
-    check_batches,
-    check_common,
-    headline,
-    make_presets,
-    parse_args,
-    refuse_averages,
-    refuse_options_of_others,
-    refuse_rates,
-)
-from common.ecosphere import Ecosphere
-from common.elastic.rules import (
+from common.coupling.elastic import (
     Admm,
     Alone,
     Centre,
@@ -48,15 +35,28 @@ from common.elastic.rules import (
     MomentumRule,
     Synchroniser,
 )
-from common.elastic.run import CentredRun, ServedRun, TreeRun
-from common.elastic.server import ServedCentre, WindowCentre, slices_of
-from common.elastic.synchronous import SynchronousElastic
-from common.elastic.tree import SCHEDULES, Node, inner_nodes
+from common.coupling.server import ServedCentre, WindowCentre, slices_of
+from common.coupling.synchronous import SynchronousElastic
+from common.coupling.tree import SCHEDULES, Node, inner_nodes
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
-from common.exchange import Exchange
-from common.populations import PopulationSpec
-from common.rates import ScheduledRates
-from common.topology import build_topology, world_size
+from common.parallel import launch
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import build_topology, world_size
+from common.training.options import (
+    CommonArgs,
+    check_batches,
+    check_common,
+    headline,
+    make_presets,
+    parse_args,
+    refuse_averages,
+    refuse_options_of_others,
+    refuse_rates,
+)
+from common.training.served_run import CentredRun, ServedRun, TreeRun
 
 TOGETHER = ("easgd", "easgd-gs")
 SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")

@@ -9,9 +9,9 @@ For example:
 
 from EOASAM import main
 
-from common import launch
-from common.cli import make_presets
-from common.eoa import EoaArgs
+from common.parallel import launch
+from common.training.eoa import EoaArgs
+from common.training.options import make_presets
 
 PRESETS_CIFAR100 = make_presets(EoaArgs, cpu={"dataset": "cifar100"}, paper={"dataset": "cifar100"})
 

@@ -9,9 +9,9 @@ moves its workers' learning rates around the elected base rate.
     python EOA-SAM/EOASAM.py --preset smoke
 """
 
-from common import launch
-from common.cli import headline, make_presets, parse_args
-from common.eoa import EoaArgs, prepare
+from common.parallel import launch
+from common.training.eoa import EoaArgs, prepare
+from common.training.options import headline, make_presets, parse_args
 
 PRESETS = make_presets(EoaArgs)
 COST = {

@@ -8,9 +8,9 @@ batch may go through the network in parts (--accumulate); gradients are averaged
     mpirun --oversubscribe --bind-to none -np 8 python EOA-ViT/EOAViT.py --preset smoke
 """
 
-from common import launch
-from common.cli import headline, make_presets, parse_args
-from common.eoa import EoaArgs, prepare
+from common.parallel import launch
+from common.training.eoa import EoaArgs, prepare
+from common.training.options import headline, make_presets, parse_args
 
 TINY = {"model": "vit-tiny", "optimizer": "sgd", "weight_decay": 0.0, "clip_norm": 1.0, "label_smoothing": 0.0}
 PRESETS = make_presets(

@@ -15,8 +15,18 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Literal
 
-from common import launch
-from common.cli import (
+from common.coupling import stability
+from common.coupling.swarm import EXCHANGES, FITNESSES, Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
+from common.coupling.swarm_rules import MEMORIES, MOTIONS, RANDS, UNITS, Motion
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
+from common.errors import UsageError
+from common.optim.weight_optimizer import WeightOptimizer, family
+from common.parallel import launch
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import build_topology, world_size
+from common.training.options import (
     CommonArgs,
     check_batches,
     check_common,
@@ -27,17 +37,7 @@ from common.cli import (
     refuse_options_of_others,
     refuse_rates,
 )
-from common.ecosphere import Ecosphere
-from common.elastic import theory
-from common.elastic.swarm import MEMORIES, MOTIONS, RANDS, UNITS, Motion
-from common.elastic.swarm_run import SwarmRun
-from common.elastic.swarming import EXCHANGES, FITNESSES, Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
-from common.errors import UsageError
-from common.exchange import Exchange
-from common.optim import WeightOptimizer, family
-from common.populations import PopulationSpec
-from common.rates import ScheduledRates
-from common.topology import build_topology, world_size
+from common.training.swarm_run import SwarmRun
 
 METHOD = "PSO-PS (our reconstruction)"
 
@@ -172,7 +172,7 @@ def require(condition: bool, args: Args, name: str, what: str) -> None:
 def cautions(motion: Motion) -> list[str]:
     """What to say of coefficients with which a swarm at rest would fly apart."""
     w, c1, c2 = motion.inertia, motion.cognitive, motion.social
-    if motion.v_max or theory.spectral_radius(theory.swarm_second_moments(w, c1, c2)) <= 1 + 1e-9:
+    if motion.v_max or stability.spectral_radius(stability.swarm_second_moments(w, c1, c2)) <= 1 + 1e-9:
         return []  # without pulls the radius is 1, but for rounding
     return [f"note: with w = {w:g}, c1 = {c1:g} and c2 = {c2:g} positions spread without bound unless --v-max holds them"]
 

@@ -13,16 +13,16 @@ To search in a population of an ecosphere: `--populations gwo:4:sgd,hold:4:salsa
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from common import launch
-from common.cli import CommonArgs, check_common, headline, make_presets, parse_args, refuse_options_of_others
-from common.ecosphere import Ecosphere
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
-from common.exchange import Exchange
 from common.optim.armijo import PAPER, PLAIN, RELEASED, Rules
-from common.populations import PopulationSpec
-from common.rates import ScheduledRates
-from common.run import Run
-from common.topology import build_topology, world_size
+from common.parallel import launch
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import build_topology, world_size
+from common.training.options import CommonArgs, check_common, headline, make_presets, parse_args, refuse_options_of_others
+from common.training.run import Run
 
 WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # every script has them; here they are refused
 

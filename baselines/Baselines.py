@@ -31,9 +31,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common import launch
-from common.apart import ApartRun
-from common.cli import (
+from common.coupling.local_sgd import Gathering, LocalSteps, Rhythm
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import QUOTED_BATCH, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates
+from common.errors import UsageError
+from common.optim.weight_optimizer import averages, family, parts, searches
+from common.parallel import launch
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import build_topology, world_size
+from common.training.independent import ApartRun
+from common.training.lr_finder import RangeTest
+from common.training.options import (
     CommonArgs,
     PathText,
     check_batches,
@@ -44,17 +53,8 @@ from common.cli import (
     refuse_options_of_others,
     refuse_rates,
 )
-from common.ecosphere import Ecosphere
-from common.elastic.local import Gathering, LocalSteps, Rhythm
-from common.elastic.run import CentredRun
-from common.errors import UsageError
-from common.exchange import Exchange
-from common.optim import averages, family, parts, searches
-from common.populations import PopulationSpec
-from common.range_test import RangeTest
-from common.rates import QUOTED_BATCH, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates
-from common.run import Run
-from common.topology import build_topology, world_size
+from common.training.run import Run
+from common.training.served_run import CentredRun
 
 SCHEDULED = (
     "constant",

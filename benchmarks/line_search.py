@@ -18,19 +18,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from common import launch
-from common.cli import PathText, read_options
-from common.data import DataSet, open_data
-from common.ecosphere import Ecosphere
-from common.exchange import Exchange
-from common.loop import Plan, train_round
+from common.data.dataset import DataSet, open_data
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
 from common.models import build_model, model_title
-from common.optim import OptimizerSettings, WeightOptimizer
 from common.optim.armijo import PAPER, Rules
-from common.populations import PopulationSpec
-from common.rates import ScheduledRates
-from common.record import commit
-from common.topology import Topology, build_topology
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.parallel import launch
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import Topology, build_topology
+from common.training.loop import Plan, train_round
+from common.training.options import PathText, read_options
+from common.training.record import commit
 
 ADAM = "Adam, no search"
 KINDS: dict[str, tuple[str, Rules]] = {

@@ -19,15 +19,14 @@ import numpy as np
 import torch
 from mpi4py.futures import MPICommExecutor
 
-from common import launch
-from common.cli import CommonArgs, PathText, read_options
-from common.comm import Group, Traffic
-from common.data import open_data
+from common.data.dataset import open_data
 from common.errors import UsageError
-from common.mpi import MPI
+from common.parallel import launch
+from common.parallel.comm import Group, Traffic
+from common.parallel.mpi import MPI
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import build_topology, world_size
 from common.paths import data_directory
-from common.populations import PopulationSpec
-from common.record import commit
 from common.search.coordinator import Coordinator
 from common.search.objective import Training
 from common.search.schedule import Generations, Queue, log_normal, speed_up, utilisation
@@ -36,7 +35,8 @@ from common.search.space import Space
 from common.search.steady import FREE, Order, Steady
 from common.search.strategies import Random, Strategy
 from common.search.worker import Objective, run
-from common.topology import build_topology, world_size
+from common.training.options import CommonArgs, PathText, read_options
+from common.training.record import commit
 
 RANKS = (1, 2, 4, 8, 16, 64, 1024)
 SPREADS = (0.1, 0.5, 1.0)

@@ -4,7 +4,8 @@
 
 The quadratic F(x) = x^2 / 2 without noise; p workers take turns. Above: the spectral radius of one round over learning rate
 and penalty; what is above 1 diverges. Below: the centre over 20,000 rounds at eta = 0.001, rho = 2.5 from x^i = x~ = 1000.
-Everything in float64, from the matrices of common/elastic/theory.py. Writes results/benchmarks/stability.md and stability.png.
+Everything in float64, from the matrices of common/coupling/stability.py. Writes stability.md and stability.png into
+results/benchmarks.
 """
 
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from common import launch
-from common.cli import PathText, read_options
-from common.elastic import theory
+from common.coupling import stability
+from common.parallel import launch
+from common.training.options import PathText, read_options
 
 SHOWN = (3, 8)  # workers, one column each, as in the paper
 ETA, RHO, START = 0.001, 2.5, 1000.0  # the paper's demonstration
@@ -47,18 +48,18 @@ def radii(args: Args, method: str, p: int) -> np.ndarray:
     """Spectral radius of one round, shape (points, points): rho down, eta across. EASGD moves by alpha = eta rho."""
     etas, rhos = grid(args)
     if method == "ADMM":
-        rounds = [[theory.round_robin_admm(eta, rho, p) for eta in etas] for rho in rhos]
+        rounds = [[stability.round_robin_admm(eta, rho, p) for eta in etas] for rho in rhos]
     else:
-        rounds = [[theory.round_robin_easgd(eta, eta * rho, p) for eta in etas] for rho in rhos]
+        rounds = [[stability.round_robin_easgd(eta, eta * rho, p) for eta in etas] for rho in rhos]
     return np.abs(np.linalg.eigvals(np.array(rounds))).max(axis=-1)
 
 
 def centre_over_time(args: Args, method: str, p: int) -> np.ndarray:
     """x~ after every round, shape (rounds + 1,); multipliers begin at 0."""
     if method == "ADMM":
-        state, turn = np.array([0.0, START] * p + [START]), theory.round_robin_admm(ETA, RHO, p)
+        state, turn = np.array([0.0, START] * p + [START]), stability.round_robin_admm(ETA, RHO, p)
     else:
-        state, turn = np.full(p + 1, START), theory.round_robin_easgd(ETA, ETA * RHO, p)
+        state, turn = np.full(p + 1, START), stability.round_robin_easgd(ETA, ETA * RHO, p)
     path = [state[-1]]
     for _ in range(args.rounds):
         state = turn @ state

@@ -19,15 +19,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import evaluate as evaluation
-from common import launch
-from common.cli import PathText, read_options
-from common.data import DataSet, Pictures, open_data
+from common.data.dataset import DataSet, Pictures, open_data
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, Evaluator, Judged, evaluate
 from common.models import build_model
+from common.parallel import launch
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import build_topology
 from common.paths import data_directory
-from common.populations import PopulationSpec
-from common.record import commit
-from common.topology import build_topology
+from common.training.options import PathText, read_options
+from common.training.record import commit
 
 IMAGES, EPOCHS, BATCH = 20_000, 12, 256
 SIZES = {REPORTED: (STATISTICS_BATCH, 128), COMPARED: (STATISTICS_BATCH, 128), 128: (STATISTICS_BATCH,)}  # images: of batches

@@ -21,19 +21,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common import launch
-from common.cli import PathText, read_options
-from common.comm import Group, Traffic
-from common.elastic.rules import Admm, Alone, Centre, Downpour, Elastic, Master, MomentumDownpour, MomentumRule, Synchroniser
-from common.elastic.run import progress_hooks
-from common.elastic.server import RemoteCentre, ServedCentre, Server, WindowCentre
-from common.elastic.synchronous import SynchronousElastic
+from common.coupling.elastic import Admm, Alone, Centre, Downpour, Elastic, Master, MomentumDownpour, MomentumRule, Synchroniser
+from common.coupling.server import RemoteCentre, ServedCentre, Server, WindowCentre
+from common.coupling.synchronous import SynchronousElastic
 from common.errors import UsageError
-from common.flat import FlatModel
 from common.models import build_model
-from common.mpi import MPI
-from common.record import commit
-from common.topology import world_size
+from common.models.flat import FlatModel
+from common.parallel import launch
+from common.parallel.comm import Group, Traffic
+from common.parallel.mpi import MPI
+from common.parallel.topology import world_size
+from common.training.options import PathText, read_options
+from common.training.record import commit
+from common.training.served_run import progress_hooks
 
 RULES: dict[str, Callable[[Tensor, Centre, int, int], Synchroniser]] = {  # of (x, centre, workers, period)
     "aeasgd": lambda x, centre, p, tau: Elastic(x, centre, 0.9 / p, tau),

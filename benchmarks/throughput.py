@@ -25,22 +25,22 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from common import launch
-from common.cli import PathText, read_options, settle_precision
-from common.data import SOURCES, DataSet, Pictures
 from common.data.augment import Augmenter
-from common.data.sources import import_torchvision
-from common.ecosphere import Ecosphere
+from common.data.dataset import SOURCES, DataSet, Pictures
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import EcosphereRates
 from common.evaluate import autocast
-from common.exchange import Exchange
-from common.flat import FlatModel
-from common.loop import Plan, train_round
 from common.models import build_model, model_title
-from common.optim import OptimizerSettings, WeightOptimizer
-from common.populations import parse_populations
-from common.rates import EcosphereRates
-from common.record import environment
-from common.topology import Topology, build_topology, world_size
+from common.models.flat import FlatModel
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.parallel import launch
+from common.parallel.populations import parse_populations
+from common.parallel.topology import Topology, build_topology, world_size
+from common.training.loop import Plan, train_round
+from common.training.options import PathText, read_options, settle_precision
+from common.training.record import environment
+from common.vision import import_torchvision
 
 RHO = 0.5
 

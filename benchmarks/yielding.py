@@ -17,8 +17,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common import launch
-from common.cli import PathText, read_options
+from common.parallel import launch
+from common.training.options import PathText, read_options
 
 # (Open MPI yields while it waits, milliseconds of a Horovod cycle); the first row is what both do when left alone.
 SETTINGS = [(0, 1.0), (0, 5.0), (1, 1.0), (1, 2.5), (1, 5.0), (1, 10.0)]
@@ -81,15 +81,15 @@ def measure(args: Args) -> None:
     from throughput import Args as Images
     from throughput import random_images
 
-    from common.cli import settle_precision
-    from common.ecosphere import Ecosphere
-    from common.exchange import Exchange
-    from common.loop import Plan, train_round
+    from common.ecosphere.exchange import Exchange
+    from common.ecosphere.membership import Ecosphere
+    from common.ecosphere.rates import EcosphereRates
     from common.models import build_model
-    from common.optim import OptimizerSettings, WeightOptimizer
-    from common.populations import PopulationSpec
-    from common.rates import EcosphereRates
-    from common.topology import build_topology
+    from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+    from common.parallel.populations import PopulationSpec
+    from common.parallel.topology import build_topology
+    from common.training.loop import Plan, train_round
+    from common.training.options import settle_precision
 
     specs = [PopulationSpec("gwo", args.ranks, args.optimizer)]
     topology = build_topology(specs)

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.comm import Group, finite_mean_
-from common.data import Pictures, Texts
-from common.flat import FlatModel
+from common.data.dataset import Pictures, Texts
 from common.models.batch_norm import fresh_statistics, running_statistics
+from common.models.flat import FlatModel
+from common.parallel.comm import Group, finite_mean_
 from common.seeding import Purpose, drawn_from, stream
 
 EVALUATION_BATCH = 250  # small enough that activations of a Wide ResNet stay in cache and memory

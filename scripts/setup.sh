@@ -410,7 +410,7 @@ EOF
 
 jobs_at_once() { # torch's headers take above 1 GB per compiler
   local jobs memory
-  jobs=$(PYTHONPATH=$root "$py" -c 'from common.machine import available_cores; print(available_cores())') # quotas count
+  jobs=$(PYTHONPATH=$root "$py" -c 'from common.parallel.machine import available_cores; print(available_cores())') # quotas count
   memory=$(awk '/^MemAvailable/ { print int($2 / 1500000) }' /proc/meminfo)
   if ((jobs > memory)); then jobs=$memory; fi
   if ((jobs > 8)); then jobs=8; fi

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from common.data.sources import Source, Split, brief, import_torchvision
+from common.data.sources import Source, Split, brief
 from common.errors import UsageError
+from common.vision import import_torchvision
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -7,13 +7,13 @@ import contextlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
 from common.data.files import WAY_OUT, check_read, damage
 from common.errors import UsageError
-from common.topology import Topology
+from common.parallel.topology import Topology
+from common.vision import import_torchvision
 
 NO_FILES_HINT = "--dataset digits"
 
@@ -178,27 +178,3 @@ def _remove_empty(folder: Path) -> None:
 def brief(error: Exception) -> str:
     """What an error says, on one line and not at length."""
     return " ".join(str(error).split())[:100] or type(error).__name__
-
-
-def import_torchvision() -> ModuleType:
-    """torchvision; imported late because runs on digits never need it.
-
-    Its wheel registers C++ operators only beside a CUDA build of torch, and importing it fails where two of them are unknown.
-    Naming them is enough for data sets and transforms.
-    """
-    import torch
-
-    try:
-        import torchvision
-    except RuntimeError as error:
-        if "nms" not in str(error):
-            raise
-        library = torch.library.Library("torchvision", "DEF")
-        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-        _kept.append(library)
-        import torchvision
-    return torchvision
-
-
-_kept: list = []  # a Library undefines its operators when it is collected

@@ -150,7 +150,7 @@ def _check_patches(module: nn.Module, path: Path) -> None:
 
 def import_timm() -> ModuleType:
     """timm, imported late: it takes two seconds, and only Vision Transformers need it."""
-    from common.data.sources import import_torchvision
+    from common.vision import import_torchvision
 
     import_torchvision()  # timm imports it, and alone it fails beside a CPU build of torch
     import timm

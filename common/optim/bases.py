@@ -21,7 +21,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import nn
 
-from common.flat import FlatModel
+from common.models.flat import FlatModel
 from common.optim import eager
 from common.optim.armijo import PAPER, Rules
 from common.optim.salsa import Direction, Salsa

@@ -21,9 +21,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from common.comm import Tag
-from common.mpi import MPI
-from common.nap import Nap
+from common.parallel.backoff import Nap
+from common.parallel.comm import Tag
+from common.parallel.mpi import MPI
 from common.search.journal import Journal
 from common.search.search import Search
 from common.search.space import Setting

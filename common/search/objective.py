@@ -9,25 +9,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
-from common.cli import CommonArgs, check_common, settle_batch
-from common.data import DataSet
-from common.ecosphere import Ecosphere
-from common.eoa import EoaArgs
+from common.data.dataset import DataSet
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import SHAPES, EcosphereRates, EoaSettings, RateRule, ScheduledRates
+from common.ecosphere.species import SPECIES, Rules
 from common.errors import UsageError
 from common.evaluate import REPORTED, Evaluator, evaluate
-from common.exchange import Exchange
-from common.flat import FlatModel
-from common.loop import Plan, train_round
 from common.models import build_model, load_published
-from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, unit
-from common.populations import PopulationSpec, default_populations, parse_populations
-from common.rates import SHAPES, EcosphereRates, EoaSettings, RateRule, ScheduledRates
+from common.models.flat import FlatModel
+from common.optim.weight_optimizer import OPTIMIZERS, OptimizerSettings, WeightOptimizer, unit
+from common.parallel.populations import PopulationSpec, default_populations, parse_populations
+from common.parallel.topology import Topology
 from common.search.coordinator import Task
 from common.search.space import Setting, Value
 from common.search.worker import Reporter
 from common.seeding import Purpose, stream, torch_seed
-from common.species import SPECIES, Rules
-from common.topology import Topology
+from common.training.eoa import EoaArgs
+from common.training.loop import Plan, train_round
+from common.training.options import CommonArgs, check_common, settle_batch
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import zlib
 from collections.abc import Callable
 from typing import TypeAlias
 
-from common.comm import Group, Traffic
 from common.errors import Diverged, UsageError
-from common.mpi import MPI
+from common.parallel.comm import Group, Traffic
+from common.parallel.mpi import MPI
 from common.search.coordinator import (
     Answer,
     Broken,

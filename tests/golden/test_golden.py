@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.election import Standings
-from common.populations import PopulationSpec
-from common.rates import REFERENCE, EcosphereRates, EoaSettings
+from common.ecosphere.election import Standings
+from common.ecosphere.rates import REFERENCE, EcosphereRates, EoaSettings
+from common.parallel.populations import PopulationSpec
 
 HERE = Path(__file__).parent
 ROUNDS, BEST_RATE = 12, 0.07

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.errors import HypothesisException
 
-from common.mpi import MPI
+from common.parallel.mpi import MPI
 
 WORLD = MPI.COMM_WORLD
 LIMIT = 120.0  # seconds for one test: a hang is a failure

@@ -4,7 +4,7 @@ import pytest
 import torch
 from worlds import LAYOUTS, RANK, SIZE, WORLD, build, everyones, numbers
 
-from common import checkpoint
+from common.training import checkpoint
 
 
 def save_rounds(directory, *rounds):

@@ -7,11 +7,11 @@ import pytest
 import torch
 from worlds import ENGINES, RANK, SIZE, build, everyones, needs_two
 
-from common.elastic import theory
-from common.elastic.rules import Downpour, Elastic, LocalCentre, Master
-from common.elastic.server import ServedCentre, Server, WindowCentre, slices_of
-from common.elastic.synchronous import SynchronousElastic, couple
-from common.elastic.tree import SCHEDULES, Node, children_of, inner_nodes, rhythm
+from common.coupling import stability
+from common.coupling.elastic import Downpour, Elastic, LocalCentre, Master
+from common.coupling.server import ServedCentre, Server, WindowCentre, slices_of
+from common.coupling.synchronous import SynchronousElastic, couple
+from common.coupling.tree import SCHEDULES, Node, children_of, inner_nodes, rhythm
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_server = pytest.mark.parametrize("servers", range(1, max(2, min(4, SIZE))))
@@ -44,7 +44,7 @@ def test_synchronous_easgd_follows_its_matrix(engine, beta):
     synchroniser = SynchronousElastic(x, topology.gradients, alpha, 1)
     synchroniser.centre.copy_(start[SIZE])
     play(synchroniser, x, 9, eta)
-    expected = np.linalg.matrix_power(theory.synchronous_easgd(eta, alpha, SIZE), 9) @ start[:, 0].numpy()
+    expected = np.linalg.matrix_power(stability.synchronous_easgd(eta, alpha, SIZE), 9) @ start[:, 0].numpy()
     assert float(x) == pytest.approx(expected[RANK], abs=1e-5)
     assert float(synchroniser.centre) == pytest.approx(expected[SIZE], abs=1e-5)
 
@@ -57,7 +57,7 @@ def test_gauss_seidel_follows_its_matrix(engine):
     synchroniser.centre.copy_(start[SIZE])
     play(synchroniser, x, 9, eta)
     pair = [float(start[:SIZE].mean()), float(start[SIZE])]
-    expected = np.linalg.matrix_power(theory.gauss_seidel_easgd(eta, alpha, 0.7), 9) @ pair
+    expected = np.linalg.matrix_power(stability.gauss_seidel_easgd(eta, alpha, 0.7), 9) @ pair
     assert np.mean(everyones(float(x))) == pytest.approx(expected[0], abs=1e-5)
     assert float(synchroniser.centre) == pytest.approx(expected[1], abs=1e-5)
 

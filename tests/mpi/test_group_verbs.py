@@ -5,8 +5,8 @@ import pytest
 import torch
 from worlds import ENGINES, LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_two, numbers, population_of
 
-from common.comm import finite_mean_
-from common.exchange import slice_bounds
+from common.ecosphere.exchange import slice_bounds
+from common.parallel.comm import finite_mean_
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 GROUPS = [("world", [SIZE]), *(("population", sizes) for sizes in LAYOUTS if sizes != [SIZE])]

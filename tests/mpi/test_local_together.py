@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from worlds import ENGINES, RANK, SIZE, build, each_split, everyones, needs_two, numbers, population_of
 
-from common.ecosphere import Ecosphere
-from common.elastic.local import Gathering, LocalSteps, Rhythm
-from common.exchange import Exchange
-from common.optim import OptimizerSettings, WeightOptimizer
-from common.rates import PopulationBasedRates, ScheduledRates
+from common.coupling.local_sgd import Gathering, LocalSteps, Rhythm
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import PopulationBasedRates, ScheduledRates
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
 
 STEPS, RATE, SEED = 12, 0.1, 5
 each_engine = pytest.mark.parametrize("engine", ENGINES)

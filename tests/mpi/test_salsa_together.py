@@ -13,14 +13,15 @@ from test_training_together import PLAN, network, shard
 from torch import nn
 from worlds import ENGINES, LAYOUTS, RANK, SIZE, WORLD, alone, build, each_layout, everyones, needs_two, population_of
 
-from common.ecosphere import Ecosphere
-from common.exchange import Exchange
-from common.loop import train_round
-from common.mpi import MPI
-from common.optim import OptimizerSettings, WeightOptimizer, salsa
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
+from common.optim import salsa
 from common.optim.armijo import PAPER, PLAIN, RELEASED
 from common.optim.salsa import Salsa
-from common.rates import ScheduledRates
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.parallel.mpi import MPI
+from common.training.loop import train_round
 
 EVERY = replace(PAPER, every=1)
 

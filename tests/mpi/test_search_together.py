@@ -9,11 +9,11 @@ import pytest
 import torch
 from worlds import RANK, SIZE, WORLD, alone, build, needs_two
 
-from common.cli import CommonArgs
-from common.comm import Group, Traffic
-from common.data import open_data
+from common.data.dataset import open_data
 from common.errors import UsageError
-from common.populations import PopulationSpec
+from common.parallel.comm import Group, Traffic
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import build_topology, split_world
 from common.search.checks import check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import JOURNAL, Journal
@@ -26,7 +26,7 @@ from common.search.steady import Order, Steady
 from common.search.strategies import Evolution
 from common.search.trial import State
 from common.search.worker import run
-from common.topology import build_topology, split_world
+from common.training.options import CommonArgs
 
 SPACE = Space.of({name: {"kind": "float", "low": 0.0, "high": 1.0} for name in "abc"})
 each_strategy = pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from test_training_together import digits
 from torch import nn
 from worlds import LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_two, numbers
 
-from common.comm import finite_mean_
 from common.evaluate import COMPARED, REPORTED, Evaluator
 from common.models.batch_norm import running_statistics
+from common.parallel.comm import finite_mean_
 
 
 def network() -> nn.Module:

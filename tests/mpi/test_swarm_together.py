@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from worlds import RANK, SIZE, build, everyones, needs_two, numbers
 
-from common.comm import Group
-from common.elastic.swarm import MEMORIES, MOTIONS, Motion
-from common.elastic.swarming import Fitness, Swarm, SwarmSettings
+from common.coupling.swarm import Fitness, Swarm, SwarmSettings
+from common.coupling.swarm_rules import MEMORIES, MOTIONS, Motion
+from common.parallel.comm import Group
 
 VERBS = (
     *("sum_", "start_sum_", "broadcast_", "start_broadcast_", "best_of", "gather_flat", "gather_slices_", "gather_rows"),

@@ -4,7 +4,7 @@ import pytest
 from worlds import LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_two, population_of
 
 from common.errors import UsageError
-from common.topology import world_size
+from common.parallel.topology import world_size
 
 
 @each_layout

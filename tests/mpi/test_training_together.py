@@ -10,13 +10,13 @@ import torch
 from torch import nn
 from worlds import ENGINES, LAYOUTS, RANK, SIZE, alone, build, each_layout, everyones, population_of
 
-from common.data import open_data
-from common.ecosphere import Ecosphere
+from common.data.dataset import open_data
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
-from common.exchange import Exchange
-from common.loop import Plan, train_round
-from common.optim import OptimizerSettings, WeightOptimizer
-from common.rates import ScheduledRates
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.training.loop import Plan, train_round
 
 BATCH = 48 if 48 % SIZE == 0 else 16 * SIZE
 PLAN = Plan(BATCH, 20, label_smoothing=0.1, precision="float32")

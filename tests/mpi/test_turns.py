@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from torch import nn
 from worlds import LAYOUTS, RANK, SIZE, build, each_layout, each_split, everyones, needs_two, numbers, population_of
 
-from common.comm import Group
-from common.ecosphere import Ecosphere
-from common.election import elect
+from common.ecosphere.election import elect
+from common.ecosphere.exchange import POLICIES, Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import EcosphereRates
 from common.errors import Diverged
-from common.exchange import POLICIES, Exchange
-from common.optim import OptimizerSettings, WeightOptimizer
-from common.rates import EcosphereRates
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.parallel.comm import Group
 
 ROUNDS = 12
 LOST = float("nan")

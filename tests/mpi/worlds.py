@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from common.flat import FlatModel
-from common.mpi import MPI
-from common.populations import PopulationSpec
-from common.topology import Topology, build_topology
+from common.models.flat import FlatModel
+from common.parallel.mpi import MPI
+from common.parallel.populations import PopulationSpec
+from common.parallel.topology import Topology, build_topology
 
 WORLD = MPI.COMM_WORLD
 RANK, SIZE = WORLD.rank, WORLD.size

@@ -48,7 +48,7 @@ def _dump(path: Path, content: dict) -> None:
 
 def accept(folder: Path) -> None:
     """Let torchvision take the generated files' checksums for the real ones."""
-    from common.data.sources import import_torchvision
+    from common.vision import import_torchvision
 
     sums = json.loads((folder / CHECKSUMS).read_text())
     datasets = import_torchvision().datasets

@@ -122,14 +122,14 @@ BROKEN = """
 import sys
 from pathlib import Path
 
-from common import launch
-from common.comm import Group, Traffic
+from common.parallel import launch
+from common.parallel.comm import Group, Traffic
 from common.search import worker
 from common.search.coordinator import Coordinator
 from common.search.journal import Journal
 from common.search.schedule import Queue
 from common.search.search import Limits, Search
-from common.topology import split_world
+from common.parallel.topology import split_world
 
 worker.PATIENCE = worker.FAREWELL = 0.5
 group = Group(split_world(2), Traffic())

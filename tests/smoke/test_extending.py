@@ -28,10 +28,14 @@ def copy(tmp_path):
     """A copy of the project's code with a species, a weight optimizer, a data set and a network more."""
     for folder in ("common", "EOA-SAM"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    imports = "import numpy as np\n\nfrom common.species.moves import Memory, View\n\n\n"
-    (tmp_path / "common/species/timid.py").write_text(imports + block("def propose("))
-    species = tmp_path / "common/species/__init__.py"
-    put(species, "from common.species.pso import propose_particles\n", "from common.species.timid import propose\n")
+    imports = "import numpy as np\n\nfrom common.ecosphere.species.moves import Memory, View\n\n\n"
+    (tmp_path / "common/ecosphere/species/timid.py").write_text(imports + block("def propose("))
+    species = tmp_path / "common/ecosphere/species/__init__.py"
+    put(
+        species,
+        "from common.ecosphere.species.pso import propose_particles\n",
+        "from common.ecosphere.species.timid import propose\n",
+    )
     put(species, "SPECIES = {\n", block('"timid"'))
     function, line = block("def _rmsprop(").split('BASES["rmsprop"]')
     content = (tmp_path / "common/optim/bases.py").read_text()

@@ -10,7 +10,7 @@ from launching import CIFAR10, TINY, run
 from run_records import RunRecord, check_complete
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from common.faults import PHASES
+from common.parallel.faults import PHASES
 
 PATIENCE = 10.0  # seconds from the fault to the end of the whole job
 POPULATIONS = "gwo:2,woa:1"  # Horovod works in the first, nobody is beside the worker of the second

@@ -18,7 +18,7 @@ def test_fails_on_rank_1_for_some_numbers(number):
 """
 HEAD = """
 from hypothesis import given, strategies as st
-from common.mpi import MPI
+from common.parallel.mpi import MPI
 WORLD = MPI.COMM_WORLD
 """
 

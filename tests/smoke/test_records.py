@@ -6,8 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from common.flat import FlatModel
 from common.models import build_model
+from common.models.flat import FlatModel
 
 
 @pytest.mark.parametrize(("launcher", "ranks"), [("horovodrun", 3), ("mpirun", 8)])

@@ -11,8 +11,9 @@ from launching import TINY, VIT, run, run_each
 from PIL import Image, PngImagePlugin
 from run_records import check_complete
 
-from common.data.sources import _read, import_torchvision
+from common.data.sources import _read
 from common.errors import UsageError
+from common.vision import import_torchvision
 
 TENS, HUNDREDS = "cifar-10-batches-py", "cifar-100-python"
 

@@ -21,7 +21,7 @@ settings.load_profile("unit")
 @pytest.fixture(scope="session")
 def alone():
     """The topology of a single process."""
-    from common.populations import PopulationSpec
-    from common.topology import build_topology
+    from common.parallel.populations import PopulationSpec
+    from common.parallel.topology import build_topology
 
     return build_topology([PopulationSpec("gwo", 1, "sgd")])

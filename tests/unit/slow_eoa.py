@@ -1,8 +1,8 @@
 """EOA's moves once more, from the specification's equations and slowly: the oracle of test_species.py and test_rates.py.
 
 Nothing here is shared with `common`: plain floats, one line per equation, and random numbers that are handed in as a list, in
-the order the docstrings of `common.species` promise (wolves: in the order of the equations, A's number before D's; whales:
-p, l, r, A's, D's).
+the order the docstrings of `common.ecosphere.species` promise (wolves: in the order of the equations, A's number before D's;
+whales: p, l, r, A's, D's).
 """
 
 from dataclasses import dataclass

@@ -8,10 +8,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data import DataSet, Pictures, permutation, shard
 from common.data.augment import Augmenter, ResizingAugmenter, crop_sizes
-from common.data.sources import Source, import_torchvision
+from common.data.dataset import DataSet, Pictures, permutation, shard
+from common.data.sources import Source
 from common.seeding import Purpose, stream
+from common.vision import import_torchvision
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}  # float32 scale and shift of pixels of up to 255
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from test_cli import load_script, undocumented
 
-from common.cli import parse_args
 from common.errors import UsageError
+from common.training.options import parse_args
 
 FOLDER = Path(__file__).parents[2] / "baselines"
 

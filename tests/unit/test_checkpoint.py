@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common import checkpoint
-from common.comm import Group, Traffic
-from common.mpi import MPI
+from common.parallel.comm import Group, Traffic
+from common.parallel.mpi import MPI
+from common.training import checkpoint
 
 
 @pytest.fixture

@@ -15,13 +15,21 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import cli
-from common.cli import PRESETS, CommonArgs, check_common, parse_args, refuse_clipping, settle_batch, settle_precision
-from common.eoa import EoaArgs, check_search, over_wrong_classes, settle_reference
 from common.errors import UsageError
 from common.models import build_model
-from common.optim import OPTIMIZERS
-from common.populations import PopulationSpec
+from common.optim.weight_optimizer import OPTIMIZERS
+from common.parallel.populations import PopulationSpec
+from common.training import options as cli
+from common.training.eoa import EoaArgs, check_search, over_wrong_classes, settle_reference
+from common.training.options import (
+    PRESETS,
+    CommonArgs,
+    check_common,
+    parse_args,
+    refuse_clipping,
+    settle_batch,
+    settle_precision,
+)
 
 OURS = {
     "smoke": CommonArgs(preset="smoke", dataset="digits", rounds=2, batch_size=64),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from common.comm import Group, Traffic, finite_mean_
-from common.mpi import MPI
+from common.parallel.comm import Group, Traffic, finite_mean_
+from common.parallel.mpi import MPI
 
 
 @pytest.fixture

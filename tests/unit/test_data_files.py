@@ -13,8 +13,9 @@ import torch
 
 from common.data import files
 from common.data.files import RAW_FILES, RawFile
-from common.data.sources import SOURCES, _read, import_torchvision
+from common.data.sources import SOURCES, _read
 from common.errors import UsageError
+from common.vision import import_torchvision
 
 NAMES = [file.name for file in RAW_FILES["mnist"]]
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = NAMES

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 from test_cli import load_script, undocumented
 
-from common.cli import parse_args
 from common.errors import UsageError
 from common.models import build_model
 from common.search.space import read_space
 from common.search.steady import Steady
+from common.training.options import parse_args
 
 FOLDER = Path(__file__).parents[2] / "DHPO"
 

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BUILD_ALL = """
 import sys
 import torch
-from common.flat import FlatModel
+from common.models.flat import FlatModel
 from common.optim.bases import BASES, OptimizerSettings
 for name, base in BASES.items():
     model = FlatModel(torch.nn.Sequential(torch.nn.Linear(3, 2)))

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common.ecosphere import Ecosphere, join
+from common.ecosphere.exchange import POLICIES, Exchange
+from common.ecosphere.membership import Ecosphere, join
+from common.ecosphere.rates import EcosphereRates, EoaSettings
 from common.errors import Diverged, UsageError
-from common.exchange import POLICIES, Exchange
-from common.optim import OptimizerSettings, WeightOptimizer
-from common.populations import PopulationSpec
-from common.rates import EcosphereRates, EoaSettings
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.parallel.populations import PopulationSpec
 
 ROUNDS, STEPS, ETA0, K = 4, 3, 0.1, 2.0
 

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 from test_cli import load_script
 from torch import nn
 
-from common.data import SOURCES, open_data, permutation
+from common.coupling import stability
+from common.coupling.elastic import Elastic, LocalCentre, Master
 from common.data.augment import CroppingAugmenter, in_unit_range
-from common.ecosphere import Ecosphere
-from common.elastic import theory
-from common.elastic.rules import Elastic, LocalCentre, Master
+from common.data.dataset import SOURCES, open_data, permutation
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
-from common.exchange import Exchange
 from common.models import MODELS, Shape, model_title
-from common.optim import OptimizerSettings, WeightOptimizer
 from common.optim.bases import LookAhead
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
 from common.paths import data_directory
-from common.rates import ScheduledRates
 
 
 @given(st.floats(0.01, 1.0), st.floats(0.0, 0.99), st.floats(0.0, 0.1))
@@ -66,7 +66,7 @@ def test_the_weight_optimizer_with_a_synchroniser_is_eamsgd(alone, delta):
 
     for _ in range(6):
         optimizer.step(closure, 0.1)
-    state = np.linalg.matrix_power(theory.synchronous_eamsgd(0.1, 0.2, 0.2, delta), 6) @ [1.0, 0.0, 3.0]
+    state = np.linalg.matrix_power(stability.synchronous_eamsgd(0.1, 0.2, 0.2, delta), 6) @ [1.0, 0.0, 3.0]
     assert float(x) == pytest.approx(state[0], rel=1e-5)
     assert float(master.centre) == pytest.approx(state[2], rel=1e-5)
     assert optimizer.clock == 6

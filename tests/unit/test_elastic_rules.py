@@ -6,9 +6,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.elastic import theory
-from common.elastic.rules import Admm, Alone, Downpour, Elastic, LocalCentre, Master, MomentumDownpour, MomentumRule
-from common.elastic.synchronous import SynchronousElastic, centre_after
+from common.coupling import stability
+from common.coupling.elastic import Admm, Alone, Downpour, Elastic, LocalCentre, Master, MomentumDownpour, MomentumRule
+from common.coupling.synchronous import SynchronousElastic, centre_after
 
 sizes = st.integers(1, 6)
 rates = st.floats(0.01, 0.9)
@@ -79,7 +79,7 @@ def test_s1_playing_in_turn_is_the_round_robin_map(p, eta, alpha):
     start, master, workers = elastic_world(p, 1, alpha, eta=eta)
     for worker in workers:
         worker.turn()
-    expected = theory.round_robin_easgd(eta, alpha, p) @ start[:, 0].numpy()
+    expected = stability.round_robin_easgd(eta, alpha, p) @ start[:, 0].numpy()
     played = [*(float(w.x) for w in workers), float(master.centre)]
     np.testing.assert_allclose(played, expected, rtol=1e-12, atol=1e-12)
 
@@ -108,7 +108,7 @@ def test_s2_admm_in_turn_is_the_round_robin_map(p, eta, rho):
     for _ in range(4):
         for worker in workers:
             worker.turn()
-        state = theory.round_robin_admm(eta, rho, p) @ state
+        state = stability.round_robin_admm(eta, rho, p) @ state
     played = np.array([v for w in workers for v in (float(w.synchroniser.multiplier), float(w.x))] + [float(master.centre)])
     np.testing.assert_allclose(played, state, rtol=1e-9, atol=1e-6)
 
@@ -220,7 +220,7 @@ class Group1:
     size = 1
 
     def start_sum_(self, buffer, name):
-        from common.comm import Pending
+        from common.parallel.comm import Pending
 
         return Pending(lambda: None)
 

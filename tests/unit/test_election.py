@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.comm import Group, Traffic
-from common.election import Standings, elect
-from common.mpi import MPI
+from common.ecosphere.election import Standings, elect
+from common.parallel.comm import Group, Traffic
+from common.parallel.mpi import MPI
 
 
 @st.composite

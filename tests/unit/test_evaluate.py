@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.comm import Group, Traffic, finite_mean_
-from common.data import SOURCES, Pictures, Texts, open_data
 from common.data.augment import Augmenter
+from common.data.dataset import SOURCES, Pictures, Texts, open_data
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, Evaluator, evaluate
-from common.flat import FlatModel
 from common.models import build_model
 from common.models.batch_norm import fresh_statistics, frozen_batch_norm, running_statistics
+from common.models.flat import FlatModel
+from common.parallel.comm import Group, Traffic, finite_mean_
 
 PADDED = replace(SOURCES["digits"], pad=3)  # so much that augmented images have other statistics than plain ones
 
@@ -188,6 +188,6 @@ def test_a_weighted_mean_of_one_rank_is_its_values_whatever_the_weight(values):
 
 
 def _alone_comm():
-    from common.mpi import MPI
+    from common.parallel.mpi import MPI
 
     return MPI.COMM_SELF

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.election import Standings
+from common.ecosphere.election import Standings
+from common.ecosphere.exchange import POLICIES, Effect, Exchange, contributions, payload, schedule, slice_bounds
 from common.errors import UsageError
-from common.exchange import POLICIES, Effect, Exchange, contributions, payload, schedule, slice_bounds
 
 EPS = float(np.finfo(np.float32).eps)
 LENGTH = 5

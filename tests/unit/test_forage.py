@@ -12,18 +12,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.data import SOURCES, DataSet, Pictures
 from common.data.augment import Augmenter
-from common.ecosphere import Ecosphere
-from common.election import Standings
+from common.data.dataset import SOURCES, DataSet, Pictures
+from common.ecosphere.election import Standings
+from common.ecosphere.exchange import Exchange, contributions
+from common.ecosphere.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.smoothing import Smoother
+from common.ecosphere.species import SPECIES, Moment, Rules, View
 from common.evaluate import Evaluator, evaluate
-from common.exchange import Exchange, contributions
-from common.flat import FlatModel
-from common.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
-from common.populations import PopulationSpec
+from common.models.flat import FlatModel
+from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
-from common.smoother import Smoother
-from common.species import SPECIES, Moment, Rules, View
 
 SPECS = [PopulationSpec("gwo", 4, "sgd"), PopulationSpec("woa", 4, "sgd")]
 LENGTHS = round_lengths(800, 40)

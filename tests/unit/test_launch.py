@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from common import faults, launch
 from common.errors import Diverged, UsageError
+from common.parallel import faults, launch
 
 
 @pytest.fixture(autouse=True)
@@ -134,7 +134,7 @@ def ask(code, **variables):
     return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False)
 
 
-STARTED = "from common.mpi import MPI; print(MPI.Query_thread() == MPI.THREAD_MULTIPLE, MPI.COMM_WORLD.size)"
+STARTED = "from common.parallel.mpi import MPI; print(MPI.Query_thread() == MPI.THREAD_MULTIPLE, MPI.COMM_WORLD.size)"
 
 
 @pytest.mark.parametrize(
@@ -208,17 +208,17 @@ def test_variables_that_can_be_read_are_accepted(name, value, monkeypatch):
 def test_threads_follow_openmp(monkeypatch, alone):
     import torch
 
-    from common.topology import set_threads
+    from common.parallel.topology import set_threads
 
     before = torch.get_num_threads()
     try:
         monkeypatch.setenv("OMP_NUM_THREADS", " 3 ,2")
         assert set_threads(alone.node) == torch.get_num_threads() == 3
         monkeypatch.setenv("OMP_NUM_THREADS", "")
-        monkeypatch.setattr("common.machine.quotas", lambda: [])
-        monkeypatch.setattr("common.machine.visible_cores", lambda: [0, 1, 2, 3, 4])
+        monkeypatch.setattr("common.parallel.machine.quotas", lambda: [])
+        monkeypatch.setattr("common.parallel.machine.visible_cores", lambda: [0, 1, 2, 3, 4])
         assert set_threads(alone.node) == torch.get_num_threads() == 5
-        monkeypatch.setattr("common.machine.quotas", lambda: [launch.machine.Quota(2.5, (0, 1), "/x")])
+        monkeypatch.setattr("common.parallel.machine.quotas", lambda: [launch.machine.Quota(2.5, (0, 1), "/x")])
         assert set_threads(alone.node) == 2
         monkeypatch.setenv("OMP_NUM_THREADS", "abc")
         with pytest.raises(UsageError, match="OMP_NUM_THREADS='abc'"):

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.ecosphere import Ecosphere
-from common.elastic.local import Gathering, LocalSteps, Rhythm, outer_nesterov
-from common.exchange import Exchange
-from common.optim import OptimizerSettings, WeightOptimizer
-from common.rates import ScheduledRates
+from common.coupling.local_sgd import Gathering, LocalSteps, Rhythm, outer_nesterov
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
+from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
 
 lengths, rates, momenta = st.integers(1, 20), st.floats(0.01, 2.0), st.floats(0.0, 0.99)
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common import machine
-from common.machine import Quota, share_of_cores, threads_wanted
+from common.parallel import machine
+from common.parallel.machine import Quota, share_of_cores, threads_wanted
 
 V1 = "4:cpu,cpuacct:/job/step\n2:memory:/elsewhere\n"
 V1_MOUNT = "33 32 0:29 / /sys/fs/cgroup/cpu,cpuacct rw,nosuid - cgroup cgroup rw,cpu,cpuacct\n"
@@ -101,7 +101,7 @@ def test_without_a_quota_the_affinity_counts(tree):
 
 
 def test_launch_counts_the_same_cores():
-    from common import launch
+    from common.parallel import launch
 
     assert launch.available_cores is machine.available_cores
 
@@ -156,9 +156,8 @@ def test_the_age_of_a_process_does_not_depend_on_the_time_of_day(monkeypatch):
 
 def test_the_age_counts_from_the_start_of_the_process():
     """Also what happened before the import: half a second of sleep."""
-    code = (
-        "import time; time.sleep(0.5); from common import machine; print(machine.seconds_since_start(), machine.process_age())"
-    )
+    code = "import time; time.sleep(0.5); from common.parallel import machine; "
+        "print(machine.seconds_since_start(), machine.process_age())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=True)
     ages = [float(word) for word in done.stdout.split()]
     assert all(0.48 < age < 30 for age in ages), ages  # the kernel counts the start in hundredths
@@ -194,7 +193,7 @@ def test_a_real_quota_is_found():
 import os
 from pathlib import Path
 Path({str(group / "cgroup.procs")!r}).write_text(str(os.getpid()), encoding="utf-8")
-from common import machine
+from common.parallel import machine
 print(machine.available_cores(), min(machine.quotas()).cores)
 """
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=False)

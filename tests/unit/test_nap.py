@@ -2,12 +2,12 @@
 
 import pytest
 
-from common.nap import Nap
+from common.parallel.backoff import Nap
 
 
 def test_a_nap_is_a_part_of_the_usual_time_between_messages(monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr("common.nap.time.perf_counter", lambda: clock[0])
+    monkeypatch.setattr("common.parallel.backoff.time.perf_counter", lambda: clock[0])
     nap = Nap(shortest=2e-5, longest=1e-3, part=0.02)
     assert nap.seconds(0.0) == 2e-5, "nothing is known yet"
     for _ in range(200):
@@ -22,7 +22,7 @@ def test_a_nap_is_a_part_of_the_usual_time_between_messages(monkeypatch):
 
 def test_several_looks_before_a_nap(monkeypatch):
     slept = []
-    monkeypatch.setattr("common.nap.time.sleep", slept.append)
+    monkeypatch.setattr("common.parallel.backoff.time.sleep", slept.append)
     nap = Nap(looks=3)
     for _ in range(8):
         nap.sleep()

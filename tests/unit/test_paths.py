@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import CommonArgs, PathText, expand_paths, make_presets, parse_args, read_options
 from common.errors import UsageError
 from common.models.vit import load_published
 from common.paths import data_directory, expand
-from common.record import choose_directory
+from common.training.options import CommonArgs, PathText, expand_paths, make_presets, parse_args, read_options
+from common.training.record import choose_directory
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ("EOA-SAM/EOASAM.py", "EOA-ViT/EOAViT.py", "EASGD/EASGD.py", "PSO-PS/PSOPS.py", "SaLSA/SaLSA.py")

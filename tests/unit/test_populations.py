@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import UsageError
-from common.populations import default_populations, largest_remainder, parse_populations
+from common.parallel.populations import default_populations, largest_remainder, parse_populations
 
 SPECIES, OPTIMIZERS = ("gwo", "woa", "pso"), ("sgd", "sam", "asam")
 

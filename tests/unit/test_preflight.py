@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from common.machine import Quota
+from common.parallel.machine import Quota
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
 

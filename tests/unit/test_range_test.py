@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.range_test import HIGHEST, LOWEST, Found, Watch, advice_of, option_of_rate, read_off
+from common.training.lr_finder import HIGHEST, LOWEST, Found, Watch, advice_of, option_of_rate, read_off
 
 
 def curve(n=600, fall=-1.5, rise=1.0, decades=(-5, 3)):

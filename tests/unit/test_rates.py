@@ -9,9 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slow_eoa import SLOW, Case, numbers_needed
 
-from common.election import Standings
-from common.populations import PopulationSpec
-from common.rates import (
+from common.ecosphere.election import Standings
+from common.ecosphere.rates import (
     REFERENCE,
     SHAPES,
     EcosphereRates,
@@ -22,8 +21,9 @@ from common.rates import (
     cosine,
     warmed_up,
 )
+from common.ecosphere.species import DAMPINGS, SPECIES, Moment, Rules
+from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
-from common.species import DAMPINGS, SPECIES, Moment, Rules
 
 CLOSE = {"rtol": 1e-12, "atol": 1e-14}  # the same float64 sums in another order
 

@@ -14,9 +14,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from common import record as module
 from common.errors import UsageError
-from common.record import Record, Totals, check_same_config, choose_directory, commit_and_reason, environment, launcher
+from common.training import record as module
+from common.training.record import Record, Totals, check_same_config, choose_directory, commit_and_reason, environment, launcher
 
 
 def row(lr, fitness=0.5):
@@ -224,11 +224,11 @@ def refuse(*_, **__):
     ("target", "field"),
     [
         ("psutil.virtual_memory", "memory_gib"),
-        ("common.record._processor", "processor"),
-        ("common.record.launcher", "launcher"),
-        ("common.record.command", "command"),
-        ("common.record.commit", "commit"),
-        ("common.launch.available_cores", "cores"),
+        ("common.training.record._processor", "processor"),
+        ("common.training.record.launcher", "launcher"),
+        ("common.training.record.command", "command"),
+        ("common.training.record.commit", "commit"),
+        ("common.parallel.launch.available_cores", "cores"),
         ("platform.platform", "system"),
     ],
 )
@@ -336,7 +336,7 @@ def test_a_checkout_of_another_owner_has_a_reason(tmp_path, alone, monkeypatch):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True, timeout=60)
     for path in (tmp_path, tmp_path / ".git"):
         os.chown(path, 12345, 12345)
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "common/record.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "common/training/record.py"))
     commit_and_reason.cache_clear()
     told = environment(alone)
     commit_and_reason.cache_clear()

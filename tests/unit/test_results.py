@@ -29,7 +29,7 @@ ROUNDS, ROUND_IMAGES = 4, 5 * 8
 
 
 def add_run(root, name, seed=0, test=0.9, method="eoa", populations=EOA, finish=True, diverged_after=None, **options):
-    """One run of four ranks, as common/record.py leaves it: `ROUNDS` rounds of five steps of eight images."""
+    """One run of four ranks, as common/training/record.py leaves it: `ROUNDS` rounds of five steps of eight images."""
     rounds = ROUNDS if diverged_after is None else diverged_after
     workers = [(k, p) for k, p in enumerate(populations) for _ in range(p["workers"])]
     directory = root / "smoke" / name
@@ -661,6 +661,6 @@ class TestScripts:
         assert "Traceback" not in done.stderr
 
     def test_neither_torch_nor_mpi_is_imported(self):
-        code = "import sys, make_report, make_figures; print({'torch', 'mpi4py', 'common.mpi'} & set(sys.modules))"
+        code = "import sys, make_report, make_figures; print({'torch', 'mpi4py', 'common.parallel.mpi'} & set(sys.modules))"
         done = subprocess.run([sys.executable, "-c", code], cwd=RESULTS, capture_output=True, text=True, check=True)
         assert done.stdout.strip() == "set()"

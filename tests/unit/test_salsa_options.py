@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from test_cli import load_script, undocumented
 
-from common.cli import parse_args
 from common.errors import UsageError
 from common.optim.armijo import PAPER, PLAIN, RELEASED
+from common.training.options import parse_args
 
 
 @pytest.fixture(scope="module")

@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.data import SOURCES, Pictures, Texts
+from common.coupling.elastic import Synchroniser
 from common.data.augment import Augmenter
-from common.ecosphere import Ecosphere
-from common.elastic.rules import Synchroniser
+from common.data.dataset import SOURCES, Pictures, Texts
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
-from common.exchange import Exchange
-from common.loop import Plan, _closure, train_round
 from common.models import build_model
-from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, searches
 from common.optim.armijo import PAPER
 from common.optim.salsa import Salsa
-from common.populations import PopulationSpec
-from common.rates import ScheduledRates
+from common.optim.weight_optimizer import OPTIMIZERS, OptimizerSettings, WeightOptimizer, searches
+from common.parallel.populations import PopulationSpec
+from common.training.loop import Plan, _closure, train_round
 
 STEPS, BATCH = 12, 10
 

@@ -12,11 +12,11 @@ from schedulefree import AdamWScheduleFree, SGDScheduleFree
 from test_cli import SCRIPTS, load_script
 from test_weight_optimizer import adopt, batches, closure_of, network
 
-from common.cli import parse_args, refuse_averages
-from common.eoa import EoaArgs, check_search
 from common.errors import UsageError
-from common.optim import OPTIMIZERS, averages, family, parts, unit
-from common.populations import PopulationSpec
+from common.optim.weight_optimizer import OPTIMIZERS, averages, family, parts, unit
+from common.parallel.populations import PopulationSpec
+from common.training.eoa import EoaArgs, check_search
+from common.training.options import parse_args, refuse_averages
 
 BETA, RATE = 0.9, 0.05
 AVERAGING = ("schedulefree-sgd", "schedulefree-adamw")

@@ -5,10 +5,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from common.cli import CommonArgs
 from common.errors import UsageError
 from common.search.checks import Trials, check_searchable, check_training
 from common.search.space import Space
+from common.training.options import CommonArgs
 
 BASE = CommonArgs(dataset="digits", model="cnn", optimizer="sgd")
 RATE = {"kind": "float", "low": 0.001, "high": 1.0, "scale": "log"}

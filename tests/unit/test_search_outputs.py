@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from test_cli import load_script
 
-from common.cli import SIZES, CommonArgs, parse_args, without_effect
 from common.errors import UsageError
 from common.models import without
 from common.search.figures import _ticks, write_figures
@@ -24,6 +23,7 @@ from common.search.space import Space
 from common.search.steady import FREE, Steady
 from common.search.tpe import study_of
 from common.search.trial import State, Trial
+from common.training.options import SIZES, CommonArgs, parse_args, without_effect
 
 ROOT = Path(__file__).parents[2]
 UNIT = {"kind": "float", "low": 0.0, "high": 1.0}

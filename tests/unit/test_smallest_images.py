@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from common.data import open_data
+from common.data.dataset import open_data
 from common.errors import UsageError
 from common.models import FOR_TEXT, MODELS, NETWORKS, build_model
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slow_eoa import SLOW, Case, Numbers, numbers_needed
 
-from common.species import DAMPINGS, Moment, Rules, View, best_first, rates_at
-from common.species.gwo import propose_wolves
-from common.species.moves import damp, damp_spiral
-from common.species.woa import propose_whales
+from common.ecosphere.species import DAMPINGS, Moment, Rules, View, best_first, rates_at
+from common.ecosphere.species.gwo import propose_wolves
+from common.ecosphere.species.moves import damp, damp_spiral
+from common.ecosphere.species.woa import propose_whales
 
 PROPOSE = {"gwo": propose_wolves, "woa": propose_whales}
 # Both sides compute the same sums of float64 numbers in another order: a few units in the last place of the largest term.

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data import SOURCES, open_data, split
+from common.data.dataset import SOURCES, open_data, split
 from common.errors import UsageError
 
 

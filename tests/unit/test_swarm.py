@@ -9,8 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.elastic import theory
-from common.elastic.swarm import (
+from common.coupling import stability
+from common.coupling.swarm_rules import (
     MEMORIES,
     MOTIONS,
     RANDS,
@@ -137,7 +137,7 @@ def test_the_presets():
     clerc = MOTIONS["clerc"]
     assert (clerc.inertia, clerc.inertia_end) == pytest.approx([0.7298438] * 2, abs=1e-7)
     assert (clerc.cognitive, clerc.social) == pytest.approx([1.4961798] * 2, abs=1e-7)
-    assert clerc.cognitive + clerc.social < theory.swarm_largest_sum(clerc.inertia) == pytest.approx(3.3472, abs=1e-4)
+    assert clerc.cognitive + clerc.social < stability.swarm_largest_sum(clerc.inertia) == pytest.approx(3.3472, abs=1e-4)
     assert MOTIONS["hull"] == Motion(0.0, 0.0, 0.25, 0.75)
     shi, oz = MOTIONS["shi"], MOTIONS["oz"]
     assert (shi.inertia, shi.inertia_end, shi.cognitive, shi.social) == (0.9, 0.4, 2.0, 2.0)
@@ -230,10 +230,10 @@ def test_the_mean_is_stable_exactly_within_its_bound(w, share, factor):
     """T8: by the eigenvalues of the recursion."""
     total = factor * 4 * (1 + w)
     a = 1 + w - total / 2
-    stable = theory.spectral_radius(np.array([[a, -w], [1, 0]])) < 1
-    assert theory.swarm_mean_is_stable(w, share * total, (1 - share) * total) == stable == (factor < 1)
-    assert not theory.swarm_mean_is_stable(w, 0.0, 0.0)
-    assert not theory.swarm_mean_is_stable(1.0, 1.0, 1.0)
+    stable = stability.spectral_radius(np.array([[a, -w], [1, 0]])) < 1
+    assert stability.swarm_mean_is_stable(w, share * total, (1 - share) * total) == stable == (factor < 1)
+    assert not stability.swarm_mean_is_stable(w, 0.0, 0.0)
+    assert not stability.swarm_mean_is_stable(1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(("w", "c"), [(0.0, 1.5), (0.5, 1.8), (0.7298, 1.49618), (0.9, 0.7)])
@@ -242,7 +242,7 @@ def test_second_moments_of_many_particles_follow_their_matrix(w, c):
     path = at_rest(w, c, c, 4)
     moments = np.array([1.0, 1.0, 1.0])
     for before, now in pairwise(path):
-        moments = theory.swarm_second_moments(w, c, c) @ moments
+        moments = stability.swarm_second_moments(w, c, c) @ moments
         found = [np.mean(now**2), np.mean(now * before), np.mean(before**2)]
         np.testing.assert_allclose(found, moments, rtol=0.05, atol=0.01)
 
@@ -250,12 +250,12 @@ def test_second_moments_of_many_particles_follow_their_matrix(w, c):
 @pytest.mark.parametrize(("w", "c"), [(0.0, 1.71429), (0.5, 2.0), (0.7298, 1.67374), (0.9, 0.912)])
 def test_the_variance_is_bounded_exactly_below_polis_bound(w, c):
     """T9: at 0.99 and 1.01 of it."""
-    assert theory.swarm_largest_sum(w) / 2 == pytest.approx(c, abs=5e-6)
-    radii = [theory.spectral_radius(theory.swarm_second_moments(w, f * c, f * c)) for f in (0.99, 1.01)]
+    assert stability.swarm_largest_sum(w) / 2 == pytest.approx(c, abs=5e-6)
+    radii = [stability.spectral_radius(stability.swarm_second_moments(w, f * c, f * c)) for f in (0.99, 1.01)]
     assert radii[0] < 1 < radii[1]
     moments = np.array([[1.0] * 3] * 2).T
     for _ in range(4000):
         for i, f in enumerate((0.99, 1.01)):
-            moments[:, i] = theory.swarm_second_moments(w, f * c, f * c) @ moments[:, i]
+            moments[:, i] = stability.swarm_second_moments(w, f * c, f * c) @ moments[:, i]
     assert moments[0, 0] < 0.1
     assert moments[0, 1] > 10

@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.comm import Group, Traffic
-from common.data import SOURCES, Pictures, Texts
+from common.coupling.swarm import Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
+from common.coupling.swarm_rules import MOTIONS, RANDS, Motion
 from common.data.augment import Augmenter
-from common.elastic.swarm import MOTIONS, RANDS, Motion
-from common.elastic.swarming import Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
-from common.flat import FlatModel
+from common.data.dataset import SOURCES, Pictures, Texts
 from common.models import build_model
-from common.mpi import MPI
+from common.models.flat import FlatModel
+from common.parallel.comm import Group, Traffic
+from common.parallel.mpi import MPI
 
 
 class Height(Fitness):

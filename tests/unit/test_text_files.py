@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_results import add_run
 
-from common import launch
+from common.parallel import launch
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("common", "results", "scripts", "benchmarks", "examples", "baselines", "DHPO", "EASGD", "EOA-SAM", "EOA-ViT")
@@ -101,7 +101,7 @@ def test_records_and_spaces_are_utf_8_in_another_locale(foreign, tmp_path):
     code = f"""
 import json, sys
 from pathlib import Path
-from common.record import write_json, _processor
+from common.training.record import write_json, _processor
 from common.search.space import read_space
 folder = Path({str(tmp_path)!r})
 write_json(folder / "a.json", {{"processor": json.loads({json.dumps(json.dumps(NAME))})}})

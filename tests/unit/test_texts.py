@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.cli import PRESETS, TEXT_SIZES, CommonArgs, check_common, parse_args
-from common.data import open_data
+from common.data.dataset import open_data
 from common.data.texts import ALPHABET, WINDOW, divide, encode, load_topics, windows, without_repetitions
 from common.errors import UsageError
 from common.models import MODELS, build_model
+from common.training.options import PRESETS, TEXT_SIZES, CommonArgs, check_common, parse_args
 
 words = st.text(st.sampled_from("ab \n"), max_size=400)
 

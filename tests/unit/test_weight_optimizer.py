@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.ecosphere import Ecosphere
-from common.exchange import Exchange
-from common.optim import OPTIMIZERS, OptimizerSettings, WeightOptimizer, parts
-from common.populations import PopulationSpec
-from common.rates import EcosphereRates
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import EcosphereRates
+from common.optim.weight_optimizer import OPTIMIZERS, OptimizerSettings, WeightOptimizer, parts
+from common.parallel.populations import PopulationSpec
 
 DECAY, MU, RATES = 5e-2, 0.9, [0.1, 0.3, 0.05, 0.2, 0.1]  # another rate every step
 

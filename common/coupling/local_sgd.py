@@ -1,0 +1,133 @@
+"""Local SGD: workers that step on their own and all meet now and then; and gradients that add up between two meetings.
+
+    LocalSteps   x^i <- outer(x~, mean_j x^j) after every `period` steps; the mean itself (periodic averaging, post-local SGD)
+                 or Nesterov's momentum on what the mean has moved (DiLoCo)
+    Gathering    gradients of `period` batches add up where they were taken; then one step with their mean over all workers
+
+All ranks of the group make the same number of steps, and meet by an all-reduce; no server.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.coupling.elastic import Synchroniser, is_finite
+from common.parallel.comm import Group, finite_mean_
+
+
+@dataclass(frozen=True)
+class Rhythm:
+    """When workers meet: after each of the first `switch` steps, then after every `period`-th, and after the last of `steps`.
+
+    switch 0 is periodic averaging, more of it post-local SGD (Lin et al. 2020: H = 1 before the switch, H = period after it).
+    """
+
+    period: int
+    steps: int
+    switch: int = 0
+
+    def due(self, t: int) -> bool:
+        """Whether workers meet after step t, counted from 0."""
+        since = t + 1 - self.switch
+        return since <= 0 or since % self.period == 0 or t + 1 == self.steps
+
+
+def outer_nesterov(x: Tensor, mean: Tensor, v: Tensor, rate: float, momentum: float) -> tuple[Tensor, Tensor]:
+    """DiLoCo's outer step (Douillard et al. 2023, algorithm 1): the new x~ and velocity, from the pseudogradient d = x~ - mean.
+
+        v' = mu v + d,    x~' = x~ - nu (d + mu v')
+
+    nu: outer rate, mu: outer momentum. nu = 1 with mu = 0 gives the mean. Shapes as x; nothing is changed in place.
+    """
+    d = x - mean
+    v = momentum * v + d
+    return x - rate * (d + momentum * v), v
+
+
+class LocalSteps(Synchroniser):
+    """Local SGD of the workers of a group, all starting from the same x.
+
+    due(t): whether they meet after step t. outer: nu and mu of `outer_nesterov`; none for the mean. forget: called where this
+    worker's weights were not finite, when it has been given those of the others: its momentum is to begin anew. Collective
+    over the group.
+
+    Attributes:
+        centre: x~, what the last meeting gave; the same bits on all ranks.
+    """
+
+    steps = True
+
+    def __init__(
+        self,
+        x: Tensor,
+        group: Group,
+        due: Callable[[int], bool],
+        outer: tuple[float, float] | None = None,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.group, self.due, self.outer, self.forget = group, due, outer, forget
+        self.centre, self.velocity = x.detach().clone(), torch.zeros_like(x)
+        self.mean_and_flag = x.new_empty(len(x) + 1)
+
+    def begin(self, t: int, x: Tensor) -> None:
+        """Nothing: workers meet after their steps."""
+
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+        """The mean over the finite workers, the outer step, and everybody goes there."""
+        if not self.due(t):
+            return
+        mean, lost = self.mean_and_flag[:-1], not is_finite(x)
+        mean.copy_(x)
+        if not finite_mean_(self.group, self.mean_and_flag, "local"):
+            return  # nobody has anything to go on with: the end of the round will tell
+        if self.outer:
+            mean, self.velocity[:] = outer_nesterov(self.centre, mean, self.velocity, *self.outer)
+        self.centre.copy_(mean)
+        x.copy_(mean)
+        if lost:
+            self.forget()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """x~, and the outer velocity where there is one."""
+        return {"centre": self.centre, **({"velocity": self.velocity} if self.outer else {})}
+
+
+class Gathering(Synchroniser):
+    """Synchronous SGD with rare steps: where weights are the same everywhere, one step with the mean of all gradients that the
+    workers of a group have gathered there since the last one. With a period of 1, ordinary data parallelism.
+
+    x: of whose shape gradients are. A gradient that is not finite is left out of the mean. Collective over the group.
+    """
+
+    steps = True
+    shares = "gradients"
+
+    def __init__(self, x: Tensor, group: Group, due: Callable[[int], bool]) -> None:
+        self.group, self.due = group, due
+        self.sum_and_count = x.new_zeros(len(x) + 1)
+
+    def begin(self, t: int, x: Tensor) -> None:
+        """Nothing."""
+
+    def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
+        """Add the gradient up; when a step is due, put the mean in its place."""
+        if finite:
+            self.sum_and_count[:-1] += gradient
+            self.sum_and_count[-1] += 1
+        if not self.due(t):
+            return False
+        self.group.sum_(self.sum_and_count, "gathered")
+        count = int(self.sum_and_count[-1])
+        if count:
+            torch.div(self.sum_and_count[:-1], count, out=gradient)
+        self.sum_and_count.zero_()
+        return count > 0
+
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+        """Nothing: all have made the same step."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What has been gathered so far."""
+        return {"sum_and_count": self.sum_and_count}

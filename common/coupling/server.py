@@ -1,0 +1,255 @@
+"""A centre that nobody waits for: who sends what when between workers and parameter servers.
+
+    worker                              server (one of S, each with its own slice of x~)
+    REQUEST            ------------->
+                       <-------------   CENTRE: its slice
+    PUSH: update       ------------->   adds it; the worker computes its gradient meanwhile
+                       <-------------   ACKNOWLEDGE, waited for before the next PUSH or REQUEST
+    REPORT             ------------->   the end of a round: every server saves, the first one writes the line down
+    STOP               ------------->   a server ends after everybody's STOP
+
+One server serves one message at a time, so nobody ever sees half an update. It never waits for a particular worker, and where
+there is nothing to do it sleeps, since its core is often a worker's as well; not while a reply is under way, which a worker
+waits for and which moves on only inside calls of MPI. `WindowCentre` does without a server's help: x~ lies in a window of the
+first rank's memory, and workers read and add to it one-sidedly.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.coupling.elastic import Master, is_finite
+from common.models.flat import host_array
+from common.parallel.backoff import Nap
+from common.parallel.comm import Group, Tag
+from common.parallel.mpi import MPI
+
+NOTHING = np.empty(0, dtype=np.float32)
+
+
+def slices_of(length: int, servers: int) -> list[tuple[int, int]]:
+    """[(start, stop)]: floor(length / servers) floats for each server, the rest for the last one."""
+    cuts = [k * (length // servers) for k in range(servers)]
+    return list(pairwise([*cuts, length]))
+
+
+class Server:
+    """One server's slice of the centre, and the loop that serves it.
+
+    master: the slice on the CPU, and its rule; None where x~ lies in a window, and only reports are heard here. workers: world
+    ranks that will come. on_report: called with (rank, report) for every line that a worker sends.
+    """
+
+    def __init__(self, world: Group, master: Master | None, workers: list[int], on_report: Callable[[int, Any], None]) -> None:
+        self.world, self.master, self.workers, self.on_report = world, master, workers, on_report
+        self.updates = {w: np.empty(len(master.centre) if master else 0, dtype=np.float32) for w in workers}
+        self.replies = {w: np.empty_like(self.updates[w]) for w in workers}
+        self.sent: dict[int, list[MPI.Request]] = {w: [] for w in workers}
+
+    def serve(self) -> None:
+        """Until every worker has sent its STOP. Reports that were sent before it have been handed on by then."""
+        kinds = (Tag.REQUEST, Tag.REQUEST_EVALUATED, Tag.PUSH, Tag.STOP) if self.master else (Tag.STOP,)
+        expected = [(worker, tag) for worker in self.workers for tag in kinds]
+        requests = [self._listen(worker, tag) for worker, tag in expected]
+        left, nap = len(self.workers), Nap()
+        while left:
+            done = MPI.Request.Testsome(requests) or []
+            if not hear_reports(self.world, self.on_report) and not done:
+                os.sched_yield() if self._is_replying() else nap.sleep()
+                continue
+            nap.awake()
+            for index in done:
+                worker, tag = expected[index]
+                if tag is Tag.STOP:
+                    left -= 1
+                    continue
+                self._answer(worker, tag)
+                requests[index] = self._listen(worker, tag)
+        for request, (_, tag) in zip(requests, expected, strict=True):
+            if tag is not Tag.STOP:
+                request.Cancel()
+                request.Wait()
+        for sent in self.sent.values():
+            MPI.Request.Waitall(sent)
+        while hear_reports(self.world, self.on_report):
+            pass
+
+    def _is_replying(self) -> bool:
+        """Whether a reply has not left yet; looking lets MPI go on with it."""
+        return not all(MPI.Request.Testall(sent) for sent in self.sent.values())
+
+    def _listen(self, worker: int, tag: Tag) -> MPI.Request:
+        buffer = self.updates[worker] if tag is Tag.PUSH else NOTHING
+        return self.world.comm.Irecv([buffer, MPI.FLOAT], source=worker, tag=tag)
+
+    def _answer(self, worker: int, tag: Tag) -> None:
+        assert self.master is not None, "nobody asks a window's rank for anything"
+        MPI.Request.Waitall(self.sent[worker])  # one of each kind per worker: long since done
+        if tag is Tag.PUSH:
+            self.master.receive(torch.from_numpy(self.updates[worker]))
+            reply, answer = NOTHING, Tag.ACKNOWLEDGE
+        else:
+            wanted = self.master.centre if tag is Tag.REQUEST else self.master.evaluated
+            reply, answer = self.replies[worker], Tag.CENTRE
+            reply[:] = wanted.numpy()
+            self.world.traffic.inside += reply.nbytes
+        self.sent[worker] = [self.world.comm.Isend([reply, MPI.FLOAT], dest=worker, tag=answer)]
+
+
+def hear_reports(world: Group, on_report: Callable[[int, Any], None]) -> bool:
+    """Take in one report if there is one; returns whether there was."""
+    status = MPI.Status()
+    if not world.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.REPORT, status=status):
+        return False
+    report = world.comm.recv(source=status.Get_source(), tag=Tag.REPORT)
+    on_report(status.Get_source(), report)
+    return True
+
+
+class Reporting(ABC):
+    """What a worker says besides its exchanges: lines for the record, and that it is done."""
+
+    @abstractmethod
+    def progress(self) -> None:
+        """Let MPI go on with what is under way: it does nothing outside its own calls."""
+
+    def __init__(self, world: Group, servers: int) -> None:
+        self.world, self.servers = world, range(servers)
+
+    def settle(self) -> None:
+        """Wait until x~ has taken in everything that was pushed; by default nothing is."""
+        return
+
+    def report(self, line: Any) -> None:
+        """Send a small picklable line to every server."""
+        for k in self.servers:
+            self.world.comm.send(line, dest=k, tag=Tag.REPORT)
+
+    def close(self) -> None:
+        """No more messages from this worker."""
+        self.settle()
+        for k in self.servers:
+            self.world.comm.Send([NOTHING, MPI.FLOAT], dest=k, tag=Tag.STOP)
+
+
+class RemoteCentre(Reporting):
+    """A centre (`rules.Centre`) that lives on other ranks."""
+
+    @abstractmethod
+    def pull(self, into: Tensor, evaluated: bool = False) -> None:
+        """The present centre, or what is to be judged."""
+
+    @abstractmethod
+    def push(self, update: Tensor) -> bool:
+        """Send an update off without waiting; False, and nothing sent, where it is not finite."""
+
+
+class ServedCentre(RemoteCentre):
+    """A worker's side of the protocol, towards all servers.
+
+    length: of the whole centre, floats. servers: how many; they are the first ranks of the world.
+    """
+
+    def __init__(self, world: Group, length: int, servers: int) -> None:
+        super().__init__(world, servers)
+        self.slices = slices_of(length, servers)
+        self.fetched = np.empty(length, dtype=np.float32)
+        self.pushed = NOTHING
+        self.pending: list[MPI.Request] = []
+
+    def pull(self, into: Tensor, evaluated: bool = False) -> None:
+        """The present centre of all servers (or its average); waits for it."""
+        comm, tag = self.world.comm, Tag.REQUEST_EVALUATED if evaluated else Tag.REQUEST
+        array = into.detach().numpy() if into.device.type == "cpu" else self.fetched  # without a copy where that is possible
+        waiting = [comm.Irecv([self._part(array, k), MPI.FLOAT], source=k, tag=Tag.CENTRE) for k in self.servers]
+        waiting += [comm.Isend([NOTHING, MPI.FLOAT], dest=k, tag=tag) for k in self.servers]
+        MPI.Request.Waitall(waiting)
+        if array is self.fetched:
+            into.copy_(torch.from_numpy(array))
+
+    def push(self, update: Tensor) -> bool:
+        """Send every server its slice of a finite update, and return at once."""
+        self.settle()
+        if not is_finite(update):
+            return False
+        self.pushed = host_array(update)  # of the update itself on the CPU: it stays as it is until `settle`
+        comm = self.world.comm
+        self.pending = [comm.Irecv([NOTHING, MPI.FLOAT], source=k, tag=Tag.ACKNOWLEDGE) for k in self.servers]
+        self.pending += [comm.Isend([self._part(self.pushed, k), MPI.FLOAT], dest=k, tag=Tag.PUSH) for k in self.servers]
+        self.world.traffic.inside += self.pushed.nbytes
+        return True
+
+    def progress(self) -> None:
+        """Let MPI go on with what is pending."""
+        if self.pending and MPI.Request.Testall(self.pending):
+            self.pending = []
+
+    def settle(self) -> None:
+        """Wait for all acknowledgements."""
+        MPI.Request.Waitall(self.pending)
+        self.pending = []
+
+    def _part(self, array: np.ndarray, server: int) -> np.ndarray:
+        start, stop = self.slices[server]
+        return array[start:stop]
+
+
+class WindowCentre(RemoteCentre):
+    """The centre in a window of the first rank's memory; every rank makes one, collectively, and workers use it.
+
+    start: x~_0 (the first rank's counts). Additions are atomic by element, and so are reads; there is no average and no rule
+    but addition.
+    """
+
+    def __init__(self, world: Group, start: Tensor) -> None:
+        super().__init__(world, 1)
+        length = start.numel()
+        self.window = MPI.Win.Allocate(4 * length if world.rank == 0 else 0, 4, comm=cast(MPI.Intracomm, world.comm))
+        self.fetched, self.pushed = (np.empty(length, dtype=np.float32) for _ in range(2))
+        if world.rank == 0:
+            self.memory[:] = start.detach().cpu().numpy()
+        world.barrier()
+        self.window.Lock_all()
+
+    @property
+    def memory(self) -> np.ndarray:
+        """The centre itself, on the first rank."""
+        return np.asarray(self.window.tomemory()).view(np.float32)
+
+    def pull(self, into: Tensor, evaluated: bool = False) -> None:
+        """The present centre."""
+        self.settle()
+        # Nothing is sent, but Open MPI wants an origin of full length: with an empty one it fetches other numbers.
+        self.window.Get_accumulate([self.pushed, MPI.FLOAT], [self.fetched, MPI.FLOAT], 0, op=MPI.NO_OP)
+        self.window.Flush(0)
+        self.world.traffic.inside += self.fetched.nbytes
+        into.copy_(torch.from_numpy(self.fetched))
+
+    def push(self, update: Tensor) -> bool:
+        """Begin to add a finite update, and return."""
+        self.settle()
+        if not is_finite(update):
+            return False
+        torch.from_numpy(self.pushed).copy_(update)
+        self.window.Accumulate([self.pushed, MPI.FLOAT], 0, op=MPI.SUM)
+        self.world.traffic.inside += self.pushed.nbytes
+        return True
+
+    def progress(self) -> None:
+        """Let MPI go on."""
+        self.world.comm.Iprobe(tag=Tag.CENTRE)
+
+    def settle(self) -> None:
+        """Wait until what was pushed has been added."""
+        self.window.Flush(0)
+
+    def free(self) -> None:
+        """Give the window back; collective."""
+        self.window.Unlock_all()
+        self.window.Free()

@@ -1,0 +1,314 @@
+"""Workers as particles of a swarm: PSO-PS (our reconstruction), the part that talks.
+
+Every n steps of local training all workers meet:
+
+    fitness   each measures a loss of its own weights                          nobody talks
+    P         each remembers its best place                                    nobody talks
+    G         who has the best P                                               one MINLOC
+              that P, if it is better than G                                   at most one broadcast
+    move      velocity, position (`common.coupling.swarm_rules`)               nobody talks
+    buffers   batch-norm statistics are averaged, where the model has any      one small all-reduce
+
+The broadcast is left out by all ranks or by none: f_G and the answer of the MINLOC are the same everywhere.
+"""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from common.coupling import swarm_rules
+from common.coupling.elastic import Synchroniser
+from common.coupling.swarm_rules import Best, Motion
+from common.data.dataset import Pictures, Texts
+from common.evaluate import Evaluator
+from common.models.flat import FlatModel
+from common.parallel.comm import Group, Pending
+from common.seeding import Purpose, stream
+
+FITNESSES = ("probe", "phase-mean", "last-batch")
+EXCHANGES = ("broadcast", "allgather", "delayed")
+
+
+class Fitness(Protocol):
+    """What a particle is compared by: a loss, lower is better."""
+
+    def observe(self, report: Tensor) -> None:
+        """What a step's closure reported of its batch: (summed loss, correct answers, answers)."""
+        return
+
+    def measure(self, k: int) -> float:
+        """That of the weights as they are, at the end of round k's local phase; +inf or NaN where they are lost."""
+        ...
+
+    def restart(self) -> None:
+        """Others have put weights in the place of this worker's; by default nothing has to be forgotten."""
+        return
+
+    def tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint has to keep, to be copied back in place; by default nothing."""
+        return {}
+
+
+class Probe(Fitness):
+    """Mean loss on a few training images, without augmentation and in evaluation mode; the same images on every worker.
+
+    Batch-norm statistics are measured for the weights: what a layer carries is of weights before the last move. images: how
+    many, at most all. anew: whether others are drawn every round, instead of once.
+    """
+
+    def __init__(
+        self, model: FlatModel, train: Pictures | Texts, images: int, precision: str, seed: int, anew: bool = False
+    ) -> None:
+        self.model, self.train, self.evaluator = model, train, Evaluator(train, precision, seed)
+        self.images, self.anew = min(images, len(train)), anew
+        self.round, self.pictures = 0, self._draw(0)
+
+    def _draw(self, k: int) -> Pictures | Texts:
+        indices = stream(self.evaluator.seed, Purpose.PROBE, k).choice(len(self.train), self.images, replace=False)
+        return self.train.take(torch.from_numpy(indices).to(self.train.labels.device))
+
+    def measure(self, k: int) -> float:
+        """On round k's images; may be asked for several places a round."""
+        if self.anew and k != self.round:
+            self.round, self.pictures = k, self._draw(k)
+        training = self.model.module.training
+        (judged,) = self.evaluator.of_weights(self.model, None, [self.pictures], None, t=self.round)
+        self.model.module.train(training)
+        return judged.loss
+
+
+class PhaseLoss(Fitness):
+    """The loss that local training had on its batches: mean over the phase's steps, or of the last one. Costs nothing.
+
+    last: whether only the last batch counts.
+    """
+
+    def __init__(self, last: bool = False) -> None:
+        self.last = last
+        self.seen = torch.zeros(2, dtype=torch.float64)  # sum of the batches' mean losses, steps
+
+    def observe(self, report: Tensor) -> None:
+        """One more step; added up where the report is, so that nobody waits for an accelerator."""
+        self.seen = self.seen.to(report.device)
+        if self.last:
+            self.seen.zero_()
+        self.seen[0] += report[0] / report[-1]
+        self.seen[1] += 1
+
+    def measure(self, k: int) -> float:
+        """That of the phase, which is over then."""
+        total, steps = self.seen.tolist()
+        self.seen.zero_()
+        return total / steps if steps else math.inf
+
+    def restart(self) -> None:
+        """What was seen was seen elsewhere."""
+        self.seen.zero_()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The phase so far."""
+        return {"phase": self.seen}
+
+
+@dataclass(frozen=True)
+class SwarmSettings:
+    """How a swarm meets.
+
+    motion: its coefficients. period: n, local steps between two moves. rounds: K, moves in the whole run, for what changes
+    over it. memory: when P and G are replaced (`swarm_rules.is_personal_best`). consensus: whether all take over the
+    place that the round's best particle has moved to. reset: whether the momentum of local training begins anew after every
+    move. exchange: how G travels: `broadcast`; `allgather` of everybody's P, which gives the same G and only shows what
+    gathering all weights literally would cost; or `delayed`, while the next phase trains, so that a move knows the G of the
+    meeting before. seed: of the draws.
+    """
+
+    motion: Motion
+    period: int
+    rounds: int
+    memory: str = "standard"
+    consensus: bool = False
+    reset: bool = False
+    exchange: str = "broadcast"
+    seed: int = 0
+
+
+class Swarm(Synchroniser):
+    """One worker's particle. Collective over the group: all make the same number of steps, from the same weights.
+
+    state: flat parameters, then floating buffers; changed in place. sizes: lengths of the parameter tensors. forget: makes the
+    momentum of local training begin anew.
+
+    A worker whose loss is not finite cannot win; one whose weights are not finite restarts from G at rest, without momentum.
+
+    Attributes:
+        velocity: v, shape (N,). personal, best: P and G with their fitness, over the whole state. coming: a G that is on its
+            way or has not been taken yet, its fitness +inf where there is none.
+        fitness: F_i of the last meeting. counts: meetings so far, those with a new G, the rank that G comes from, and how often
+            this worker was lost. seconds: spent in measuring since it was last set to 0.
+    """
+
+    steps = True
+
+    def __init__(
+        self,
+        state: Tensor,
+        sizes: Sequence[int],
+        group: Group,
+        settings: SwarmSettings,
+        measured: Fitness,
+        forget: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.state, self.sizes, self.group, self.settings = state.detach(), list(sizes), group, settings
+        self.measured, self.forget = measured, forget
+        self.length = sum(sizes)
+        self.buffers = self.state[self.length :]
+        self.velocity = torch.zeros_like(self.state[: self.length])
+        self.personal, self.best = Best(self.state), Best(self.state)
+        self.coming = Best(self.state if settings.exchange == "delayed" else self.state[:0])
+        self.pending: Pending | None = None
+        self.present = torch.full((1,), math.inf, dtype=torch.float64)
+        self.counts = torch.zeros(4, dtype=torch.int64)
+        self.seconds = 0.0
+
+    @property
+    def fitness(self) -> float:
+        """F_i, +inf before the first meeting."""
+        return self.present.item()
+
+    def begin(self, t: int, x: Tensor) -> None:
+        """Nothing: a move comes after the phase's last step."""
+
+    def observe(self, report: Tensor) -> None:
+        """(1) The batch losses of the phase."""
+        self.measured.observe(report)
+
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+        """(2) to (9), where this was the last of n steps."""
+        if (t + 1) % self.settings.period == 0:
+            k = (t + 1) // self.settings.period
+            lost = not bool(torch.isfinite(self.state).all())
+            winner = self.elect(k, lost)
+            if lost:
+                self.state.copy_(self.best.place)
+                self.velocity.zero_()
+                self.counts[3] += 1
+            if self.best.fitness < math.inf:
+                self._move(k, x, winner)
+            if len(self.buffers):
+                self.group.sum_(self.buffers, "statistics").div_(self.group.size)
+            if lost or self.settings.reset:
+                self.forget()
+
+    def close(self, t: int) -> None:
+        """After the last step of all, t steps having been made: what is left of a phase is measured too, and may become G."""
+        if t % self.settings.period:
+            self.elect(t // self.settings.period + 1, not bool(torch.isfinite(self.state).all()))
+        self._take_coming()
+
+    def elect(self, k: int, lost: bool) -> int:
+        """(2) to (4); returns the rank that has the best P. lost: whether this worker's weights are not finite."""
+        memory = self.settings.memory
+        self._take_coming()
+        began = time.perf_counter()
+        fitness = _or_infinite(self.measured.measure(k))
+        fitness = math.inf if lost else fitness
+        if memory == "reeval" and self.personal.fitness < math.inf:
+            self.personal.fitness = self._measure_again(k)
+        self.seconds += time.perf_counter() - began
+        self.present.fill_(fitness)
+        if swarm_rules.is_personal_best(memory, fitness, self.personal.fitness):
+            self.personal.take(self.personal.place if lost else self.state, fitness)
+        lowest, winner = self.group.best_of(self.personal.fitness)
+        everybody = self.group.gather_flat(self.personal.place) if self.settings.exchange == "allgather" else None
+        self.counts[0] += 1
+        if swarm_rules.is_global_best(memory, lowest, self.best.fitness):
+            self._fetch(winner, lowest, everybody)
+        elif memory != "standard":
+            self.best.fitness = lowest  # nobody's is finite
+        return winner
+
+    def _measure_again(self, k: int) -> float:
+        """The fitness of P on this round's probe; the worker's weights are left as they are."""
+        present = self.state.clone()
+        self.state.copy_(self.personal.place)
+        fitness = _or_infinite(self.measured.measure(k))
+        self.state.copy_(present)
+        return fitness
+
+    def _fetch(self, winner: int, fitness: float, everybody: Tensor | None) -> None:
+        """G <- P of the winner, now or at the next meeting."""
+        best = self.coming if self.settings.exchange == "delayed" else self.best
+        if winner == self.group.rank:
+            best.place.copy_(self.personal.place)
+        if everybody is not None:
+            best.place.copy_(everybody[winner])
+        elif best is self.coming:
+            self.pending = self.group.start_broadcast_(best.place, root=winner)
+        else:
+            self.group.broadcast_(best.place, root=winner)
+        best.fitness = fitness
+        self.counts[1] += 1
+        self.counts[2] = winner
+
+    def arrive(self) -> None:
+        """Wait for what is on its way."""
+        if self.pending:
+            self.pending.wait()
+            self.pending = None
+
+    def _take_coming(self) -> None:
+        """G <- what the last meeting sent on its way, if it did."""
+        self.arrive()
+        if self.coming.fitness < math.inf:
+            self.best.take(self.coming.place, self.coming.fitness)
+            self.coming.fitness = math.inf
+
+    def _move(self, k: int, x: Tensor, winner: int) -> None:
+        """(5) to (8)."""
+        motion, n = self.settings.motion, self.length
+        r1, r2 = self.factors(k)
+        limit = swarm_rules.limits(x, motion.v_max, motion.v_max_unit, self.sizes)
+        places = self.personal.place[:n], self.best.place[:n]
+        swarm_rules.move(x, self.velocity, *places, motion.at(k, self.settings.rounds), r1, r2, limit)
+        if self.settings.consensus:
+            self.group.broadcast_(x, root=winner)
+
+    def factors(self, k: int) -> tuple[Tensor, Tensor]:
+        """r1 and r2 of this worker in round k, on the device of the weights."""
+        rng = stream(self.settings.seed, Purpose.SWARM, k, worker=self.group.rank)
+        r1, r2 = (swarm_rules.draw(self.settings.motion.rand, self.sizes, rng) for _ in range(2))
+        return r1.to(self.state.device), r2.to(self.state.device)
+
+    def distance(self) -> float:
+        """||x_i - G||, Euclidean, over the parameters."""
+        return (self.state - self.best.place)[: self.length].norm().item()
+
+    def restart(self, x: Tensor) -> None:
+        """v <- 0; P stays: this worker has been there."""
+        self.velocity.zero_()
+        self.measured.restart()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a particle remembers."""
+        self.arrive()  # a checkpoint has to hold all of it
+        return {
+            "velocity": self.velocity,
+            "personal": self.personal.place,
+            "personal_fitness": self.personal.value,
+            "best": self.best.place,
+            "best_fitness": self.best.value,
+            "fitness": self.present,
+            "counts": self.counts,
+            **({"coming": self.coming.place, "coming_fitness": self.coming.value} if len(self.coming.place) else {}),
+            **{f"measured.{name}": value for name, value in self.measured.tensors().items()},
+        }
+
+
+def _or_infinite(loss: float) -> float:
+    """A loss that is not a finite number is as bad as can be: it must not win a MINLOC."""
+    return loss if math.isfinite(loss) else math.inf

@@ -1,0 +1,81 @@
+"""Elastic averaging among ranks that meet: an all-reduce every tau steps, no server; every rank holds the same centre.
+
+The sum is started before the gradient, from a copy of the weights, and waited for after it: both overlap.
+"""
+
+import torch
+from torch import Tensor
+
+from common.coupling.elastic import Synchroniser, is_finite
+from common.parallel.comm import Group, Pending
+
+
+def centre_after(centre: Tensor, total: Tensor, beta: float, workers: int) -> Tensor:
+    """(E2) x~_{t+1} = (1 - beta) x~_t + (beta / p) sum_i x^i_t, a new tensor."""
+    return torch.lerp(centre, total / workers, beta)
+
+
+class SynchronousElastic(Synchroniser):
+    """Synchronous EASGD. Jacobi (eqs. 3-6): workers are pulled towards x~_t. Gauss-Seidel: towards the new x~_{t+1}.
+
+    x_{t+1} = x_t - eta g(x_t) - alpha (x_t - x~), every `period` steps; a plain step otherwise. beta = p alpha unless it is
+    given: (alpha, beta) = (1, 1) averages the workers, (1, p) is synchronous DOWNPOUR, both Gauss-Seidel.
+    All ranks of the group start from the same x. Collective over the group: all make the same number of steps. A worker whose
+    weights are not finite counts as standing at the centre, until it is given others.
+    """
+
+    steps = True
+
+    def __init__(
+        self, x: Tensor, group: Group, alpha: float, period: int, gauss_seidel: bool = False, beta: float | None = None
+    ) -> None:
+        self.group, self.alpha, self.period, self.gauss_seidel = group, alpha, period, gauss_seidel
+        self.beta = group.size * alpha if beta is None else beta
+        self.centre = x.detach().clone()
+        self.before = torch.empty_like(x)
+        self.total = x.new_empty(len(x) + 1)  # the sum of all finite workers, and how many those are
+        self.pending: Pending | None = None
+
+    def begin(self, t: int, x: Tensor) -> None:
+        """Start to add the workers up."""
+        if t % self.period == 0:
+            self.before.copy_(x)
+            finite = is_finite(x)
+            self.total[:-1] = x if finite else 0.0
+            self.total[-1] = float(finite)
+            self.pending = self.group.start_sum_(self.total, "elastic")
+
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+        """The moves of the worker and of its copy of the centre."""
+        if self.pending is None:
+            return
+        self.pending.wait()
+        self.pending = None
+        total, workers = self.total[:-1], self.group.size
+        lost = workers - round(self.total[-1].item())
+        if lost:
+            total.add_(self.centre, alpha=lost)
+        new = centre_after(self.centre, total, self.beta, workers)
+        x.sub_(self.before.sub_(new if self.gauss_seidel else self.centre), alpha=self.alpha)
+        self.centre.copy_(new)
+
+    def restart(self, x: Tensor) -> None:
+        """Go on from weights that all ranks of the group have been given: the centre is there as well."""
+        self.centre.copy_(x)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """This rank's copy of the centre."""
+        return {"centre": self.centre}
+
+
+def couple(kind: str, x: Tensor, group: Group, period: int, beta: float = 0.9) -> SynchronousElastic:
+    """What workers of a group share instead of gradients: `easgd`, `easgd-gs`, or `average` (the mean of their weights).
+
+    Raises ValueError for another name.
+    """
+    match kind:
+        case "easgd" | "easgd-gs":
+            return SynchronousElastic(x, group, beta / group.size, period, kind == "easgd-gs")
+        case "average":
+            return SynchronousElastic(x, group, 1.0, period, gauss_seidel=True, beta=1.0)
+    raise ValueError(f"unknown coupling '{kind}': easgd, easgd-gs or average")

@@ -1,0 +1,216 @@
+"""Data of a run: what is trained on, what fitness is measured on, what is only reported."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, in_unit_range, permutation, shard
+from common.data.sources import SOURCES, Source, Split, load
+from common.data.texts import Texts
+from common.errors import UsageError
+from common.parallel.topology import Topology
+from common.seeding import Purpose, stream
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """One split on the training device: an augmenter over its images, and labels of shape (n,)."""
+
+    augmenter: Augmenter
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> "Pictures":
+        """The images at these indices, in this order."""
+        return Pictures(self.augmenter.of(indices), self.labels[indices])
+
+    @property
+    def size(self) -> int:
+        """Side of the images that come out, in pixels."""
+        return self.augmenter.size
+
+    def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
+        """What `augmented` is to do to each image in round t."""
+        return self.augmenter.draw(seed, t, worker)
+
+    def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Images as they are, and their labels."""
+        return self.augmenter.plain(indices), self.labels[indices]
+
+    def augmented(self, indices: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        """Images after this round's choices, and their labels; draws: what `draw` gave."""
+        return self.augmenter.augmented(indices, draws), self.labels[indices]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """All splits of one run; the same on every rank.
+
+    train: what gradients are taken on. validation: held out of the training images; decides. fitness: fixed stratified part
+    of it that every worker is judged on after each round. test: reported once at the end, decides nothing.
+    """
+
+    source: Source
+    train: Pictures | Texts
+    validation: Pictures | Texts
+    fitness: Pictures | Texts
+    test: Pictures | Texts
+
+    def batches(
+        self, seed: int, t: int, batch_size: int, rank: int, ranks: int, steps: int, worker: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """This rank's part of round t: `steps` augmented batches of batch_size / ranks images.
+
+        Step s of all ranks together is the s-th run of `batch_size` images of the world-wide permutation of (seed, t), so the
+        global batches do not depend on the number of ranks; what is left over is dropped. worker: whose permutation and
+        augmentation, where workers do not share the images out but each goes through all of them.
+        """
+        order = permutation(seed, t, len(self.train), worker)
+        mine = order[: steps * batch_size].reshape(steps, ranks, batch_size // ranks)[:, rank]
+        yield from self._augmented(mine, self.train.draw(seed, t, worker))
+
+    def own_batches(
+        self, seed: int, t: int, size: int, worker: int, workers: int, steps: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Round t of a worker that keeps to a shard of its own (`shard`): `steps` augmented batches of `size` images.
+
+        Reshuffled every round, within the shard; what is left over is dropped. All workers make equally many steps.
+        """
+        own = shard(seed, len(self.train), worker, workers)
+        mine = own[permutation(seed, t, len(own), worker)][: steps * size].reshape(steps, size)
+        yield from self._augmented(mine, self.train.draw(seed, t))
+
+    def _augmented(self, batches: np.ndarray, draws: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of the images with these indices, shape (steps, size)."""
+        for indices in torch.from_numpy(np.ascontiguousarray(batches)).to(self.train.labels.device):
+            yield self.train.augmented(indices, draws)
+
+
+KEPT_LARGER = 8 / 7  # images of a folder are kept so much larger than they are trained at, as crops of 224 from 256 pixels
+
+
+def open_data(
+    name: str,
+    directory: str,
+    topology: Topology,
+    seed: int,
+    val_fraction: float,
+    fitness_images: int,
+    train_images: int = 0,
+    image_size: int = 0,
+    crop_scale: float = 0.05,
+    crop: int = 0,
+    flip: bool = True,
+    pixels: str = "normalised",
+) -> DataSet:
+    """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
+
+    val_fraction: share of the training images held out, stratified. fitness_images: at most so many of them judge a worker
+    each round (0: all). train_images: at most so many are trained on (0: all), stratified as well. image_size: side of the
+    squares that images are resized to, by random resized crops of at least `crop_scale` of their area; 0 keeps their size
+    and pads and crops. crop: side of random crops without padding or resizing, 0 for none. flip: mirror training images at
+    random, where the data set allows it. pixels: `normalised` by the data set's mean and deviation (with image_size: 1/2
+    each), or `unit`, in [0, 1]. Raises UsageError where data or shares are unusable.
+    """
+    if crop and image_size:
+        raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
+    if (crop or image_size) and name in SOURCES and SOURCES[name].is_text:
+        raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
+    if pixels == "unit" and (image_size or (name in SOURCES and SOURCES[name].is_text)):
+        beside = f"--image-size {image_size}, with which they lie in [-1, 1]" if image_size else f"--dataset {name}, a text"
+        raise UsageError(f"--pixels unit does not go together with {beside}: give --pixels normalised")
+    source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
+    source = replace(source, flip=source.flip and flip)
+    with topology.world.agreed():
+        mine = None
+        if topology.world.rank == 0 and train:
+            side = min(train.images.shape[1:3])
+            if crop > side:
+                raise UsageError(f"--crop {crop} is more than the {side} pixels of {source.title}'s images")
+            kept, held_out, judged = split(train.kinds, val_fraction, fitness_images, seed, source.title)
+            mine = fewer(train.kinds, kept, train_images, seed), held_out, judged
+    kept, held_out, judged = topology.world.share(mine)
+
+    def on_device(part: Split | None) -> Pictures | Texts:
+        """What the first rank of a node has, on all its ranks."""
+        shared = (topology.node.share_array(a) for a in ((part.images, part.labels) if part else (None, None)))
+        images, labels = (torch.from_numpy(a).to(topology.device) for a in shared)
+        if source.is_text:
+            return Texts(images, labels)
+        kind = in_unit_range(source) if pixels == "unit" else source
+        if crop:
+            augmenter: Augmenter = CroppingAugmenter(images, kind, crop)
+        else:
+            augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, kind)
+        return Pictures(augmenter, labels)
+
+    return DataSet(
+        source=source,
+        train=on_device(train and train.take(kept)),
+        validation=on_device(train and train.take(held_out)),
+        fitness=on_device(train and train.take(judged)),
+        test=on_device(test),
+    )
+
+
+def split(
+    labels: np.ndarray, fraction: float, fitness_images: int, seed: int, title: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices that train, that validate, and those of the latter that judge a worker every round; stratified by label.
+
+    The first two are disjoint and together everything. fitness_images: size of the third, 0 for all of the second.
+    Raises UsageError unless 0 < fraction < 1 leaves both parts at least one image of each class.
+    """
+    from sklearn.model_selection import train_test_split  # a second to import, and only rank 0 splits
+
+    counts = np.unique(labels, return_counts=True)[1]
+    classes, least = len(counts), counts.min()
+    held = round(fraction * len(labels)) if 0 < fraction < 1 else 0
+    # scikit-learn deals a class out by rounding, so the rarest one has to round to at least one image on either side.
+    if not (classes <= held <= len(labels) - classes and 0.5 <= fraction * least <= least - 0.5):
+        low = max(classes / len(labels), 0.5 / least)
+        raise UsageError(
+            f"--val-fraction {fraction:g} is not usable: {title} has {len(labels)} training images of {classes} classes "
+            f"(the rarest has {least}), so it has to lie between {low:.4f} and {1 - low:.4f} (fitness is measured on "
+            "held-out images; 0.1 is usual)"
+        )
+    draw = stream(seed, Purpose.SPLIT)
+    states = [int(s) for s in draw.integers(2**32, size=2)]
+    kept, held_out = train_test_split(np.arange(len(labels)), test_size=held, stratify=labels, random_state=states[0])
+    judges = max(fitness_images, classes)
+    rarest = np.unique(labels[held_out], return_counts=True)[1].min()
+    if fitness_images == 0 or judges > len(held_out) - classes or rarest < 2:
+        return kept, held_out, held_out
+    judged, _ = train_test_split(held_out, train_size=judges, stratify=labels[held_out], random_state=states[1])
+    return kept, held_out, judged
+
+
+def fewer(labels: np.ndarray, kept: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """`wanted` of the indices `kept`, stratified by label; all of them if 0 or no fewer are wanted. Raises UsageError."""
+    if not wanted or wanted >= len(kept):
+        return kept
+    classes = len(np.unique(labels))
+    if wanted < classes:
+        raise UsageError(f"--train-images {wanted} is too few for {classes} classes: take at least {classes}, or 0 for all")
+    from sklearn.model_selection import train_test_split
+
+    state = int(stream(seed, Purpose.SUBSET).integers(2**32))
+    return train_test_split(kept, train_size=wanted, stratify=labels[kept], random_state=state)[0]
+
+
+__all__ = [
+    "SOURCES",
+    "DataSet",
+    "Pictures",
+    "Texts",
+    "fewer",
+    "open_data",
+    "permutation",
+    "shard",
+    "split",
+]

@@ -1,0 +1,219 @@
+"""Weights across populations: who sends what to whom (pure schedules), and the `Sendrecv`s that carry it.
+
+A schedule is a list of rounds, a round a list of transfers between populations. In one round a population receives from at
+most one other and sends to at most one other. Each transfer moves a whole theta_k (parameters and floating batch-norm
+buffers), cut into S = min_k m_k slices that ranks 0..S-1 of each population carry to the ranks of equal index. After the last
+round each population gathers the slices once.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+from itertools import pairwise
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.ecosphere.election import Standings
+from common.errors import UsageError
+from common.models.flat import host_array
+from common.parallel.comm import finite_mean_
+from common.parallel.topology import Topology
+
+POLICIES = ("average", "kin", "best", "migrate", "ring", "exploit", "apart")
+KIN = 0.05  # populations whose fitness differs from the leader's by at most this share of it are its kin
+
+
+class Effect(Enum):
+    """What the receiver does with what it gets."""
+
+    ADD = "add"
+    REPLACE = "replace"
+    BLEND = "blend"  # theta <- (1 - c) theta + c received
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """One population's theta on its way to another."""
+
+    source: int
+    target: int
+    effect: Effect
+
+
+Schedule = list[list[Transfer]]
+
+
+def sum_everywhere(n: int) -> Schedule:
+    """Everybody ends with the sum over n populations: recursive doubling, folded where n is no power of two.
+
+    log2 n rounds for a power of two, else floor(log2 n) + 2. The order of additions is the same on both sides of a transfer,
+    so all populations end with the same bits.
+    """
+    core = 1 << (n.bit_length() - 1)
+    extra = range(core, n)
+    fold_in = [Transfer(e, e - core, Effect.ADD) for e in extra]
+    doubling = [[Transfer(k, k ^ (1 << bit), Effect.ADD) for k in range(core)] for bit in range(core.bit_length() - 1)]
+    fold_out = [Transfer(e - core, e, Effect.REPLACE) for e in extra]
+    return [r for r in [fold_in, *doubling, fold_out] if r]
+
+
+def copy_everywhere(n: int, root: int) -> Schedule:
+    """Everybody ends with the root's: a binomial tree of ceil(log2 n) rounds."""
+    rounds: Schedule = []
+    reach = 1
+    while reach < n:
+        pairs = [(i, i + reach) for i in range(reach) if i + reach < n]
+        rounds.append([Transfer((a + root) % n, (b + root) % n, Effect.REPLACE) for a, b in pairs])
+        reach *= 2
+    return rounds
+
+
+def schedule(policy: str, standings: Standings) -> Schedule:
+    """The transfers of one exchange.
+
+    average, kin: `sum_everywhere` (the populations put m_k theta_k in, with `kin` only those that are nearly as good as the
+    leader, and divide by the total at the end).
+    best: `copy_everywhere` from the leader's population. migrate: best population to worst, one round.
+    ring: everybody to its right neighbour, one round. exploit: the best to the worst (`Standings.copies`), one round.
+    apart: nothing.
+    Populations without any finite worker take the leader's theta, one a round: with `ring` before it, with `migrate` and
+    `exploit` instead, with `apart` as well.
+    Raises ValueError for another policy.
+    """
+    n, best = len(standings.sizes), standings.best_population
+    if n == 1:
+        return []
+    rescue = [[Transfer(best, k, Effect.REPLACE)] for k in range(n) if not standings.alive[k]]
+    match policy:
+        case "average" | "kin":
+            return sum_everywhere(n)
+        case "best":
+            return copy_everywhere(n, best)
+        case "migrate":
+            return rescue or [[Transfer(best, standings.worst_population, Effect.REPLACE)]]
+        case "ring":
+            return [*rescue, [Transfer(k, (k + 1) % n, Effect.BLEND) for k in range(n)]]
+        case "exploit":
+            return rescue or [[Transfer(source, k, Effect.REPLACE) for k, source in standings.copies.items()]]
+        case "apart":
+            return rescue
+    raise ValueError(f"unknown exchange policy '{policy}': choose from {', '.join(POLICIES)}")
+
+
+def contributions(policy: str, standings: Standings) -> np.ndarray:
+    """Weights m_k of the populations in the mean of `average` and `kin`, shape (n,); 0 for those that are left out.
+
+    Populations without a finite worker never contribute; with `kin` only those do whose fitness f_k >= f* - 0.05 |f*|.
+    """
+    fitness = standings.fitness[standings.champions]
+    counted = np.array(standings.alive)
+    if policy == "kin":
+        counted &= fitness >= fitness.max() - KIN * abs(fitness.max())
+    return np.array(standings.sizes) * counted
+
+
+def payload(plan: Schedule, parameters_and_buffers: int) -> int:
+    """Bytes that all ranks together send across populations for one schedule of float32 state of that length."""
+    return 4 * parameters_and_buffers * sum(len(r) for r in plan)
+
+
+def slice_bounds(length: int, slices: int) -> list[tuple[int, int]]:
+    """Nearly equal consecutive slices of a buffer: [(start, stop)], `slices` of them."""
+    cuts = [length * i // slices for i in range(slices + 1)]
+    return list(pairwise(cuts))
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """How populations trade weights. ring_weight: c of `ring`, in [0, 1]."""
+
+    policy: str = "average"
+    ring_weight: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.policy not in POLICIES:
+            raise UsageError(f"unknown exchange policy '{self.policy}': choose from {', '.join(POLICIES)}")
+        if not 0 <= self.ring_weight <= 1:
+            raise UsageError(f"the ring weight is a share in [0, 1], not {self.ring_weight}")
+
+    @property
+    def keeps_populations_apart(self) -> bool:
+        """Whether populations hold different weights afterwards, so that the run's model is the best population's."""
+        return self.policy in ("migrate", "ring", "exploit", "apart")
+
+    def merges(self, sizes: list[int]) -> bool:
+        """Whether it leaves means of several workers' weights, with populations of these sizes, instead of one worker's own."""
+        if self.policy == "best":
+            return False
+        return max(sizes) > 1 or (len(sizes) > 1 and self.policy in ("average", "kin", "ring"))
+
+    def run(self, topology: Topology, state: Tensor, standings: Standings, finite: bool) -> None:
+        """Merge inside every population, then across; all members of a population end with its theta_k in `state`.
+
+        state: weights and floating buffers, contiguous float32, changed in place. finite: whether this worker's are.
+        Collective over the world; at least one worker must be finite.
+        """
+        plan = schedule(self.policy, standings)
+        if self.policy == "best":
+            self._take_leaders_weights(topology, state, standings)
+        else:
+            merge_inside(topology, state, finite)
+        if not plan:
+            return
+        theta = host_array(state)
+        mean = self.policy in ("average", "kin")
+        if mean:
+            weights = contributions(self.policy, standings)
+            theta *= np.float32(weights[topology.index])
+        self._carry(topology, theta, plan)
+        if mean:
+            theta /= np.float32(weights.sum())
+        if state.device.type != "cpu":
+            state.copy_(torch.from_numpy(theta))
+
+    def _take_leaders_weights(self, topology: Topology, state: Tensor, standings: Standings) -> None:
+        if topology.index == standings.best_population:
+            topology.population.broadcast_(state, standings.leader - topology.offsets[topology.index])
+
+    def _carry(self, topology: Topology, theta: np.ndarray, plan: Schedule) -> None:
+        """Run the schedule on this rank's slice of theta, then put the population's slices together."""
+        bounds = slice_bounds(len(theta), min(topology.sizes))
+        if topology.population.rank < len(bounds):
+            start, stop = bounds[topology.population.rank]
+            piece, received = theta[start:stop], np.empty(stop - start, dtype=np.float32)
+            for transfers in plan:
+                self._one_round(topology, piece, received, transfers)
+        topology.population.gather_slices_(theta, bounds)
+
+    def _one_round(self, topology: Topology, piece: np.ndarray, received: np.ndarray, transfers: list[Transfer]) -> None:
+        outgoing = next((t for t in transfers if t.source == topology.index), None)
+        incoming = next((t for t in transfers if t.target == topology.index), None)
+        topology.world.swap(
+            piece,
+            received,
+            to=topology.counterpart(outgoing.target) if outgoing else None,
+            source=topology.counterpart(incoming.source) if incoming else None,
+        )
+        if incoming is None:
+            return
+        if incoming.effect is Effect.ADD:
+            piece += received
+        elif incoming.effect is Effect.REPLACE:
+            piece[:] = received
+        else:
+            piece *= np.float32(1 - self.ring_weight)
+            piece += np.float32(self.ring_weight) * received
+
+
+def merge_inside(topology: Topology, state: Tensor, finite: bool) -> int:
+    """theta_k: the mean of weights and floating buffers over the population's finite workers, in place on all of them.
+
+    Returns their number; with 0 the state is all zeros, to be filled from another population.
+    """
+    if topology.population.size == 1 and finite:
+        return 1
+    state_and_flag = torch.cat([state, state.new_zeros(1)])
+    count = finite_mean_(topology.population, state_and_flag, "merge")
+    state.copy_(state_and_flag[:-1])
+    return count

@@ -1,0 +1,308 @@
+"""Which learning rate a worker uses when. Pure; no MPI.
+
+`EcosphereRates` is EOA (docs/algorithms.md), `ScheduledRates` an ordinary schedule on the same harness, `PopulationBasedRates`
+population-based training. All answer three questions: where everybody starts, what the rates of a population are after a round,
+and what the rate is at a step.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
+
+import numpy as np
+
+from common.ecosphere.election import Standings
+from common.ecosphere.species import SPECIES, Memory, Moment, Rules, View, coordinates, rates_at
+from common.parallel.populations import PopulationSpec
+from common.seeding import Purpose, stream
+
+BASE_RULES = ("best", "blend", "anneal")
+QUOTED_BATCH = 128  # eta0 is quoted for this many images behind one gradient
+LIMITS = (1e-3, 10.0)  # a rate stays within these multiples of its worker's starting rate
+SPREAD = 3.0  # population-based training starts between eta0 over this and eta0 times this
+EXPLORING = (0.8, 1.2)  # factors of a rate that was copied
+
+
+class RateRule(Protocol):
+    """What the ecosphere asks of a rule for learning rates; ranks are numbered as in the world."""
+
+    start: np.ndarray  # shape (N,): everybody's starting rate
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """Rates of one population's workers for round t + 1, shape (m_k,)."""
+        ...
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The rate of one step, for a worker whose rate of the round is `rate`; rounds_done = t + fraction of round t."""
+        ...
+
+    def takes_back(self, t: int) -> bool:
+        """Whether round t is a trial, after which everybody returns to the weights before it; by default never."""
+        return False
+
+    def retreat(self, t: int, standings: Standings, population: int) -> np.ndarray | None:
+        """Rates for round t + 1 after a round that was taken back, as a trial or because nobody kept finite weights.
+
+        None (the default): the run is over.
+        """
+        return None
+
+    def lineage(self, population: int) -> list[int] | None:
+        """For every round that is over, the population that the weights now in this one came from.
+
+        None (the default) where they come from many.
+        """
+        return None
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint has to keep, as JSON can hold it; by default nothing."""
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave; by default nothing."""
+        return
+
+
+def base_rate(rule: str, leader_rate: float, eta0: float, k: float, moment: Moment) -> float:
+    """The base (prey) rate b_t, t counted from 0.
+
+    best: x*. blend: (x* + k eta0 (1 + cos(pi t/T))/2) / 2. anneal: x* (1 + cos(pi (t+1)/T)) / (1 + cos(pi t/T)), and 0 from
+    t = T - 1 on. Raises ValueError for another name.
+    """
+    t, rounds = moment.t, moment.rounds
+    match rule:
+        case "best":
+            return leader_rate
+        case "blend":
+            return (leader_rate + k * cosine(eta0, t / rounds)) / 2
+        case "anneal":
+            if t >= rounds - 1:
+                return 0.0
+            return leader_rate * (1 + math.cos(math.pi * (t + 1) / rounds)) / (1 + math.cos(math.pi * t / rounds))
+    raise ValueError(f"unknown base rate rule '{rule}': choose from {', '.join(BASE_RULES)}")
+
+
+def cosine(rate: float, progress: float) -> float:
+    """Rate (1 + cos(pi progress)) / 2, progress in [0, 1]."""
+    return rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+def stepped(progress: float) -> float:
+    """0.2 to the power of how many of 30, 60 and 80 % of the run are over, as Zagoruyko and Komodakis train Wide ResNets."""
+    return 0.2 ** sum(progress >= mark for mark in (0.3, 0.6, 0.8))
+
+
+def one_cycle(progress: float) -> float:
+    """By half a cosine from 1/25 up to 1 at 30 % of the run, and by another down to 1/250,000 (Smith, Topin 2019; torch's
+    numbers). The momentum stays what it is.
+    """
+    first, last = 1 / 25, 1 / 25e4
+    if progress < 0.3:
+        return 1 - cosine(1 - first, progress / 0.3)
+    return last + cosine(1 - last, (progress - 0.3) / 0.7)
+
+
+# Schedules by name: the rate over its peak, given the share of the run that is done.
+SHAPES: dict[str, Callable[[float], float]] = {
+    "constant": lambda progress: 1.0,
+    "cosine": lambda progress: cosine(1.0, progress),
+    "step": stepped,
+    "onecycle": one_cycle,
+}
+
+
+def warmed_up(rate: float, eta0: float, rounds_done: float, warmup_rounds: float) -> float:
+    """Linear warm-up: from eta0 (or the rate itself, if that is lower) to the rate over the first `warmup_rounds`."""
+    if rounds_done >= warmup_rounds:
+        return rate
+    start = min(eta0, rate)
+    return start + (rate - start) * rounds_done / warmup_rounds
+
+
+@dataclass(frozen=True)
+class EoaSettings:
+    """The published variants of one algorithm; defaults are this project's."""
+
+    base_rule: str = "blend"
+    rules: Rules = field(default_factory=Rules)
+    count_workers: bool = False  # k = number of workers, instead of images behind one gradient / quoted_batch
+    limited: bool = True  # keep rates within LIMITS
+    warmup_epochs: float = 1.0
+    quoted_batch: int = QUOTED_BATCH
+
+
+# The published scripts, by what they train (docs/algorithms.md, "With --reference"); no script of ours trains ImageNet yet.
+_REFERENCE = EoaSettings(count_workers=True, limited=False, warmup_epochs=0.0)
+REFERENCE = {
+    "cifar10": replace(
+        _REFERENCE, base_rule="best", rules=Rules("annealed", signed=False, higher_rank_first=True, world_prey=True)
+    ),
+    "cifar100": replace(
+        _REFERENCE, base_rule="blend", rules=Rules("relative", signed=True, absolute_leaders=True, higher_rank_first=True)
+    ),
+    "vit": replace(_REFERENCE, base_rule="best", rules=Rules("fixed", signed=False, higher_rank_first=True, world_prey=True)),
+    "imagenet": replace(
+        _REFERENCE,
+        count_workers=False,
+        quoted_batch=256,
+        base_rule="anneal",
+        rules=Rules("scaled", signed=False, higher_rank_first=True, world_prey=True, fold_prey=True),
+        warmup_epochs=5.0,
+    ),
+}
+
+
+class EcosphereRates(RateRule):
+    """EOA's learning rates: species move the workers of a population around a base rate that the world elects.
+
+    specs: the populations, in rank order. images_per_gradient: per population, images behind one averaged gradient.
+    rounds_per_epoch: how many rounds make one pass over the training data (warm-up is counted in passes).
+    """
+
+    def __init__(
+        self,
+        specs: list[PopulationSpec],
+        eta0: float,
+        rounds: int,
+        images_per_gradient: list[float],
+        seed: int,
+        settings: EoaSettings | None = None,
+        rounds_per_epoch: float = 1.0,
+    ) -> None:
+        self.specs, self.eta0, self.rounds, self.seed = specs, eta0, rounds, seed
+        self.settings = settings or EoaSettings()
+        self.workers = sum(s.workers for s in specs)
+        self.k = [self.workers if self.settings.count_workers else n / self.settings.quoted_batch for n in images_per_gradient]
+        self.warmup_rounds = self.settings.warmup_epochs * rounds_per_epoch
+        self.bounds = np.cumsum([0, *(s.workers for s in specs)])
+        self.start = np.concatenate([self._start(p) for p in range(len(specs))])
+        self.memories: dict[int, Memory] = {}
+
+    def _start(self, population: int) -> np.ndarray:
+        """The start: x_i = scale_i eta0 (1 + 0.1 u_i); a single worker in all starts without noise."""
+        scale = SPECIES[self.specs[population].species].start_scale
+        ranks = range(self.bounds[population], self.bounds[population + 1])
+        if self.workers == 1:
+            return np.array([scale(self.k[population], 1.0) * self.eta0])
+        u, v = np.array([stream(self.seed, Purpose.START, 0, population, i).random(2) for i in ranks]).T
+        scales = np.array([scale(self.k[population], draw) for draw in v])
+        return scales * self.eta0 * (1 + 0.1 * u)
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """Base rate and moves: drawn from (seed, t, population), so all its workers agree without a message."""
+        moment, rules = Moment(t, self.rounds), self.settings.rules
+        base = base_rate(self.settings.base_rule, standings.leader_rate, self.eta0, self.k[population], moment)
+        if self.workers == 1:
+            return np.array([base])
+        mine = slice(self.bounds[population], self.bounds[population + 1])
+        if base == 0 and rules.space == "log":
+            return np.zeros(self.specs[population].workers)
+        world, prey = coordinates(standings.rates, rules.space), float(coordinates(np.array(base), rules.space))
+        memory = self.memories.get(population, {})
+        view = View(world[mine], standings.fitness[mine], prey, moment, rules, world, memory)
+        propose = SPECIES[self.specs[population].species].propose
+        x, self.memories[population] = propose(view, stream(self.seed, Purpose.MOVE, t, population))
+        moved = rates_at(x, rules.space)
+        if self.settings.limited:
+            moved = np.clip(moved, LIMITS[0] * self.start[mine], LIMITS[1] * self.start[mine])
+        return moved
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The worker's rate of the round, warmed up during the first epoch."""
+        return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
+
+    def state(self) -> dict[str, Any]:
+        """What the species remember, for a checkpoint."""
+        return {str(p): {name: array.tolist() for name, array in m.items()} for p, m in self.memories.items()}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.memories = {int(p): {name: np.array(values) for name, values in m.items()} for p, m in state.items()}
+
+
+class ScheduledRates(RateRule):
+    """A plain schedule for every worker: `peak` times `shape(progress)`, with linear warm-up from eta0."""
+
+    def __init__(
+        self,
+        shape: Callable[[float], float],
+        peak: float,
+        eta0: float,
+        workers: int,
+        rounds: int,
+        warmup_rounds: float = 0.0,
+    ) -> None:
+        self.shape, self.peak, self.eta0, self.rounds, self.warmup_rounds = shape, peak, eta0, rounds, warmup_rounds
+        self.start = np.full(workers, peak * shape(0.0))
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """The schedule at the start of round t + 1, whatever the standings (one population only)."""
+        return np.full(len(self.start), self.peak * self.shape((t + 1) / self.rounds))
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The schedule at this very step; `rate`, its value at the start of the round, is not used."""
+        return warmed_up(self.peak * self.shape(rounds_done / self.rounds), self.eta0, rounds_done, self.warmup_rounds)
+
+
+class ReplayedRates(RateRule):
+    """Rates read from a file, one per round, the same for every worker; with the ecosphere's warm-up."""
+
+    def __init__(self, rates: list[float], eta0: float, workers: int, warmup_rounds: float = 0.0) -> None:
+        self.rates, self.eta0, self.warmup_rounds = rates, eta0, warmup_rounds
+        self.start = np.full(workers, rates[0])
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """The file's rate of round t + 1 (after the last one, the last)."""
+        return np.full(len(self.start), self.rates[min(t + 1, len(self.rates) - 1)])
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The rate of the round, warmed up during the first epoch."""
+        return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
+
+
+class PopulationBasedRates(RateRule):
+    """Population-based training (Jaderberg et al. 2017) of the learning rate, with truncation selection.
+
+    Rates start log-uniform in [eta0 / 3, 3 eta0], one draw from each of n equal parts of it. A population keeps its rate until
+    it copies another's weights (`Standings.copies`, carried by `Exchange("exploit")`): then it takes that one's rate as well,
+    times 0.8 or 1.2, and kept within LIMITS of eta0. All workers of a population have the same rate; a single population has
+    nobody to copy, and keeps eta0.
+    """
+
+    def __init__(self, sizes: list[int], eta0: float, seed: int) -> None:
+        self.sizes, self.eta0, self.seed, n = sizes, eta0, seed, len(sizes)
+        draws = [stream(seed, Purpose.START, 0, p).random() for p in range(n)]
+        rates = [eta0 * SPREAD ** (2 * (p + u) / n - 1) if n > 1 else eta0 for p, u in enumerate(draws)]
+        self.start = np.repeat(rates, sizes)
+        self.parents: list[list[int]] = []  # after every round, whose weights each population holds
+
+    def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
+        """The rate of one's own, or of the population that is copied, perturbed by a draw from (seed, t, population)."""
+        copies = standings.copies
+        self.parents.append([copies.get(p, p) for p in range(len(self.sizes))])
+        rate = float(standings.rates[standings.champions[self.parents[-1][population]]])
+        if population in copies:
+            factor = stream(self.seed, Purpose.MOVE, t, population).choice(EXPLORING)
+            rate = float(np.clip(rate * factor, LIMITS[0] * self.eta0, LIMITS[1] * self.eta0))
+        return np.full(self.sizes[population], rate)
+
+    def at(self, rate: float, rounds_done: float) -> float:
+        """The rate of the round."""
+        return rate
+
+    def lineage(self, population: int) -> list[int]:
+        """Followed back from the last round to round 0."""
+        line: list[int] = []
+        for parents in reversed(self.parents):
+            population = parents[population]
+            line.append(population)
+        return line[::-1]
+
+    def state(self) -> dict[str, Any]:
+        """Who copied whom."""
+        return {"parents": self.parents}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Put back what `state` gave."""
+        self.parents = state["parents"]

@@ -1,0 +1,72 @@
+"""Population optimizers ("species"): pure functions from rates and fitness to the next rates. No MPI in here.
+
+A new species is one file with a function `propose(view, rng)` and one line in `SPECIES`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from common.ecosphere.species.cma import propose_samples
+from common.ecosphere.species.controls import propose_at_random, propose_to_hold
+from common.ecosphere.species.de import propose_trials
+from common.ecosphere.species.gwo import propose_wolves
+from common.ecosphere.species.moves import (
+    DAMPINGS,
+    LOG_DAMPINGS,
+    SPACES,
+    Memory,
+    Moment,
+    Rules,
+    View,
+    best_first,
+    coordinates,
+    rates_at,
+)
+from common.ecosphere.species.pso import propose_particles
+from common.ecosphere.species.woa import propose_whales
+
+Propose = Callable[[View, np.random.Generator], tuple[np.ndarray, Memory]]
+
+
+def between(k: float, u: float) -> float:
+    """Log-uniformly between sqrt(k) and k for u ~ U(0, 1)."""
+    return k ** ((1 + u) / 2)
+
+
+@dataclass(frozen=True)
+class Species:
+    """A population optimizer: how it moves, and where its workers start.
+
+    start_scale: starting rate in units of eta0, from k = images behind one averaged gradient / 128 and a draw from U(0, 1).
+    """
+
+    propose: Propose
+    start_scale: Callable[[float, float], float] = between
+
+
+SPECIES = {
+    "gwo": Species(propose_wolves, start_scale=lambda k, u: k),  # linear scaling
+    "woa": Species(propose_whales, start_scale=lambda k, u: k**0.5),  # square-root scaling
+    "pso": Species(propose_particles),
+    "de": Species(propose_trials),
+    "cmaes": Species(propose_samples),
+    "hold": Species(propose_to_hold),
+    "random": Species(propose_at_random),
+}
+
+__all__ = [
+    "DAMPINGS",
+    "LOG_DAMPINGS",
+    "SPACES",
+    "SPECIES",
+    "Memory",
+    "Moment",
+    "Rules",
+    "Species",
+    "View",
+    "best_first",
+    "coordinates",
+    "rates_at",
+]

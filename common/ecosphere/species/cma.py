@@ -1,0 +1,51 @@
+"""Evolution strategy with cumulative step-size adaptation (CMA-ES, Hansen & Ostermeier 2001), by the library `cmaes`."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from common.ecosphere.species.moves import Memory, View
+
+if TYPE_CHECKING:
+    from cmaes import CMA
+
+
+def propose_samples(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
+    """Next coordinates of one population, and its memory.
+
+    Each round is one generation: the strategy is told what its samples were worth and draws new ones around the base, which is
+    put in the place of its mean; step size and evolution paths are the strategy's own. The library wants two dimensions at
+    least: the second one is drawn, never used, and told as 0. A single worker has nobody to be compared with and draws around
+    the base with the first standard deviation.
+
+    The memory holds `told` and `fitness`, both of shape (generations, m), the origin `centre` of what was told, and the first
+    standard deviation `sigma`, half of `view.width`.
+    """
+    m = len(view.x)
+    if m < 2:
+        return view.base + 0.5 * view.width * rng.standard_normal(m), {}
+    memory = _extended(view)
+    strategy = _replayed(memory, int(rng.integers(2**31)))
+    centre = view.base - strategy.mean[0]
+    return centre + np.array([strategy.ask()[0] for _ in range(m)]), {**memory, "centre": np.array([centre])}
+
+
+def _extended(view: View) -> Memory:
+    """The memory with this round's generation appended, in the strategy's own frame (`centre` is its origin)."""
+    none = np.empty((0, len(view.x)))
+    first = {"told": none, "fitness": none, "centre": view.x.mean(keepdims=True), "sigma": np.array([0.5 * view.width])}
+    before = view.memory or first
+    told = np.vstack([before["told"], view.x - before["centre"]])
+    return {**before, "told": told, "fitness": np.vstack([before["fitness"], view.fitness])}
+
+
+def _replayed(memory: Memory, seed: int) -> "CMA":
+    """The strategy after all generations so far: arrays are what a checkpoint can hold, and replaying takes milliseconds."""
+    from cmaes import CMA  # not needed by the other species
+
+    m = memory["told"].shape[1]
+    with np.errstate(divide="ignore"):  # of two samples one is selected, and the library divides by a rate that is 0 then
+        strategy = CMA(mean=np.zeros(2), sigma=float(memory["sigma"][0]), population_size=m, seed=seed)
+    for places, fitness in zip(memory["told"], memory["fitness"], strict=True):
+        strategy.tell([(np.array([x, 0.0]), -f) for x, f in zip(places, fitness, strict=True)])
+    return strategy

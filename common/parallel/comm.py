@@ -1,0 +1,290 @@
+"""The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else; only what
+never meets has rooms of its own: workers and parameter servers (`common.coupling.server`), a tree (`common.coupling.tree`),
+and the trials of a search (`common.search.coordinator` and `worker`).
+
+Tensors travel as flat float32 buffers; what is pickled is agreements, records and the small data of a start. Buffers on an
+accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). In a group of one
+nothing is sent.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.errors import UsageError
+from common.models.flat import host_array
+from common.parallel.mpi import MPI
+
+
+class Tag(IntEnum):
+    """Tags of point-to-point messages."""
+
+    WEIGHTS = 1
+    REQUEST = 2  # worker to server: send the centre
+    REQUEST_EVALUATED = 3  # worker to server: send what is to be judged, the average of the centre if there is one
+    CENTRE = 4  # server to worker
+    PUSH = 5  # worker to server: an update of the centre
+    ACKNOWLEDGE = 6  # server to worker: the update has been taken in
+    REPORT = 7  # worker to every server: the end of a round, with its line of the record
+    STOP = 8  # worker to server: no more messages from here
+    ASK = 9  # worker to coordinator of a search
+    ANSWER = 10  # coordinator to worker
+
+
+@dataclass
+class Traffic:
+    """Payload this rank has handed over for sending, in bytes.
+
+    inside: buffers given to all-reduces, broadcasts and the gathering of buffers within one communicator, each counted once per
+    call and rank, whatever the algorithm below sends. across: what this rank sent to other populations by `Sendrecv`.
+    """
+
+    inside: int = 0
+    across: int = 0
+
+
+VALUE_AND_RANK = np.dtype([("value", "f8"), ("rank", "i4")], align=True)  # MPI's DOUBLE_INT
+
+
+class Pending:
+    """A sum or a broadcast under way; the buffer is not to be touched before `wait` has returned."""
+
+    def __init__(self, finish: Callable[[], object]) -> None:
+        self._finish = finish
+
+    def wait(self) -> None:
+        """Until the buffer holds what was asked for."""
+        self._finish()
+
+
+class Group:
+    """One communicator and the verbs on it.
+
+    `horovod` is the initialised `horovod.torch` module where Horovod was started on this very communicator: its all-reduce
+    is then used, else MPI's.
+    """
+
+    def __init__(self, comm: MPI.Comm, traffic: Traffic, horovod: ModuleType | None = None) -> None:
+        self.comm = comm
+        self.traffic = traffic
+        self.horovod = horovod
+        self.rank: int = comm.Get_rank()
+        self.size: int = comm.Get_size()
+
+    def sum_(self, buffer: Tensor, name: str) -> Tensor:
+        """In-place sum of one contiguous float32 buffer over the group; bit-identical on every rank.
+
+        All ranks call it with the same `name` (Horovod matches by it) and equal sizes.
+        """
+        if self.size == 1:
+            return buffer
+        self.traffic.inside += buffer.numel() * buffer.element_size()
+        if self.horovod is not None:
+            host = buffer.cpu()
+            self.horovod.allreduce_(host, op=self.horovod.Sum, name=name)
+            return buffer if host is buffer else buffer.copy_(host)
+        array = host_array(buffer)
+        self.comm.Allreduce(MPI.IN_PLACE, array)
+        return _put_back(buffer, array)
+
+    def start_sum_(self, buffer: Tensor, name: str) -> Pending:
+        """Begin what `sum_` does, and return at once; it goes on while the caller computes."""
+        if self.size == 1:
+            return Pending(lambda: None)
+        self.traffic.inside += buffer.numel() * buffer.element_size()
+        if self.horovod is not None:
+            host, horovod = buffer.cpu(), self.horovod
+            handle = horovod.allreduce_async_(host, op=horovod.Sum, name=name)
+
+            def synchronize() -> None:
+                summed = horovod.synchronize(handle)
+                if host is not buffer:
+                    buffer.copy_(summed)
+
+            return Pending(synchronize)
+        array = host_array(buffer)
+        request = self.comm.Iallreduce(MPI.IN_PLACE, array)
+
+        def finish() -> None:
+            request.Wait()
+            _put_back(buffer, array)
+
+        return Pending(finish)
+
+    def broadcast_(self, buffer: Tensor, root: int) -> Tensor:
+        """In-place copy of the root's contiguous buffer to everybody in the group."""
+        if self.size == 1:
+            return buffer
+        array = host_array(buffer)
+        if self.rank == root:
+            self.traffic.inside += array.nbytes
+        self.comm.Bcast(array, root=root)
+        return _put_back(buffer, array)
+
+    def start_broadcast_(self, buffer: Tensor, root: int) -> Pending:
+        """Begin what `broadcast_` does, and return at once; it goes on while the caller computes."""
+        if self.size == 1:
+            return Pending(lambda: None)
+        array = host_array(buffer)
+        if self.rank == root:
+            self.traffic.inside += array.nbytes
+        request = self.comm.Ibcast(array, root=root)
+
+        def finish() -> None:
+            request.Wait()
+            _put_back(buffer, array)
+
+        return Pending(finish)
+
+    def best_of(self, value: float) -> tuple[float, int]:
+        """The lowest value of the group and the lowest rank that has it (one MINLOC, 16 bytes); the same on every rank.
+
+        NaN counts as +inf: it would win or lose as the order of the comparisons has it.
+        """
+        mine = np.array((np.inf if np.isnan(value) else value, self.rank), dtype=VALUE_AND_RANK)
+        if self.size > 1:
+            best = np.empty_like(mine)
+            self.comm.Allreduce([mine, 1, MPI.DOUBLE_INT], [best, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
+            mine = best
+        return float(mine["value"]), int(mine["rank"])
+
+    def gather_flat(self, buffer: Tensor) -> Tensor:
+        """Everybody's contiguous float32 buffer of n elements, shape (size, n), in rank order, on every rank."""
+        everybody = buffer.new_empty((self.size, buffer.numel()))
+        if self.size == 1:
+            return everybody.copy_(buffer)
+        self.traffic.inside += buffer.numel() * buffer.element_size()
+        table = host_array(everybody)
+        self.comm.Allgather(host_array(buffer), table)
+        return _put_back(everybody, table)
+
+    def gather_rows(self, row: np.ndarray) -> np.ndarray:
+        """Everybody's row of float64, shape (size, len(row)), in rank order, on every rank."""
+        table = np.empty((self.size, len(row)))
+        self.comm.Allgather(np.ascontiguousarray(row, dtype=np.float64), table)
+        return table
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """A block in which any rank may raise UsageError: all ranks then raise the error of the lowest such rank.
+
+        Collective, at the end of the block.
+        """
+        mine: str | None = None
+        try:
+            yield
+        except UsageError as error:
+            mine = str(error)
+        messages = self.comm.allgather(mine)
+        first = next((m for m in messages if m is not None), None)
+        if first is not None:
+            raise UsageError(first) from None
+
+    def gather_slices_(self, array: np.ndarray, bounds: list[tuple[int, int]]) -> None:
+        """In place: slice i comes from rank i of the group; ranks beyond the last slice only receive."""
+        if self.size == 1 or len(bounds) == 0:
+            return
+        counts = [stop - start for start, stop in bounds] + [0] * (self.size - len(bounds))
+        places = [start for start, _ in bounds] + [0] * (self.size - len(bounds))
+        self.traffic.inside += counts[self.rank] * array.itemsize
+        self.comm.Allgatherv(MPI.IN_PLACE, [array, counts, places, MPI.FLOAT])
+
+    def gather_records(self, record: Any) -> list[Any] | None:
+        """Small picklable records of all ranks on rank 0, None elsewhere."""
+        return self.comm.gather(record, root=0)
+
+    def share(self, value: Any) -> Any:
+        """Rank 0's small picklable value, on every rank."""
+        return self.comm.bcast(value, root=0)
+
+    def share_array(self, array: np.ndarray | None) -> np.ndarray:
+        """Rank 0's array, on every rank, contiguous; what the others pass is not looked at."""
+        mine = np.ascontiguousarray(array) if self.rank == 0 else None
+        shape, kind = self.share((mine.shape, mine.dtype.str) if mine is not None else None)
+        buffer = np.empty(shape, kind) if mine is None else mine
+        if self.size > 1:
+            self.comm.Bcast(buffer, root=0)
+        return buffer
+
+    def barrier(self) -> None:
+        """Wait for everybody."""
+        self.comm.Barrier()
+
+    def rest(self, nap: float = 0.01) -> None:
+        """Wait for everybody, perhaps for long: asleep, so that the core is free for those who are waited for.
+
+        nap: seconds between two looks.
+        """
+        meeting = self.comm.Ibarrier()
+        while not meeting.Test():
+            time.sleep(nap)
+
+    def meet(self, code: int, patience: float = math.inf) -> list[int] | None:
+        """Everybody's code, in rank order, waiting asleep; None where not all have come within `patience` seconds.
+
+        On a communicator of its own: it is also called where others may be waiting in another collective.
+        """
+        own, codes = np.array([code], dtype=np.int64), np.empty(self.size, dtype=np.int64)
+        meeting = self.comm.Iallgather(own, codes)
+        deadline = time.monotonic() + patience
+        while not meeting.Test():
+            if time.monotonic() > deadline:
+                return None
+            time.sleep(0.001)
+        return codes.tolist()
+
+    def swap(self, mine: np.ndarray, theirs: np.ndarray, to: int | None, source: int | None) -> None:
+        """Send `mine` to one rank while receiving `theirs` from another (`Sendrecv`); None means nobody on that side.
+
+        The buffers are contiguous float32, of the size the partner expects, and do not overlap.
+        """
+        self.comm.Sendrecv(
+            mine,
+            dest=MPI.PROC_NULL if to is None else to,
+            sendtag=Tag.WEIGHTS,
+            recvbuf=theirs,
+            source=MPI.PROC_NULL if source is None else source,
+            recvtag=Tag.WEIGHTS,
+        )
+        if to is not None:
+            self.traffic.across += mine.nbytes
+
+
+def finite_mean_(group: Group, values_and_flag: Tensor, name: str, weight: int = 1) -> int:
+    """Weighted mean over those ranks of the group whose values are finite; in place.
+
+    values_and_flag: shape (n + 1,); the last element is overwritten. weight: of this rank, 0 or more. A rank with a value
+    that is not finite contributes zeros and flag 0, the others weight times their values and the weight as flag; the sum is
+    divided by the sum of the flags (docs/algorithms.md).
+
+    Returns that sum, with equal weights of 1 the number of finite ranks, the same on every rank; with 0 the values are all
+    zero.
+    """
+    values = values_and_flag[:-1]
+    finite = bool(torch.isfinite(values).all())
+    if not finite or not weight:
+        values.zero_()
+    elif weight != 1:
+        values.mul_(weight)
+    values_and_flag[-1] = float(weight if finite else 0)
+    group.sum_(values_and_flag, name)
+    total = int(values_and_flag[-1])
+    if total > 1:
+        values.div_(total)
+    return total
+
+
+def _put_back(buffer: Tensor, array: np.ndarray) -> Tensor:
+    """Copy a host array into the buffer it came from; nothing to do where the array is a view of it."""
+    if buffer.device.type != "cpu":
+        buffer.copy_(torch.from_numpy(array))
+    return buffer

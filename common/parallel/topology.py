@@ -1,0 +1,164 @@
+"""Who is who: the only place that splits communicators, starts Horovod, and hands out devices and threads.
+
+World communicator -> `Split` into one communicator per population, ranks in order. Horovod is started on the communicator
+over which gradients are averaged (`scope`): the population's own, or the world's.
+"""
+
+from dataclasses import dataclass, replace
+from types import ModuleType
+
+import torch
+
+from common.errors import UsageError
+from common.parallel import launch, machine
+from common.parallel.comm import Group, Traffic
+from common.parallel.mpi import MPI
+from common.parallel.populations import PopulationSpec
+
+
+@dataclass(frozen=True)
+class Topology:
+    """The world as one worker sees it.
+
+    Attributes:
+        world, population: the two communicators every worker is in.
+        gradients: the one gradients are averaged over; either of the two above, or this rank alone.
+        specs: all populations, in order of their ranks.
+        index: number of my population.
+        offsets: world rank of the first worker of each population.
+        node: the ranks of this machine.
+        device: where this worker computes.
+        threads: this worker's share of the machine's cores.
+        traffic: bytes this rank has sent.
+    """
+
+    world: Group
+    population: Group
+    gradients: Group
+    specs: list[PopulationSpec]
+    index: int
+    offsets: list[int]
+    node: Group
+    device: torch.device
+    threads: int
+    traffic: Traffic
+
+    @property
+    def spec(self) -> PopulationSpec:
+        """My population."""
+        return self.specs[self.index]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Workers in each population."""
+        return [s.workers for s in self.specs]
+
+    def population_of(self, rank: int) -> int:
+        """Number of the population that a world rank belongs to."""
+        return max(k for k, first in enumerate(self.offsets) if first <= rank)
+
+    def counterpart(self, population: int) -> int:
+        """World rank of the worker of another population that has my index."""
+        return self.offsets[population] + self.population.rank
+
+    def alone(self) -> "Topology":
+        """A world of this rank only, on the same device: what the same program does without the others."""
+        me = Group(MPI.COMM_SELF, Traffic())
+        spec = replace(self.spec, workers=1)
+        return Topology(me, me, me, [spec], 0, [0], me, self.device, self.threads, me.traffic)
+
+
+def world_size() -> int:
+    """Ranks in this job. Raises UsageError if the launcher started more processes than MPI can see."""
+    size, promised = MPI.COMM_WORLD.Get_size(), launch.launcher_size()
+    if promised is not None and promised != size:
+        raise UsageError(
+            f"the launcher started {promised} processes, but MPI sees a world of {size}: the mpirun on PATH belongs to another "
+            "MPI than mpi4py; activate .venv, or run scripts/setup.sh --system-mpi to build against the MPI on PATH"
+        )
+    return size
+
+
+def build_topology(
+    specs: list[PopulationSpec], scope: str = "population", horovod: bool = True, comm: MPI.Comm = MPI.COMM_WORLD
+) -> Topology:
+    """Split the world into populations and start Horovod on the gradient scope. Collective over all ranks of the job.
+
+    comm: what is to be the world, where the ranks of a job are several worlds beside each other (the trials of a search).
+
+    scope: `population`, `world`, or `worker`: then every worker steps on its own gradient, and Horovod is there for what a
+    population does with its weights. With `horovod` false, or where Horovod is not installed, MPI takes its place.
+    """
+    launch.keep_freed_memory()
+    rank = comm.Get_rank()
+    traffic = Traffic()
+    offsets = [sum(s.workers for s in specs[:k]) for k in range(len(specs))]
+    index = max(k for k, first in enumerate(offsets) if first <= rank)
+    population = comm.Split(color=index, key=rank)
+    launch.place["population"] = f"{index} ({specs[index].species})"
+    node = Group(comm.Split_type(MPI.COMM_TYPE_SHARED), traffic)
+    neighbours = node if comm == MPI.COMM_WORLD else Group(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED), traffic)
+    scope_comm = comm if scope == "world" else population
+    engine = start_horovod(scope_comm) if horovod and scope_comm.Get_size() > 1 else None
+    groups = {"world": Group(comm, traffic), "population": Group(population, traffic)}
+    groups["population" if scope == "worker" else scope] = Group(scope_comm, traffic, engine)
+    groups["worker"] = Group(MPI.COMM_SELF, traffic)
+    return Topology(
+        world=groups["world"],
+        population=groups["population"],
+        gradients=groups[scope],
+        specs=specs,
+        index=index,
+        offsets=offsets,
+        node=node,
+        device=choose_device(neighbours.rank),
+        threads=set_threads(neighbours),
+        traffic=traffic,
+    )
+
+
+def split_world(size: int) -> MPI.Comm:
+    """The communicator of this rank and its neighbours, `size` consecutive ranks of the world. Collective over the world."""
+    rank = MPI.COMM_WORLD.Get_rank()
+    return MPI.COMM_WORLD.Split(color=rank // size, key=rank)
+
+
+def start_horovod(comm: MPI.Comm) -> ModuleType | None:
+    """Start Horovod on a communicator; None, said once on rank 0, where it is not installed."""
+    try:
+        import horovod.torch as hvd
+    except ImportError:
+        launch.say("note: Horovod is not installed; gradients are averaged by MPI all-reduce")
+        return None
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise UsageError(
+            "MPI was started for fewer threads than Horovod needs: import package common before mpi4py, or build MPI with "
+            "MPI_THREAD_MULTIPLE, or set up without Horovod (scripts/setup.sh --no-horovod)"
+        )
+    if hvd.is_initialized():
+        hvd.shutdown()  # a second init would silently keep the first one's communicator
+    hvd.init(comm=comm)
+    return hvd
+
+
+def choose_device(local_rank: int) -> torch.device:
+    """One GPU per local rank, shared in turn where there are more ranks than GPUs; else the CPU."""
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        return device
+    return torch.device("cpu")
+
+
+def set_threads(node: Group) -> int:
+    """Give this rank its part of the node's cores, at least one thread, unless OMP_NUM_THREADS is set already.
+
+    node: the ranks of this machine. Cores are counted over all of them, since a launcher may have bound each to its own, and
+    so are quotas, which may be of all ranks together or of each. Collective over the node; raises UsageError.
+    """
+    with node.agreed():
+        wanted = launch.threads_wanted()
+    visible, quotas = zip(*node.comm.allgather((machine.visible_cores(), machine.quotas())), strict=True)
+    threads = wanted or machine.share_of_cores(visible, quotas, node.rank)
+    torch.set_num_threads(threads)
+    return threads

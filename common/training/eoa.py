@@ -1,0 +1,290 @@
+"""What the EOA scripts have in common: the ecosphere's options, the reference behaviour, and how it is all put together.
+
+    run, ecosphere = prepare("eoa-sam", args, given, column="cifar10", title="...")
+
+The round loop itself stands in the scripts.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar
+
+from common.coupling.synchronous import couple
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.forage import FORAGE_RULES, ForageRates, round_lengths
+from common.ecosphere.membership import Ecosphere
+from common.ecosphere.rates import REFERENCE, EcosphereRates, EoaSettings
+from common.ecosphere.smoothing import Smoother
+from common.ecosphere.species import LOG_DAMPINGS, SPECIES, Rules
+from common.errors import UsageError
+from common.models import NETWORKS, without
+from common.optim.weight_optimizer import OPTIMIZERS, WeightOptimizer, family, parts, searches
+from common.parallel.populations import PopulationSpec, default_populations, parse_populations
+from common.parallel.topology import Topology, build_topology, world_size
+from common.training.options import CommonArgs, check_common, refuse_averages
+from common.training.run import Run
+
+
+@dataclass(frozen=True)
+class EoaArgs(CommonArgs):
+    """Options of the ecosphere, after those that every script has."""
+
+    populations: str = "auto"
+    """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% or pso:4:sgd,de:4:sam+adamw; species are gwo, woa, pso,
+    de, cmaes, hold, random (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
+    exchange: Literal["average", "kin", "best", "migrate", "ring", "exploit", "apart"] = "average"
+    """what happens to weights across populations after a round; forage implies kin (paper: average)"""
+    scope: Literal["population", "world"] = "population"
+    """over whom gradients are averaged every step (paper: world)"""
+    base_rate: Literal["best", "blend", "anneal", "forage"] = "blend"
+    """rule for the base rate of the next round; forage (experimental) finds it from a start that is wrong by decades, needs two
+    populations, and cuts epochs (--rounds) into shorter rounds, see docs/algorithms.md (paper: best for CIFAR-10 and ViT, blend
+    for CIFAR-100)"""
+    forage_rule: Literal["improved", "specified"] = "improved"
+    """how --base-rate forage searches: scouting first and not for long, or as first specified, see docs/algorithms.md"""
+    forage_proposals: Literal["species", "spread"] = "species"
+    """who spreads the populations' rates under --base-rate forage: their species, or chance"""
+    damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
+    """how far a worker may move (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
+    lr_space: Literal["linear", "log"] = "linear"
+    """whether species move rates or their logarithms (paper: linear)"""
+    inside: Literal["gradients", "easgd", "easgd-gs", "average"] = "gradients"
+    """what workers of a population share: gradients, every step, or weights, every --period steps (common/coupling)"""
+    period: int = 10
+    """steps between two exchanges of weights inside a population, where --inside is not gradients"""
+    sam_scope: Literal["local", "population", "world"] = "local"
+    """over whom SAM's first gradient is averaged (paper: world)"""
+    momentum: Literal["keep", "reset"] = "keep"
+    """whether momentum outlives a round (paper: reset; keep for ViT)"""
+    ring_weight: float = 0.5
+    """share of the left neighbour's weights under --exchange ring"""
+    reference: bool = False
+    """behave as the published scripts do, wherever no option says otherwise; prints what that changes and what it leaves out"""
+
+
+A = TypeVar("A", bound=EoaArgs)
+
+# What --reference means besides the rules of the moves (common.ecosphere.rates.REFERENCE): of every script, and of one.
+REFERENCE_OPTIONS = {"scope": "world", "sam_scope": "world", "exchange": "average", "precision": "float32"}
+OF_WIDE_RESNETS = {"momentum": "reset", "initialisation": "fan-in"}
+REFERENCE_OF_SCRIPT: dict[str, dict[str, Any]] = {
+    "cifar10": OF_WIDE_RESNETS,
+    "cifar100": OF_WIDE_RESNETS,
+    "vit": {"momentum": "keep", "dropout": 0.1, "flip": False},
+}
+VIT_WORKER_BATCH = 512  # of the ViT script, whatever the number of workers; the other scripts share a global batch out
+VIT_RATE = 0.03  # of the ViT script, for one worker; its preset quotes 0.03 for 512 images, as fine-tuning recipes do
+
+
+def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title: str) -> tuple[Run, Ecosphere]:
+    """Check the arguments, form the populations, load the data, build model and optimizer, open the record.
+
+    column: which reference script --reference follows, a key of `rates.REFERENCE`. title: the first line to print.
+    Collective over the world. Raises UsageError.
+    """
+    check_common(args)
+    ranks = world_size()
+    args, settings, changes = settle_reference(args, given, column, ranks)
+    forage = args.base_rate == "forage"
+    if forage:
+        args = settle_forage(args, given)
+    for name in sorted(given & {"forage_rule", "forage_proposals"} if not forage else ()):
+        raise UsageError(f"--{name.replace('_', '-')} is for --base-rate forage: add that, or leave it out")
+    wanted = default_populations(ranks) if args.populations == "auto" else args.populations
+    specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
+    check_sam_scope(args, specs)
+    check_search(args, specs)
+    check_space(args)
+    exchange = Exchange(args.exchange, args.ring_weight)
+    check_inside(args, given)
+    topology = build_topology(specs, args.scope if args.inside == "gradients" else "worker")
+    method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
+    if forage and len(specs) == 1:
+        changes = ["foraging compares populations: a single one keeps --learning-rate"]
+    if args.model in NETWORKS and not args.pretrained:
+        changes.append(f"{args.model} starts from scratch; --pretrained FILE begins at Google's weights, as the paper does")
+    run = Run(experiment, method, args, given, topology, [title, *changes])
+    run.merged = exchange.merges(topology.sizes)
+    run.peers = topology.population if forage else None  # else every worker has a rate of its own
+    if args.reference and "label_smoothing" not in given:
+        smoothing = over_wrong_classes(args.label_smoothing, run.data.source.classes)
+        run.args, run.plan = replace(run.args, label_smoothing=smoothing), replace(run.plan, label_smoothing=smoothing)
+
+    if forage:
+        return run, start_foraging(run, args, topology, exchange)
+    averaging = [1 if args.inside != "gradients" else ranks if args.scope == "world" else s.workers for s in specs]
+    behind = [run.images_per_gradient(workers) for workers in averaging]
+    rounds_per_epoch = run.epoch_steps / run.plan.steps
+    rates = EcosphereRates(specs, args.learning_rate, args.rounds, behind, args.seed, settings, rounds_per_epoch)
+    ecosphere = Ecosphere(topology, rates, exchange)
+    ecosphere.adopt(run.build_model())
+    run.start(ecosphere, make_optimizer(run, args, ecosphere), {})
+    return run, ecosphere
+
+
+def make_optimizer(run: Run, args: EoaArgs, ecosphere: Ecosphere) -> WeightOptimizer:
+    """This worker's optimizer, coupled to its population as --inside says."""
+    optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
+    if args.inside != "gradients":
+        weights, population = ecosphere.model.parameters.data, ecosphere.topology.population
+        optimizer.synchroniser = couple(args.inside, weights, population, args.period)
+    return optimizer
+
+
+def settle_forage(args: A, given: set[str]) -> A:
+    """Foraging's own exchange, unless another was asked for. Raises UsageError where it cannot work."""
+    for name in sorted(given & {"reference", "damping", "lr_space"}):
+        raise UsageError(f"--base-rate forage has rules of its own for the moves: leave --{name.replace('_', '-')} out")
+    if args.inside != "gradients":
+        raise UsageError(f"--base-rate forage judges weights that a population shares: leave --inside {args.inside} out")
+    return args if "exchange" in given else replace(args, exchange="kin")
+
+
+def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchange) -> Ecosphere:
+    """The ecosphere of `--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum travelling with weights."""
+    steps = args.rounds * run.plan.steps
+    settings = replace(FORAGE_RULES[args.forage_rule], proposals=args.forage_proposals)
+    run.lengths = round_lengths(steps, round(settings.per_epoch * steps / run.epoch_steps))
+    rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, settings)
+    ecosphere = Ecosphere(topology, rates, exchange)
+    run.smoother = Smoother(ecosphere.adopt(run.build_model()), run.evaluator, run.data.fitness)
+    optimizer = make_optimizer(run, args, ecosphere)
+    if all(family(spec.optimizer) == "sgd" for spec in topology.specs):
+        ecosphere.companions = optimizer.momentum  # where all have one: what populations exchange has to be equally long
+    run.start(ecosphere, optimizer, {})
+    return ecosphere
+
+
+def check_inside(args: EoaArgs, given: set[str]) -> None:
+    """Refuse what has no meaning where weights are shared instead of gradients, or the other way round."""
+    if args.period < 1:
+        raise UsageError(f"--period {args.period} has to be at least 1")
+    if args.inside == "gradients":
+        if "period" in given:
+            raise UsageError("--period is for --inside easgd, easgd-gs or average: gradients are averaged every step")
+    elif args.reference:
+        raise UsageError(f"--reference averages gradients over the world: leave it or --inside {args.inside} out")
+    elif "scope" in given:
+        raise UsageError(
+            f"--scope {args.scope} is about gradients, which --inside {args.inside} does not average: leave one out"
+        )
+
+
+def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:
+    """Refuse a first gradient averaged over the world where some workers have none: they would be waited for."""
+    kinds = {s.optimizer for s in specs}
+    without = sorted(k for k in kinds if not parts(k)[0])
+    if args.sam_scope == "world" and without and len(without) < len(kinds):
+        raise UsageError(
+            f"--sam-scope world averages SAM's first gradient over all workers, but those of {', '.join(without)} make none: "
+            "use --sam-scope population or local"
+        )
+
+
+def check_search(args: EoaArgs, specs: list[PopulationSpec]) -> None:
+    """Refuse a line search among workers that would not come to its trials, and one under a search for the base rate."""
+    kinds = {s.optimizer for s in specs}
+    searching = sorted(k for k in kinds if searches(k))
+    finding = sorted(k for k in kinds if searches(k) or family(k) == "one")
+    if finding and args.base_rate == "forage":
+        raise UsageError(f"--base-rate forage looks for what {finding[0]} finds by itself: leave one of them out")
+    if args.base_rate == "forage":
+        refuse_averages(kinds, "rounds that --base-rate forage takes back")
+    if args.inside != "gradients":
+        refuse_averages(kinds, f"--inside {args.inside}")
+    if searching and args.scope == "world" and len(kinds) > 1:
+        raise UsageError(
+            f"--scope world: all workers would have to try the steps of {searching[0]}, but there are also "
+            f"{', '.join(sorted(kinds - {searching[0]}))}: leave --scope at population, or give all the same optimizer"
+        )
+
+
+def check_space(args: EoaArgs) -> None:
+    """Refuse a damping that is a size of rates where logarithms move."""
+    if args.lr_space == "log" and args.damping not in LOG_DAMPINGS:
+        raise UsageError(
+            f"--lr-space log needs --damping {' or '.join(LOG_DAMPINGS)}, not {args.damping}, which measures rates"
+        )
+
+
+def settle_reference(args: A, given: set[str], column: str, ranks: int) -> tuple[A, EoaSettings, list[str]]:
+    """The arguments and move rules in force, and what to say of them.
+
+    With --reference they are those of one published script, except for options that were given, and for those that the
+    network does not have.
+    """
+    settings = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
+    if not args.reference:
+        return args, settings, []
+    reference = REFERENCE[column]
+    wanted = {
+        **REFERENCE_OPTIONS,
+        **REFERENCE_OF_SCRIPT[column],
+        "base_rate": reference.base_rule,
+        "damping": reference.rules.damping,
+    }
+    if column == "vit" and args.preset == "paper":
+        wanted |= {"batch_size": VIT_WORKER_BATCH * ranks, "learning_rate": VIT_RATE}
+    fixed = given.union(without(args.model))
+    changed = {name: value for name, value in wanted.items() if name not in fixed and getattr(args, name) != value}
+    options = [_option(name, value, getattr(args, name)) for name, value in changed.items()]
+    if args.label_smoothing and "label_smoothing" not in given:
+        options.append("label smoothing over the K - 1 wrong classes alone: K/(K - 1) times as much by torch's rule")
+    args = replace(args, **changed)
+    rules = replace(reference.rules, damping=args.damping, space=args.lr_space)
+    said = [f"reference behaviour of the {column} script; against the defaults:"]
+    said += [f"  {line}" for line in [*options, *reference_lines(rules)]]
+    said += ["not reproduced:", *(f"  {line}" for line in not_reproduced(column))]
+    return args, replace(reference, base_rule=args.base_rate, rules=rules), said
+
+
+def _option(name: str, value: object, before: object) -> str:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{'' if value else 'no-'}{option}"
+    return f"--{option} {value} (instead of {before})"
+
+
+def over_wrong_classes(smoothing: float, classes: int) -> float:
+    """What torch's label smoothing has to be where a share s = `smoothing` of a label goes to its wrong classes alone.
+
+    torch shares e out over all K classes, e/K to each; so e = s K/(K - 1) leaves 1 - s to the right one and gives s/(K - 1) to
+    each wrong one.
+    """
+    return smoothing * classes / (classes - 1) if classes > 1 else smoothing
+
+
+def reference_lines(rules: Rules) -> list[str]:
+    """What of the reference behaviour has no option of its own, in words."""
+    lines = [
+        "k = number of workers (instead of images behind one gradient / 128)",
+        "no warm-up, no limits on the rates",
+        "wolves equal in fitness and rate: higher rank first",
+    ]
+    if not rules.signed:
+        lines.append("distances D are absolute (instead of signed)")
+    if rules.absolute_leaders:
+        lines.append("the new beta and delta are made positive before others follow them")
+    if rules.world_prey:
+        lines.append("an exploring whale picks its prey from the first ranks of the world (instead of its population)")
+    return lines
+
+
+def not_reproduced(column: str) -> list[str]:
+    """What a published script does and --reference does not, in words."""
+    lines = [
+        "fitness on the test set: ours is measured on held-out training images, which the script trains on as well",
+        "four wolves whatever the number of workers: ours are as --populations says, half of the workers by default",
+        "wolves that draw the moves of their superiors anew, so that ranks disagree on them: ours agree",
+        "rates rounded to float32 where they are shared: ours stay float64",
+        "numbers that are not finite spread from rank to rank: ours stay out of every mean",
+    ]
+    if column == "cifar100":
+        lines.append("a reference rate of 0.8 (8 x 0.1) in `blend` whatever the workers and the base rate: ours is k eta0")
+    if column == "vit":
+        return [*lines, "position embeddings resized bilinearly for images of another size: timm resizes them bicubically"]
+    return [
+        *lines,
+        "rank 0's batch-norm statistics, broadcast at every forward pass, evaluation included: ours are each worker's own, "
+        "averaged with the weights after a round",
+        "batch-norm statistics that SAM's second pass moves once more: ours are frozen in it",
+    ]

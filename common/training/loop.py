@@ -1,0 +1,112 @@
+"""One round of training. It returns measurements and prints nothing."""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from common.ecosphere.membership import Ecosphere
+from common.evaluate import autocast
+from common.optim.weight_optimizer import Closure, WeightOptimizer
+from common.parallel import faults
+from common.seeding import Purpose, torch_seed
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a whole round consists of: `steps` optimizer steps of `batch_size` images over all workers.
+
+    parts: pieces that a rank's share of a batch goes through the network in, one after the other.
+    """
+
+    batch_size: int
+    steps: int
+    label_smoothing: float
+    precision: str
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Trained:
+    """This rank's measurements of one round: mean loss and accuracy (fraction) over its own augmented images.
+
+    gradient_evaluations, forward_evaluations: images times backward and forward passes. The others are counts of a line search
+    (`common.optim.armijo.State`).
+    """
+
+    loss: float
+    accuracy: float
+    images: int
+    gradient_evaluations: int
+    seconds: float
+    forward_evaluations: int = 0
+    searches: int = 0
+    trials: int = 0
+    exhausted: int = 0
+    flat: int = 0
+    skipped: int = 0
+
+
+def train_round(
+    ecosphere: Ecosphere,
+    optimizer: WeightOptimizer,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    seed: int,
+    t: int,
+    plan: Plan,
+    after_step: Callable[[int], None] = lambda step: None,
+) -> Trained:
+    """Round t on this rank's batches, each step averaging gradients over the gradient scope.
+
+    batches: (images, labels), at most `plan.steps` of them, equally many on all ranks of the scope, with which this is
+    collective. `after_step(step)` is called after each, for progress.
+    """
+    began = time.perf_counter()
+    rank, model = ecosphere.topology.world.rank, ecosphere.model
+    torch.manual_seed(torch_seed(seed, Purpose.DROPOUT, t, rank))
+    model.module.train()
+    optimizer.begin_round(ecosphere.rate)
+    total = torch.zeros(2, device=model.device)  # summed loss, correct answers
+    seen = answers = forward = 0
+    before = optimizer.counts()
+    for step, (images, labels) in enumerate(batches):
+        closure = _closure(ecosphere, images, labels, plan, exact=optimizer.salsa is not None)
+        total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))[:2]
+        seen, answers = seen + len(labels), answers + labels.numel()
+        forward += len(labels) * optimizer.forward_passes
+        after_step(step)
+    if faults.trip("train", rank, t):
+        model.state.detach().fill_(torch.nan)
+    loss, correct = (total / max(answers, 1)).tolist()
+    work = {name: count - before[name] for name, count in optimizer.counts().items()}
+    return Trained(loss, correct, seen, seen * optimizer.passes, time.perf_counter() - began, forward, **work)
+
+
+def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan, exact: bool = False) -> Closure:
+    """Forward and, unless told not to, backward on one batch, in parts; images may as well be texts.
+
+    Returns (summed loss, correct answers, answers), not waiting for an accelerator. exact: losses are summed one by one in
+    float64: a line search compares sums that hardly differ.
+    """
+    model, smoothing = ecosphere.model, plan.label_smoothing
+
+    def closure(backwards: bool = True) -> Tensor:
+        if backwards:
+            model.zero_gradient()
+        report = torch.zeros(3, device=images.device, dtype=torch.float64 if exact else torch.float32)
+        for part, truth in zip(images.chunk(plan.parts), labels.chunk(plan.parts), strict=True):
+            with autocast(images.device, plan.precision):
+                logits = model.module(part).float()
+            logits, truth = logits.flatten(0, -2), truth.flatten()
+            losses = F.cross_entropy(logits, truth, label_smoothing=smoothing, reduction="none" if exact else "mean")
+            if backwards:
+                (losses.mean() * (len(part) / len(images))).backward()
+            summed = losses.detach().double().sum() if exact else losses.detach() * len(truth)
+            report[:2] += torch.stack([summed, (logits.argmax(1) == truth).sum()])
+            report[2] += len(truth)
+        return report
+
+    return closure

