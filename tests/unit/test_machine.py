@@ -156,8 +156,10 @@ def test_the_age_of_a_process_does_not_depend_on_the_time_of_day(monkeypatch):
 
 def test_the_age_counts_from_the_start_of_the_process():
     """Also what happened before the import: half a second of sleep."""
-    code = "import time; time.sleep(0.5); from common.parallel import machine; "
+    code = (
+        "import time; time.sleep(0.5); from common.parallel import machine; "
         "print(machine.seconds_since_start(), machine.process_age())"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=True)
     ages = [float(word) for word in done.stdout.split()]
     assert all(0.48 < age < 30 for age in ages), ages  # the kernel counts the start in hundredths
