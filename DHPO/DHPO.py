@@ -127,7 +127,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     directory = choose_directory(args.out, "dhpo", args.dataset, args.seed, args.resume, topology)
     training = build_objective(args, topology, trial)
-    with topology.world.agreed():
+    with topology.world.raise_together():
         check_training(space, args, training.data, args.ranks_per_trial)
     start_record(directory, args, space, training, topology)
     for line in (headline(f"Search by {args.strategy}", args.preset, COST), *training.data.source.notes):
@@ -163,7 +163,7 @@ def start_record(directory: Path, args: Args, space: Space, training: Training, 
     """Write config.json and environment.json; before resuming, the search has to be the one recorded. Collective."""
     named = {"experiment": "dhpo", "method": args.strategy, "space": space.as_dict(), "space_name": args.space}
     config = {**vars(args), "precision": training.args.precision, **named}
-    with topology.world.agreed():
+    with topology.world.raise_together():
         if topology.world.rank == 0:
             check_same_search(directory, config)
             inside = {"all_reduce": all_reduce(training.topology), "threads_per_rank": args.threads}

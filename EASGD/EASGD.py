@@ -6,7 +6,6 @@ centre, which is what is judged.
     together        easgd (Jacobi), easgd-gs (Gauss-Seidel): all workers meet, Horovod adds them up
     with a server   aeasgd, eamsgd, downpour, mdownpour, adownpour, mvadownpour, admm: nobody waits for another worker;
                     the first rank (--servers S: the first S) keeps the centre and trains nothing
-    on a tree       easgd-tree (unverified: a proposal in the spirit of the author's thesis)
     alone           sgd, msgd, asgd, mvasgd: rank 0 trains, other ranks wait
 
 For example:
@@ -25,23 +24,21 @@ from torch import Tensor
 
 from common.coupling.elastic import (
     Admm,
-    Alone,
+    CenterVariable,
     Centre,
     Downpour,
     Elastic,
-    LocalCentre,
-    Master,
+    LocalCenter,
     MomentumDownpour,
     MomentumRule,
-    Synchroniser,
+    NoSync,
 )
-from common.coupling.server import ServedCentre, WindowCentre, slices_of
+from common.coupling.server import ServedCenter, WindowCenter, slices_of
 from common.coupling.synchronous import SynchronousElastic
-from common.coupling.tree import SCHEDULES, Node, inner_nodes
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
-from common.ecosphere.rates import ScheduledRates
+from common.ecosphere.rates import RateRule, ScheduledRates
 from common.errors import UsageError
+from common.models.flat import FlatModel
+from common.optim.protocols import Coupling
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
@@ -56,21 +53,22 @@ from common.training.options import (
     refuse_options_of_others,
     refuse_rates,
 )
-from common.training.served_run import CentredRun, ServedRun, TreeRun
+from common.training.round_ends import CenterEnd
+from common.training.run import Run
+from common.training.served_run import ServedEnd, ServedRun
 
 TOGETHER = ("easgd", "easgd-gs")
 SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")
-TREE = ("easgd-tree",)
 ALONE = ("sgd", "msgd", "asgd", "mvasgd")
-METHODS = (*TOGETHER, *SERVED, *TREE, *ALONE)
+METHODS = (*TOGETHER, *SERVED, *ALONE)
 WITH_MOMENTUM = ("eamsgd", "mdownpour", "msgd")
 AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # over all of the centre's past; the others' rate is --average-rate
 MOVING = ("mvadownpour", "mvasgd")
 PULLED = (*TOGETHER, "aeasgd", "eamsgd", "admm")
 WHOSE = {  # options that not every method has
-    **{"period": (*TOGETHER, *SERVED, *TREE), "beta": PULLED, "variant": ("mdownpour",), "average_rate": MOVING},
-    **{"servers": SERVED, "server": SERVED, "tree_degree": TREE, "tree_schedule": TREE},
-    "shards": (*TOGETHER, *SERVED, *TREE),
+    **{"period": (*TOGETHER, *SERVED), "beta": PULLED, "variant": ("mdownpour",), "average_rate": MOVING},
+    **{"servers": SERVED, "server": SERVED},
+    "shards": (*TOGETHER, *SERVED),
     "optimizer": tuple(m for m in METHODS if m not in WITH_MOMENTUM),  # these have the paper's own
     **dict.fromkeys(("decay", "clip_norm"), tuple(m for m in METHODS if m != "mdownpour")),  # its master steps, at one rate
 }
@@ -80,11 +78,11 @@ SLOW, SLOWEST = ("downpour", "adownpour", "mvadownpour"), ("mdownpour",)
 RATES = {
     "smoke": {},
     "cpu": {
-        **dict.fromkeys((*TOGETHER, "aeasgd", "admm", *TREE, "sgd", "asgd", "mvasgd"), 0.1),
+        **dict.fromkeys((*TOGETHER, "aeasgd", "admm", "sgd", "asgd", "mvasgd"), 0.1),
         **{"eamsgd": 0.0025, "msgd": 0.0025, **dict.fromkeys(SLOW, 0.02), **dict.fromkeys(SLOWEST, 0.0005)},
     },
     "paper": {
-        **dict.fromkeys((*TOGETHER, "aeasgd", "eamsgd", "admm", *TREE, "sgd", "asgd", "mvasgd"), 0.01),
+        **dict.fromkeys((*TOGETHER, "aeasgd", "eamsgd", "admm", "sgd", "asgd", "mvasgd"), 0.01),
         **{"msgd": 5e-4, **dict.fromkeys(SLOW, 1e-3), **dict.fromkeys(SLOWEST, 1e-5)},
     },
 }
@@ -119,10 +117,6 @@ class Args(CommonArgs):
     """gamma: the learning rate after t steps of a worker is eta / sqrt(1 + gamma t) (paper: 0, or 1e-4)"""
     servers: int = 1
     """ranks that keep a slice of the centre each"""
-    tree_degree: int = 2
-    """children of an inner node of easgd-tree"""
-    tree_schedule: Literal[*SCHEDULES] = "equal"  # type: ignore[valid-type]
-    """when inner nodes of easgd-tree send: equally often up and down, or up at once and down rarely"""
     server: Literal["messages", "rma"] = "messages"
     """how workers reach the centre: by messages to its servers, or one-sidedly, in a window of rank 0's memory"""
 
@@ -162,17 +156,13 @@ def main() -> None:
     title = headline(f"EASGD {method}", args.preset, COST)
     if method in ALONE and ranks > 1:
         if topology.world.rank == 0:
-            train_together(
-                CentredRun("easgd", method, batched(args, given, 1), given, topology.alone(), [title], 1, args.shards)
-            )
+            train_together(Run("easgd", method, batched(args, given, 1), given, topology.alone(), [title], 1, args.shards))
         topology.world.rest()
         return
     workers = ranks - servers
-    kind = (TreeRun if method in TREE else ServedRun) if servers else CentredRun
+    kind = ServedRun if servers else Run
     run = kind("easgd", method, batched(args, given, workers), given, topology, [title], workers, args.shards)
-    if isinstance(run, TreeRun):
-        train_on_a_tree(run)
-    elif isinstance(run, ServedRun):
+    if isinstance(run, ServedRun):
         train_with_servers(run)
     else:
         train_together(run)
@@ -184,7 +174,7 @@ def settle(args: Args, given: set[str]) -> Args:
     check_batches(args, given)
     refuse_rates(args, given, "decay")
     refuse_averages([args.optimizer], "workers that are pulled to a centre")
-    for name in ("period", "servers", "worker_batch", "tree_degree"):
+    for name in ("period", "servers", "worker_batch"):
         if getattr(args, name) < 1:
             raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
     if args.beta < 0:
@@ -215,11 +205,7 @@ def settle(args: Args, given: set[str]) -> Args:
 
 
 def count_servers(args: Args, ranks: int) -> int:
-    """How many of the first ranks train nothing: servers, or inner nodes of a tree. Raises UsageError where nobody is left."""
-    if args.method in TREE:
-        if ranks == 1:
-            raise UsageError("--method easgd-tree needs a root and leaves: at least 2 ranks")
-        return inner_nodes(args.tree_degree, ranks)
+    """How many of the first ranks serve and train nothing. Raises UsageError where no worker is left."""
     if args.method not in SERVED:
         return 0
     if ranks == 1:
@@ -236,7 +222,7 @@ def populations(args: Args, ranks: int, servers: int) -> list[PopulationSpec]:
     if args.method in ALONE:
         idle = [PopulationSpec("idle", ranks - 1, args.optimizer)] if ranks > 1 else []
         return [PopulationSpec(args.method, 1, args.optimizer), *idle]
-    first = PopulationSpec("node" if args.method in TREE else "server", servers, args.optimizer)
+    first = PopulationSpec("server", servers, args.optimizer)
     workers = PopulationSpec(args.method, ranks - servers, args.optimizer)
     return [first, workers] if servers else [workers]
 
@@ -246,120 +232,107 @@ def batched(args: Args, given: set[str], workers: int) -> Args:
     return args if "batch_size" in given else replace(args, batch_size=args.worker_batch * workers)
 
 
-def make_master(args: Args, centre: Tensor) -> Master:
-    """The centre, or a slice of it, with the rule and the average of the method."""
+def make_center(args: Args, centre: Tensor) -> CenterVariable:
+    """The center, or a slice of it, with the rule and the average of the method."""
     rule = MomentumRule(args.learning_rate, args.momentum_factor, args.variant) if args.method == "mdownpour" else None
-    return Master(centre.clone(), rule, args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
+    return CenterVariable(centre.clone(), rule, args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
 
 
-def make_synchroniser(args: Args, x: Tensor, centre: Centre, workers: int) -> Synchroniser:
-    """A worker's side of a method with a centre of its own place."""
+def make_coupling(args: Args, x: Tensor, centre: Centre, workers: int) -> Coupling:
+    """A worker's side of a method whose center has a place of its own."""
     alpha = args.beta / workers
-    rules: dict[str, Callable[[], Synchroniser]] = {
+    rules: dict[str, Callable[[], Coupling]] = {
         "mdownpour": lambda: MomentumDownpour(x, centre, args.weight_decay),
         "admm": lambda: Admm(x, centre, alpha, workers, args.period),
         **dict.fromkeys(("aeasgd", "eamsgd"), lambda: Elastic(x, centre, alpha, args.period)),
         **dict.fromkeys(("downpour", "adownpour", "mvadownpour"), lambda: Downpour(x, centre, args.period)),
-        **dict.fromkeys(ALONE, lambda: Alone(x, centre)),
+        **dict.fromkeys(ALONE, lambda: NoSync(x, centre)),
     }
     return rules[args.method]()
 
 
-def prepare(run: CentredRun) -> tuple[Args, Ecosphere]:
-    """The model, at the same x_0 everywhere, and the rate of every step."""
+def prepare(run: Run) -> tuple[Args, FlatModel, RateRule]:
+    """The model, with the same x_0 everywhere, and the learning rate of every step."""
     args: Args = run.args  # type: ignore[assignment]
     steps = args.rounds * run.plan.steps
     if args.method in (*TOGETHER, *SERVED) and args.period > min(steps, args.max_steps or steps):
-        run.headlines.append(f"note: --period {args.period} is more than the steps of the run: no exchange after the first one")
+        run.note(f"note: --period {args.period} is more than the steps of the run: no exchange after the first one")
     shape = lambda progress: (1 + args.decay * progress * steps) ** -0.5  # noqa: E731
     rates = ScheduledRates(shape, args.learning_rate, args.learning_rate, run.topology.world.size, args.rounds)
-    ecosphere = Ecosphere(run.topology, rates, Exchange("average"))
-    ecosphere.adopt(run.build_model())
-    return args, ecosphere
+    return args, run.build_model(), rates
 
 
-def train_together(run: CentredRun) -> None:
-    """Workers that meet, or one worker with the centre in its own process."""
-    args, ecosphere = prepare(run)
-    x = ecosphere.model.parameters.data
+def train_together(run: Run) -> None:
+    """Workers that meet, or one worker with the center in its own process."""
+    args, model, rates = prepare(run)
+    x, group = model.parameters.data, run.topology.population
+    center: CenterVariable | None = None
     if args.method in TOGETHER:
-        group = run.topology.population
         elastic = SynchronousElastic(x, group, args.beta / group.size, args.period, args.method == "easgd-gs")
-        watch = run.couple(elastic, lambda: elastic.centre)
+        worker = run.build_worker(model, rates, elastic)
+        end = CenterEnd(worker, lambda: elastic.centre, run.evaluator, run.data.fitness)
     else:
-        master = make_master(args, x)
-        local = make_synchroniser(args, x, LocalCentre(master), 1)
-        watch = run.couple(local, lambda: master.evaluated, master)
-    optimizer = run.build_optimizer(ecosphere)
-    optimizer.synchroniser = watch
-    run.start(ecosphere, optimizer, {})
+        center = make_center(args, x)
+        worker = run.build_worker(model, rates, make_coupling(args, x, LocalCenter(center), 1))
+        end = CenterEnd(worker, lambda: center.evaluated, run.evaluator, run.data.fitness, center)
+    run.start(worker, end, end)
     with run:
         for t in run.rounds():
-            run.end_round(t, run.train(t))
+            run.train(t)  # MPI or Horovod: every tau steps one all-reduce of the weights
+            result = run.evaluate(t)  # the center
+            run.close(t, run.end_round(t, result))
 
 
 def train_with_servers(run: ServedRun) -> None:
     """Servers serve, workers work; then all meet."""
-    args, ecosphere = prepare(run)
-    world, x = run.topology.world, ecosphere.model.parameters.data
-    window = WindowCentre(world, x) if args.server == "rma" else None
-    optimizer = run.build_optimizer(ecosphere)
-    if world.rank < run.servers:
-        start, stop = slices_of(len(x), run.servers)[world.rank]
-        master = Master(torch.from_numpy(window.memory)) if window else make_master(args, x[start:stop].cpu())
-        optimizer.synchroniser = run.couple(Alone(x), lambda: master.evaluated, master)
-    else:
-        centre, judged = window or ServedCentre(world, len(x), run.servers), x.clone()
+    args, model, rates = prepare(run)
+    world, x = run.topology.world, model.parameters.data
+    serving = world.rank < run.servers
+    window = WindowCenter(world, x) if args.server == "rma" else None
+    remote = None if serving else window or ServedCenter(world, len(x), run.servers)
+    center, weights = (my_slice(args, x, run, window), None) if serving else (None, x.clone())
 
-        def fetch() -> Tensor:
-            centre.pull(judged, evaluated=True)
-            return judged
+    def evaluated() -> Tensor:
+        if center:
+            return center.evaluated
+        remote.pull(weights, evaluated=True)
+        return weights
 
-        optimizer.synchroniser = run.couple(make_synchroniser(args, x, centre, run.workers), fetch)
-    run.start(ecosphere, optimizer, {})
+    coupling = make_coupling(args, x, remote, run.workers) if remote else NoSync(x)
+    worker = run.build_worker(model, rates, coupling)
+    run.start(worker, ServedEnd(worker, evaluated, run.evaluator, run.data.fitness, center, serving=serving))
     if args.method == "admm" and run.first_round:
-        restore_admm(run)
-    world.barrier()  # nobody looks into a window before it holds what was resumed
+        restore_admm(run, coupling)
+    world.barrier()  # no worker looks into a window before it holds what was resumed
     with run:
-        if world.rank < run.servers:
-            run.serve(reports_only=window is not None)
+        if remote:
+            run.work(remote)
         else:
-            run.work(centre)
-        run.bring_centre()
+            run.serve(reports_only=window is not None)
+        run.bring_center()
         if window:
             window.free()
         run.check()
 
 
-def restore_admm(run: ServedRun) -> None:
-    """The centre of a resumed run is the mean of the terms that its workers resumed with: all were saved at other moments."""
+def my_slice(args: Args, x: Tensor, run: ServedRun, window: WindowCenter | None) -> CenterVariable:
+    """The slice of the center that this server keeps; all of it in a window."""
+    if window:
+        return CenterVariable(torch.from_numpy(window.memory))
+    start, stop = slices_of(len(x), run.servers)[run.topology.world.rank]
+    return make_center(args, x[start:stop].cpu())
+
+
+def restore_admm(run: ServedRun, coupling: Coupling) -> None:
+    """The center of a resumed run is the mean of the terms that its workers resumed with: all were saved at other moments."""
     world = run.topology.world
-    synchroniser = run.watch.synchroniser
-    total = torch.zeros(len(run.ecosphere.model.parameters))
-    if isinstance(synchroniser, Admm):
-        total.copy_(synchroniser.term)
+    total = torch.zeros(len(run.worker.model.parameters))
+    if isinstance(coupling, Admm):
+        total.copy_(coupling.term)
     world.sum_(total, "terms").div_(run.workers)
-    if run.master:
+    if run.end.center:
         start, stop = slices_of(len(total), run.servers)[world.rank]
-        run.master.centre.copy_(total[start:stop])
-
-
-def train_on_a_tree(run: TreeRun) -> None:
-    """Inner nodes pass weights on, leaves train; then all take the root's weights."""
-    args, ecosphere = prepare(run)
-    world, x = run.topology.world, ecosphere.model.parameters.data
-    run.lines_per_round += 1  # the root's
-    run.node = Node(world, x, args.tree_degree, args.period, args.tree_schedule)
-    optimizer = run.build_optimizer(ecosphere)
-    optimizer.synchroniser = run.couple(run.node, lambda: x)
-    run.start(ecosphere, optimizer, {})
-    with run:
-        if world.rank < run.servers:
-            run.serve()
-        else:
-            run.work(run.node)
-        run.bring_centre()
-        run.check()
+        run.end.center.centre.copy_(total[start:stop])
 
 
 if __name__ == "__main__":

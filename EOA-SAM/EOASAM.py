@@ -24,14 +24,13 @@ COST = {
 def main(presets: dict[str, EoaArgs] = PRESETS, column: str = "cifar10", description: str = __doc__) -> None:
     """Parse, prepare, train. column: which reference script --reference follows."""
     args, given = parse_args(presets, description)
-    run, ecosphere = prepare("eoa-sam", args, given, column, headline("EOA-SAM", args.preset, COST))
+    run = prepare("eoa-sam", args, given, column, headline("EOA-SAM", args.preset, COST))
     with run:
         for t in run.rounds():
-            rate = ecosphere.rate
-            trained = run.train(t)  # Horovod: all-reduce inside the gradient scope, every step
-            judged = run.judge(t)  # own weights, held-out images
-            turn = ecosphere.turn(t, judged.fitness)  # MPI: elect, exchange weights across populations, move the rate
-            run.close_round(t, rate, trained, judged, turn)
+            run.train(t)  # Horovod: all-reduce inside the gradient scope, every step
+            result = run.evaluate(t)  # own weights, held-out images
+            outcome = run.end_round(t, result)  # MPI: elect, exchange weights across populations, move the rate
+            run.close(t, outcome)  # the record and a checkpoint
 
 
 if __name__ == "__main__":

@@ -33,14 +33,13 @@ COST = {
 def main() -> None:
     """Parse, prepare, train."""
     args, given = parse_args(PRESETS, __doc__)
-    run, ecosphere = prepare("eoa-vit", args, given, "vit", headline("EOA-ViT", args.preset, COST))
+    run = prepare("eoa-vit", args, given, "vit", headline("EOA-ViT", args.preset, COST))
     with run:
         for t in run.rounds():
-            rate = ecosphere.rate
-            trained = run.train(t)  # Horovod: one all-reduce inside the gradient scope per step
-            judged = run.judge(t)  # own weights, held-out images
-            turn = ecosphere.turn(t, judged.fitness)  # MPI: elect, exchange weights across populations, move the rate
-            run.close_round(t, rate, trained, judged, turn)
+            run.train(t)  # Horovod: all-reduce inside the gradient scope, every step
+            result = run.evaluate(t)  # own weights, held-out images
+            outcome = run.end_round(t, result)  # MPI: elect, exchange weights across populations, move the rate
+            run.close(t, outcome)  # the record and a checkpoint
 
 
 if __name__ == "__main__":

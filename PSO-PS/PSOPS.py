@@ -18,11 +18,10 @@ from typing import Literal
 from common.coupling import stability
 from common.coupling.swarm import EXCHANGES, FITNESSES, Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
 from common.coupling.swarm_rules import MEMORIES, MOTIONS, RANDS, UNITS, Motion
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
 from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
-from common.optim.weight_optimizer import WeightOptimizer, family
+from common.models.flat import FlatModel
+from common.optim.registry import lr_option
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
@@ -37,7 +36,8 @@ from common.training.options import (
     refuse_options_of_others,
     refuse_rates,
 )
-from common.training.swarm_run import SwarmRun
+from common.training.run import Run
+from common.training.swarm_end import SwarmEnd
 
 METHOD = "PSO-PS (our reconstruction)"
 
@@ -119,19 +119,20 @@ def main() -> None:
     args, motion = settle(args, given, ranks)
     topology = build_topology([PopulationSpec(METHOD, ranks, args.optimizer)], "worker", horovod=False)
     titles = [headline(METHOD, args.preset, COST), *cautions(motion)]
-    run = SwarmRun("pso-ps", METHOD, args, given, topology, titles, shards=args.shards)
+    run = Run("pso-ps", METHOD, args, given, topology, titles, shards=args.shards)
 
     rates = ScheduledRates(lambda progress: 1.0, args.learning_rate, args.learning_rate, ranks, args.rounds)
-    ecosphere = Ecosphere(topology, rates, Exchange("average"))
-    ecosphere.adopt(run.build_model())  # (0): one x_0 for all
-    optimizer = run.build_optimizer(ecosphere)
-    optimizer.synchroniser = run.follow(make_swarm(args, motion, run, ecosphere, optimizer))
+    model = run.build_model()  # (0): one x_0 for all
+    swarm = make_swarm(args, motion, run, model)
+    worker = run.build_worker(model, rates, swarm)
+    end = SwarmEnd(worker, swarm, run.evaluator, run.data, args.rounds)
 
-    run.start(ecosphere, optimizer, {})
+    run.start(worker, end, end)
     with run:
         for t in run.rounds():
-            trained = run.train(t)  # MPI: every n steps one MINLOC, and a broadcast if there is a new G
-            run.end_round(t, trained)  # for the record only: nothing is decided by it
+            run.train(t)  # MPI: every n steps one MINLOC, and a broadcast if there is a new G
+            result = run.evaluate(t)  # for the record only: nothing is decided by it
+            run.close(t, run.end_round(t, result))
 
 
 def settle(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
@@ -158,7 +159,7 @@ def settle(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
         raise UsageError(f"--probe-images is for --fitness probe, not {args.fitness}: leave it out")
     if args.fitness != "probe" and args.memory == "reeval":
         raise UsageError(f"--memory reeval measures places again, which --fitness {args.fitness} cannot: use --fitness probe")
-    if args.opt_state == "reset" and family(args.optimizer) == "sgd" and not args.momentum_factor:
+    if args.opt_state == "reset" and lr_option(args.optimizer) == "sgd" and not args.momentum_factor:
         raise UsageError("--opt-state reset is for local momentum: add --momentum-factor 0.9, or leave it out")
     return args if "batch_size" in given else replace(args, batch_size=args.worker_batch * ranks), motion
 
@@ -177,7 +178,7 @@ def cautions(motion: Motion) -> list[str]:
     return [f"note: with w = {w:g}, c1 = {c1:g} and c2 = {c2:g} positions spread without bound unless --v-max holds them"]
 
 
-def make_swarm(args: Args, motion: Motion, run: SwarmRun, ecosphere: Ecosphere, optimizer: WeightOptimizer) -> Swarm:
+def make_swarm(args: Args, motion: Motion, run: Run, model: FlatModel) -> Swarm:
     """This worker's particle, at rest at x_0."""
     steps = args.rounds * run.plan.steps
     settings = SwarmSettings(
@@ -190,14 +191,14 @@ def make_swarm(args: Args, motion: Motion, run: SwarmRun, ecosphere: Ecosphere, 
         exchange=args.exchange,
         seed=args.seed,
     )
-    model, data = ecosphere.model, run.data
+    data = run.data
     if args.fitness == "probe":
         anew = args.memory == "reeval"
         fitness: Fitness = Probe(model, data.train, args.probe_images, run.plan.precision, args.seed, anew)
     else:
         fitness = PhaseLoss(last=args.fitness == "last-batch")
     sizes = [weights.numel() for weights, _ in model.views()]
-    return Swarm(model.state, sizes, run.topology.world, settings, fitness, optimizer.forget)
+    return Swarm(model.state, sizes, run.topology.world, settings, fitness)
 
 
 if __name__ == "__main__":

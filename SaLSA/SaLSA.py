@@ -13,8 +13,6 @@ To search in a population of an ecosphere: `--populations gwo:4:sgd,hold:4:salsa
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
 from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
 from common.optim.armijo import PAPER, PLAIN, RELEASED, Rules
@@ -22,6 +20,7 @@ from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
 from common.training.options import CommonArgs, check_common, headline, make_presets, parse_args, refuse_options_of_others
+from common.training.round_ends import DataParallelEnd
 from common.training.run import Run
 
 WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # every script has them; here they are refused
@@ -69,19 +68,14 @@ def main() -> None:
     topology = build_topology([PopulationSpec(method, world_size(), args.optimizer)])
     run = Run("salsa", method, args, given, topology, [headline(f"SaLSA, direction {args.direction}", args.preset, COST)])
 
-    nothing = ScheduledRates(lambda progress: 1.0, args.learning_rate, args.learning_rate, topology.world.size, args.rounds)
-    ecosphere = Ecosphere(topology, nothing, Exchange("average"))  # no rate is moved: steps find themselves
-    ecosphere.adopt(run.build_model())
-    optimizer = run.build_optimizer(ecosphere, search=rules)
-
-    run.start(ecosphere, optimizer, {})
+    constant = ScheduledRates(lambda progress: 1.0, args.learning_rate, args.learning_rate, topology.world.size, args.rounds)
+    worker = run.build_worker(run.build_model(), constant, line_search=rules)
+    run.start(worker, DataParallelEnd(worker))
     with run:
         for t in run.rounds():
-            rate = ecosphere.rate
-            trained = run.train(t)  # Horovod: gradients of all ranks; MPI: their losses, here and at every trial point
-            judged = run.judge(t)  # for the record only: nothing is decided by it
-            turn = ecosphere.turn(t, judged.fitness)  # batch-norm statistics are averaged
-            run.close_round(t, rate, trained, judged, turn)
+            run.train(t)  # Horovod: gradients of all ranks; MPI: their losses, here and at every trial point
+            result = run.evaluate(t)  # for the record only: nothing is decided by it
+            run.close(t, run.end_round(t, result))  # batch-norm statistics are averaged
 
 
 def settle(args: Args, given: set[str]) -> tuple[Args, Rules]:

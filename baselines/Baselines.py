@@ -31,16 +31,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from common.coupling.local_sgd import Gathering, LocalSteps, Rhythm
+from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule
+from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
-from common.ecosphere.rates import QUOTED_BATCH, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates
+from common.ecosphere.rates import REFERENCE_BATCH_SIZE, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates
 from common.errors import UsageError
-from common.optim.weight_optimizer import averages, family, parts, searches
+from common.optim.registry import has_line_search, is_schedule_free, lr_option, split_name
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
-from common.training.independent import ApartRun
 from common.training.lr_finder import RangeTest
 from common.training.options import (
     CommonArgs,
@@ -53,8 +52,9 @@ from common.training.options import (
     refuse_options_of_others,
     refuse_rates,
 )
+from common.training.round_ends import CenterEnd, DataParallelEnd, EcosphereEnd, EndOfRound, IndependentEnd
 from common.training.run import Run
-from common.training.served_run import CentredRun
+from common.training.worker import Worker
 
 SCHEDULED = (
     "constant",
@@ -77,7 +77,6 @@ WHOSE = {  # options that not every method has
     "warmup": SCHEDULED[:-1],
 }
 PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # where none is given
-KINDS = {**dict.fromkeys(LOCAL, CentredRun), "independent": ApartRun}
 WARMUPS = {"linear": 1.0, "sqrt": 1.0}  # epochs, where none are given
 
 
@@ -130,7 +129,7 @@ COST_OF_RANGE_TEST = {
 
 
 def main() -> None:
-    """Parse, let the workers stand to each other as the method wants it, train."""
+    """Parse, build the topology the method needs, train."""
     args, given = parse_args(PRESETS, __doc__)
     ranks = world_size()
     args = settle(args, given, ranks)
@@ -143,15 +142,16 @@ def main() -> None:
     if args.find_lr:
         title = headline("Learning-rate range test", args.preset, COST_OF_RANGE_TEST)
     shards = "drawn" if method in SCHEDULED else args.shards
-    run = KINDS.get(method, Run)("baselines", method, args, given, topology, [title], ranks, shards)
+    run = Run("baselines", method, args, given, topology, [title], ranks, shards)
     if args.find_lr:
         RangeTest(run).go()
         return
-    rates = rate_rule(args, run, *replayed)
-    if isinstance(run, CentredRun):
-        train_locally(run, args, rates)
-    else:
-        train(run, args, rates)
+    start(run, args, rate_rule(args, run, *replayed))
+    with run:
+        for t in run.rounds():
+            run.train(t)  # Horovod: all-reduce over all ranks, every step, or of weights every `period` steps
+            result = run.evaluate(t)  # for the record only, but under independent and pbt
+            run.close(t, run.end_round(t, result))
 
 
 def settle(args: Args, given: set[str], ranks: int) -> Args:
@@ -163,7 +163,7 @@ def settle(args: Args, given: set[str], ranks: int) -> Args:
         args = replace(args, method="replay")
     elif args.method == "replay":
         raise UsageError("--method replay needs --replay FILE: a rates.csv that an EOA or pbt run wrote")
-    if (averages(args.optimizer) or args.find_lr) and "method" not in given:
+    if (is_schedule_free(args.optimizer) or args.find_lr) and "method" not in given:
         args = replace(args, method="constant")
     method = args.method
     for name, methods in WHOSE.items():
@@ -202,7 +202,7 @@ def check_search(args: Args, given: set[str]) -> None:
     """Refuse a line search where the method is about a rate, or gathers gradients without the losses that belong to them, and
     options of a rate beside one. Raises UsageError.
     """
-    if searches(args.optimizer) and args.method not in SEARCHABLE:
+    if has_line_search(args.optimizer) and args.method not in SEARCHABLE:
         raise UsageError(
             f"--method {args.method} is for optimizers with a rate, and {args.optimizer} finds its steps by itself: use "
             f"SaLSA/SaLSA.py, or --method {', '.join(SEARCHABLE)}"
@@ -215,11 +215,11 @@ def check_steady(args: Args, given: set[str]) -> None:
     if args.find_lr:
         if args.method != "constant":
             raise UsageError(f"--find-lr tries rates, --method {args.method} moves them: leave one of them out")
-        if family(args.optimizer) == "one":
+        if lr_option(args.optimizer) == "one":
             raise UsageError(f"--find-lr: {args.optimizer} estimates its rate by itself")
         for name in sorted(given & {"resume", "rounds", "round_steps", "warmup"}):
             raise UsageError(f"--{name.replace('_', '-')} is for training, --find-lr only tries rates: leave it out")
-    if averages(args.optimizer) and (args.method not in STEADY or args.schedule != "constant"):
+    if is_schedule_free(args.optimizer) and (args.method not in STEADY or args.schedule != "constant"):
         moving = f"--schedule {args.schedule}" if args.method in STEADY else f"--method {args.method}"
         raise UsageError(
             f"{moving}: {args.optimizer} is for a constant rate and weights that nobody moves: use --method {', '.join(STEADY)}"
@@ -229,59 +229,54 @@ def check_steady(args: Args, given: set[str]) -> None:
 def check_optimizer(args: Args, given: set[str]) -> None:
     """Refuse weight optimizers that a method cannot have, and options of the others. Raises UsageError."""
     name = args.optimizer
-    if args.method == "pbt" and family(name) != "sgd":
+    if args.method == "pbt" and lr_option(name) != "sgd":
         raise UsageError(f"--method pbt copies weights, rate and momentum, but not the moments of {name}: choose sgd or sam")
-    if args.method == "sync" and args.period > 1 and parts(name)[1] == "nesterov":
+    if args.method == "sync" and args.period > 1 and split_name(name)[1] == "nesterov":
         raise UsageError(f"--optimizer {name} looks ahead at every batch, sync steps every {args.period}: choose sgd")
     refuse_options_of_others(args, given)
 
 
-def train(run: Run, args: Args, rates: RateRule) -> None:
-    """Workers with the same weights and one gradient, or workers that keep apart; the same loop as an ecosphere's."""
-    exchange = {"independent": "apart", "pbt": "exploit"}.get(args.method, "average")
-    ecosphere = Ecosphere(run.topology, rates, Exchange(exchange))
-    model = ecosphere.adopt(run.build_model())
-    optimizer = run.build_optimizer(ecosphere)
-    if args.method == "sync":
-        optimizer.synchroniser = Gathering(model.parameters.data, run.topology.population, rhythm(args, run).due)
-    if args.method == "pbt":
-        ecosphere.companions = optimizer.momentum  # it is copied together with weights and rate
-    run.start(ecosphere, optimizer, {"replayed_rates": rates.rates if isinstance(rates, ReplayedRates) else []})
-    with run:
-        for t in run.rounds():
-            rate = ecosphere.rate
-            trained = run.train(t)  # Horovod: all-reduce over all ranks, every step; nothing where workers keep apart
-            judged = run.judge(t)  # for the record only, but under independent and pbt
-            turn = ecosphere.turn(t, judged.fitness)  # elect, exchange weights, on with the schedule or the rates
-            run.close_round(t, rate, trained, judged, turn)
+def start(run: Run, args: Args, rates: RateRule) -> None:
+    """Build the worker and what ends its rounds, and open the record."""
+    model = run.build_model()
+    x, group = model.parameters.data, run.topology.population
+    config = {"replayed_rates": rates.rates if isinstance(rates, ReplayedRates) else []}
+    if args.method in LOCAL:
+        outer = (args.outer_rate, args.outer_momentum) if args.method == "diloco" else None
+        local = LocalSteps(x, group, sync_schedule(args, run).due, outer)
+        worker = run.build_worker(model, rates, local)
+        center = CenterEnd(worker, lambda: local.centre, run.evaluator, run.data.fitness)
+        run.start(worker, center, center, config=config)
+        return
+    gathered = GradientAccumulation(x, group, sync_schedule(args, run).due) if args.method == "sync" else None
+    worker = run.build_worker(model, rates, gathered)
+    run.start(worker, end_of_round(run, args, worker), config=config)
 
 
-def train_locally(run: CentredRun, args: Args, rates: RateRule) -> None:
-    """Workers that step on their own and meet now and then; what the last meeting gave is judged."""
-    ecosphere = Ecosphere(run.topology, rates, Exchange("average"))
-    x = ecosphere.adopt(run.build_model()).parameters.data
-    optimizer = run.build_optimizer(ecosphere)
-    outer = (args.outer_rate, args.outer_momentum) if args.method == "diloco" else None
-    local = LocalSteps(x, run.topology.population, rhythm(args, run).due, outer, optimizer.forget)
-    optimizer.synchroniser = run.couple(local, lambda: local.centre)
-    run.start(ecosphere, optimizer, {"replayed_rates": []})
-    with run:
-        for t in run.rounds():
-            run.end_round(t, run.train(t))
+def end_of_round(run: Run, args: Args, worker: Worker) -> EndOfRound:
+    """Of workers that have one gradient, or never meet, or copy each other."""
+    match args.method:
+        case "independent":
+            ecosphere = Ecosphere(run.topology, worker.model.state, worker.rates, Exchange("apart"))
+            return IndependentEnd(worker, ecosphere, run.evaluator, run.data, args.rounds)
+        case "pbt":  # momentum is copied together with weights and rate
+            exchange, momentum = Exchange("exploit"), worker.optimizer.momentum
+            return EcosphereEnd(worker, Ecosphere(run.topology, worker.model.state, worker.rates, exchange, momentum))
+    return DataParallelEnd(worker)
 
 
-def rhythm(args: Args, run: Run) -> Rhythm:
+def sync_schedule(args: Args, run: Run) -> SyncSchedule:
     """When workers meet, over all the steps that the run will make."""
     steps = args.rounds * run.plan.steps
     steps = min(steps, args.max_steps or steps)
-    return Rhythm(args.period, steps, round(args.switch * steps) if args.method == "post-local" else 0)
+    return SyncSchedule(args.period, steps, round(args.switch * steps) if args.method == "post-local" else 0)
 
 
 def rate_rule(args: Args, run: Run, replayed: Sequence[float] = (), warmed: bool = True) -> RateRule:
     """The learning rates of one method for this world and batch. warmed: whether those replayed had a warm-up."""
     ranks, eta0, rounds = run.topology.world.size, args.learning_rate, args.rounds
     epoch = run.epoch_steps / run.plan.steps  # a warm-up is one epoch, counted in rounds
-    k = run.plan.batch_size / QUOTED_BATCH
+    k = run.plan.batch_size / REFERENCE_BATCH_SIZE
     match args.method:
         case "replay":
             return ReplayedRates(list(replayed), eta0, ranks, epoch if warmed else 0.0)

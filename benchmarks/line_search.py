@@ -19,18 +19,17 @@ import torch
 from torch import Tensor
 
 from common.data.dataset import DataSet, open_data
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
 from common.ecosphere.rates import ScheduledRates
 from common.models import build_model, model_title
 from common.optim.armijo import PAPER, Rules
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.optim.bases import OptimizerSettings
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology
 from common.training.loop import Plan, train_round
 from common.training.options import PathText, read_options
 from common.training.record import commit
+from common.training.worker import build_worker, share_model
 
 ADAM = "Adam, no search"
 KINDS: dict[str, tuple[str, Rules]] = {
@@ -63,11 +62,10 @@ class Trainer:
         optimizer, rules = KINDS[kind]
         model, depth, width, self.batch = TASKS[task]
         rates = ScheduledRates(lambda progress: 1.0, 0.001, 0.001, 1, 1)
-        self.ecosphere = Ecosphere(topology, rates, Exchange())
         source = data.source
         module = build_model(model, source.channels, source.classes, depth, width, image_size=data.train.size)
-        self.ecosphere.adopt(module)
-        self.optimizer = WeightOptimizer(self.ecosphere, OptimizerSettings(optimizer, adam_decay=0.0, search=rules))
+        settings = OptimizerSettings(optimizer, adam_decay=0.0, search=rules)
+        self.worker = build_worker(topology, share_model(module, topology), rates, settings)
         self.batches = self._endless(data)
 
     def _endless(self, data: DataSet) -> Iterator[tuple[Tensor, Tensor]]:
@@ -78,7 +76,7 @@ class Trainer:
         """(seconds, extra forward passes in steps' thirds, searches), each per step."""
         batches = itertools.islice(self.batches, steps)
         began = time.perf_counter()
-        done = train_round(self.ecosphere, self.optimizer, batches, 0, 0, Plan(self.batch, steps, 0.0, "float32"))
+        done = train_round(self.worker, batches, 0, 0, Plan(self.batch, steps, 0.0, "float32"))
         seconds = time.perf_counter() - began
         return seconds / steps, done.trials / 3 / steps, done.searches / steps
 

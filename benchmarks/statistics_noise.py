@@ -20,7 +20,7 @@ from torch import nn
 
 from common import evaluate as evaluation
 from common.data.dataset import DataSet, Pictures, open_data
-from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, Evaluator, Judged, evaluate
+from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, EvalResult, Evaluator, evaluate
 from common.models import build_model
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
@@ -72,7 +72,7 @@ class Trainer:
             self.optimizer.step()
 
 
-def judged(module: nn.Module, data: DataSet, part: Pictures, images: int, batch: int, t: int) -> Judged:
+def judged(module: nn.Module, data: DataSet, part: Pictures, images: int, batch: int, t: int) -> EvalResult:
     """The network with statistics of the t-th draw of so many images, in batches of that size."""
     evaluation.STATISTICS_BATCH = batch
     module = copy.deepcopy(module)

@@ -21,8 +21,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.coupling.elastic import Admm, Alone, Centre, Downpour, Elastic, Master, MomentumDownpour, MomentumRule, Synchroniser
-from common.coupling.server import RemoteCentre, ServedCentre, Server, WindowCentre
+from common.coupling.elastic import (
+    Admm,
+    CenterVariable,
+    Centre,
+    Coupling,
+    Downpour,
+    Elastic,
+    MomentumDownpour,
+    MomentumRule,
+    NoSync,
+)
+from common.coupling.server import RemoteCenter, ServedCenter, Server, WindowCenter
 from common.coupling.synchronous import SynchronousElastic
 from common.errors import UsageError
 from common.models import build_model
@@ -35,7 +45,7 @@ from common.training.options import PathText, read_options
 from common.training.record import commit
 from common.training.served_run import progress_hooks
 
-RULES: dict[str, Callable[[Tensor, Centre, int, int], Synchroniser]] = {  # of (x, centre, workers, period)
+RULES: dict[str, Callable[[Tensor, Centre, int, int], Coupling]] = {  # of (x, centre, workers, period)
     "aeasgd": lambda x, centre, p, tau: Elastic(x, centre, 0.9 / p, tau),
     "aeasgd, window": lambda x, centre, p, tau: Elastic(x, centre, 0.9 / p, tau),
     "downpour": lambda x, centre, p, tau: Downpour(x, centre, tau),
@@ -105,12 +115,12 @@ class World:
         world, x = self.everybody, self.model.parameters.data
         world.barrier()
         world.traffic.inside = 0
-        window = WindowCentre(world, x) if method.endswith("window") else None
+        window = WindowCenter(world, x) if method.endswith("window") else None
         if world.rank == 0:
             speed, steps = 0.0, 0
             if method in RULES:
                 rule = MomentumRule(ETA, 0.9) if method == "mdownpour" else None
-                Server(world, None if window else Master(x.clone(), rule), list(range(1, world.size)), print).serve()
+                Server(world, None if window else CenterVariable(x.clone(), rule), list(range(1, world.size)), print).serve()
         else:
             steps = self.args.steps if self.is_slow or method == TOGETHER else self.args.steps * self.args.factor
             speed = self._work(method, period, gradient, steps, window)
@@ -120,23 +130,23 @@ class World:
         table = world.gather_rows(np.array([speed, steps, world.traffic.inside]))
         return speed, float(table[:, 2].sum() / 4 / len(x) / table[:, 1].sum())
 
-    def _work(self, method: str, period: int, gradient: Callable[[], None], steps: int, window: WindowCentre | None) -> float:
+    def _work(self, method: str, period: int, gradient: Callable[[], None], steps: int, window: WindowCenter | None) -> float:
         x, p = self.model.parameters.data, self.workers.size
-        centre: RemoteCentre | None = None
+        centre: RemoteCenter | None = None
         if method == UNCOUPLED:
-            synchroniser: Synchroniser = Alone(x)
+            coupling: Coupling = NoSync(x)
         elif method == TOGETHER:
-            synchroniser = SynchronousElastic(x, self.workers, 0.9 / p, period)
+            coupling = SynchronousElastic(x, self.workers, 0.9 / p, period)
         else:
-            centre = window or ServedCentre(self.everybody, len(x), 1)
-            synchroniser = RULES[method](x, centre, p, period)
+            centre = window or ServedCenter(self.everybody, len(x), 1)
+            coupling = RULES[method](x, centre, p, period)
         self.progress = centre.progress if centre else nothing
         began = time.perf_counter()
         for t in range(steps):
-            synchroniser.begin(t, x)
+            coupling.begin(t, x)
             gradient()
             x.sub_(self.model.gradient, alpha=ETA)
-            synchroniser.end(t, x, self.model.gradient)
+            coupling.end(t, x, self.model.gradient)
         speed = steps / (time.perf_counter() - began)
         if centre:
             centre.close()

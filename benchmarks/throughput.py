@@ -27,19 +27,18 @@ from torch.utils.data import DataLoader, Dataset
 
 from common.data.augment import Augmenter
 from common.data.dataset import SOURCES, DataSet, Pictures
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
 from common.ecosphere.rates import EcosphereRates
 from common.evaluate import autocast
 from common.models import build_model, model_title
 from common.models.flat import FlatModel
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.optim.bases import OptimizerSettings
 from common.parallel import launch
 from common.parallel.populations import parse_populations
 from common.parallel.topology import Topology, build_topology, world_size
 from common.training.loop import Plan, train_round
 from common.training.options import PathText, read_options, settle_precision
 from common.training.record import environment
+from common.training.worker import Worker, build_worker, share_model
 from common.vision import import_torchvision
 
 RHO = 0.5
@@ -156,7 +155,7 @@ def lone_step(args: Args, topology: Topology, data: DataSet, precision: str) -> 
     plan = Plan(args.batch_size, args.steps, 0.1, precision)
 
     def work() -> None:
-        train_round(*member, data.batches(0, 0, args.batch_size, 0, 1, args.steps), seed=0, t=0, plan=plan)
+        train_round(member, data.batches(0, 0, args.batch_size, 0, 1, args.steps), seed=0, t=0, plan=plan)
 
     return lambda: clock(args.steps * args.batch_size, topology.device, work)
 
@@ -169,7 +168,7 @@ def all_ranks(args: Args, topology: Topology, data: DataSet) -> Callable[[], flo
     def measure() -> float:
         def work() -> None:
             batches = data.batches(0, 0, args.world_batch_size, topology.world.rank, topology.world.size, args.steps)
-            train_round(*member, batches, seed=0, t=0, plan=plan)
+            train_round(member, batches, seed=0, t=0, plan=plan)
             topology.world.barrier()
 
         return clock(args.steps * args.world_batch_size, topology.device, work)
@@ -177,12 +176,13 @@ def all_ranks(args: Args, topology: Topology, data: DataSet) -> Callable[[], flo
     return measure
 
 
-def member_of(args: Args, topology: Topology, batch_size: int) -> tuple[Ecosphere, WeightOptimizer]:
-    """An ecosphere's member with a fresh network."""
+def member_of(args: Args, topology: Topology, batch_size: int) -> Worker:
+    """A worker with a fresh network."""
     behind = [batch_size * s.workers / topology.world.size for s in topology.specs]
-    ecosphere = Ecosphere(topology, EcosphereRates(topology.specs, 0.1, 10, behind, 0), Exchange("average"))
-    ecosphere.adopt(build(args, topology.device))
-    return ecosphere, WeightOptimizer(ecosphere, OptimizerSettings("asam", rho=RHO))
+    rates = EcosphereRates(topology.specs, 0.1, 10, behind, 0)
+    return build_worker(
+        topology, share_model(build(args, topology.device), topology), rates, OptimizerSettings("asam", rho=RHO)
+    )
 
 
 class OrdinaryImages(Dataset):

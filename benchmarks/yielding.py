@@ -81,27 +81,26 @@ def measure(args: Args) -> None:
     from throughput import Args as Images
     from throughput import random_images
 
-    from common.ecosphere.exchange import Exchange
-    from common.ecosphere.membership import Ecosphere
     from common.ecosphere.rates import EcosphereRates
     from common.models import build_model
-    from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+    from common.optim.bases import OptimizerSettings
     from common.parallel.populations import PopulationSpec
     from common.parallel.topology import build_topology
     from common.training.loop import Plan, train_round
     from common.training.options import settle_precision
+    from common.training.worker import build_worker, share_model
 
     specs = [PopulationSpec("gwo", args.ranks, args.optimizer)]
     topology = build_topology(specs)
     data = random_images(Images(world_batch_size=args.batch_size, steps=args.steps), topology)
-    ecosphere = Ecosphere(topology, EcosphereRates(specs, 0.1, 10, [args.batch_size], 0), Exchange("average"))
-    ecosphere.adopt(build_model("wrn", 3, 10, args.depth, 1).to(topology.device))
-    optimizer = WeightOptimizer(ecosphere, OptimizerSettings(args.optimizer))
+    model = share_model(build_model("wrn", 3, 10, args.depth, 1).to(topology.device), topology)
+    rates = EcosphereRates(specs, 0.1, 10, [args.batch_size], 0)
+    worker = build_worker(topology, model, rates, OptimizerSettings(args.optimizer))
     plan = Plan(args.batch_size, args.steps, 0.1, settle_precision("auto", topology.device.type))
 
     def train(steps: int) -> None:
         batches = data.batches(0, 0, args.batch_size, topology.world.rank, args.ranks, steps)
-        train_round(ecosphere, optimizer, batches, seed=0, t=0, plan=plan)
+        train_round(worker, batches, seed=0, t=0, plan=plan)
         topology.world.barrier()
 
     train(min(5, args.steps))

@@ -27,7 +27,7 @@ STATISTICS_BATCH = 32  # images of a batch whose statistics are taken; the same 
 
 
 @dataclass(frozen=True)
-class Judged:
+class EvalResult:
     """Mean cross-entropy and accuracy (fraction) over a set of images, or of the places of texts; fitness is what an election
     compares.
     """
@@ -44,7 +44,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, pictures: Pictures | Texts, precision: str, group: Group | None = None) -> Judged:
+def evaluate(module: nn.Module, pictures: Pictures | Texts, precision: str, group: Group | None = None) -> EvalResult:
     """Loss and accuracy without augmentation or smoothing, in evaluation mode; of texts, over all their places.
 
     With a group, its ranks share the images out and the sums are reduced over it (collective): all get the same answer,
@@ -66,7 +66,7 @@ def evaluate(module: nn.Module, pictures: Pictures | Texts, precision: str, grou
     if group:
         sums = group.gather_rows(sums).sum(axis=0)
     loss, accuracy = sums / pictures.labels.numel()
-    return Judged(float(loss), float(accuracy), time.perf_counter() - began, fitness=float(accuracy))
+    return EvalResult(float(loss), float(accuracy), time.perf_counter() - began, fitness=float(accuracy))
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Evaluator:
         group: Group | None,
         images: int = COMPARED,
         t: int = 0,
-    ) -> list[Judged]:
+    ) -> list[EvalResult]:
         """Loss and accuracy of these parameters on each of the splits, with statistics measured for them.
 
         weights: shape (P,), the same on all ranks of the group, or None for those of the model. The ranks share out the images

@@ -53,7 +53,7 @@ def main():
             F.cross_entropy(model(images), labels).backward()
             ecosphere.average_gradient()
             optimizer.step()
-        if not ecosphere.turn(epoch, accuracy(model, validation)).finite:
+        if not ecosphere.end_round(epoch, accuracy(model, validation)).finite:
             optimizer.state.clear()
         launch.say(f"epoch {epoch + 1}: validation accuracy {accuracy(model, validation):.3f}")
     launch.say(f"test accuracy {accuracy(model, test):.3f}")

@@ -29,7 +29,6 @@ ELASTIC = {  # a group of their own in figures, with what they are compared to
     "adownpour": "ADOWNPOUR",
     "mvadownpour": "MVADOWNPOUR",
     "admm": "ADMM",
-    "easgd-tree": "EASGD tree (unverified)",
     "sgd": "SGD alone",
     "msgd": "MSGD alone",
     "asgd": "ASGD alone",

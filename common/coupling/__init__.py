@@ -4,7 +4,6 @@ elastic         updates of a worker and of the center in elastic averaging and i
 synchronous     elastic averaging among ranks that meet: an all-reduce, no server
 local_sgd       local SGD, DiLoCo, and gradient accumulation over several steps
 server          a center on server ranks, or in a window of memory, that no worker waits for
-tree            EASGD on a tree of ranks (unverified)
 swarm_rules     a particle's move on weights: PSO-PS (our reconstruction); pure
 swarm           the swarm among ranks: best places and how they travel
 stability       spectral radii of elastic averaging on a quadratic, and of a swarm at rest

@@ -1,14 +1,7 @@
-"""What workers and the centre do to their weights in elastic averaging and its comparators. Pure; no MPI.
+"""Updates of a worker and of the center in elastic averaging and its comparators. Pure; no MPI.
 
-A worker couples its weights x to a centre x~ through a synchroniser, around every step of its own:
-
-    synchroniser.begin(t, x)                   # every tau steps: fetch x~, form the difference, send it
-    ...gradient at x
-    if synchroniser.take(t, gradient, finite): # whether there is a step to take
-        x <- x - eta g                         # the worker's own
-    synchroniser.end(t, x, gradient)           # the elastic move, x <- x - e
-
-so the gradient is taken at the weights *before* the move and both sides use the same difference. Equations (E), (M), (A) and
+A worker couples its weights x to a center x~ before and after every step of its own (`common.optim.protocols.Coupling`): the
+gradient is taken at the weights *before* the elastic move, and both sides use the same difference. Equations (E), (M), (A) and
 algorithms are those of arXiv 1412.6651v8; docs/algorithms.md has them all.
 """
 
@@ -18,6 +11,8 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+
+from common.optim.protocols import Coupling
 
 Averaging = float | None  # rate of the average over the centre's past: 0 means 1/t, the mean of all of it; None: no average
 
@@ -41,51 +36,12 @@ class Centre(Protocol):
         ...
 
 
-class Synchroniser(Protocol):
-    """What couples a worker's weights to those of others. t: the worker's own clock, gradient steps since the start.
-
-    Attributes:
-        steps: whether the worker takes steps of its own between `begin` and `end`.
-        shares: what it tells others, `weights` or `gradients`.
-    """
-
-    steps: bool
-    shares: str = "weights"
-
-    def begin(self, t: int, x: Tensor) -> None:
-        """Before the gradient of step t."""
-        ...
-
-    def observe(self, report: Tensor) -> None:
-        """What a step's closure reported of its batch: (summed loss, correct answers, answers). By default nobody listens."""
-        return
-
-    def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
-        """After the gradient of step t, which may be changed in place: whether the worker takes a step with it.
-
-        finite: whether the gradient is. By default such a step is taken by workers that take steps at all.
-        """
-        return finite and self.steps
-
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
-        """After the worker's own step t; `gradient` is the one of this step."""
-        ...
-
-    def restart(self, x: Tensor) -> None:
-        """Go on from weights x that others have put in the place of this worker's; by default nothing has to be done."""
-        return
-
-    def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep of it, to be copied back in place; by default nothing."""
-        return {}
-
-
 def is_finite(update: Tensor) -> bool:
     """Whether an update may reach a centre."""
     return bool(torch.isfinite(update.sum()))
 
 
-class Master:
+class CenterVariable:
     """The centre x~, or a slice of it, and what becomes of it with every update. It adds; it never waits or counts workers.
 
     centre: flat tensor, changed in place. rule: how an update changes it. averaging: whether a mean z of its past is kept.
@@ -156,10 +112,10 @@ class MomentumRule:
 
 
 @dataclass
-class LocalCentre:
+class LocalCenter:
     """A centre in this process: of a run with one worker, and of tests that play all of them in turn."""
 
-    master: Master
+    master: CenterVariable
 
     def pull(self, into: Tensor) -> None:
         """The present x~."""
@@ -176,7 +132,7 @@ class LocalCentre:
         """Nothing is ever under way."""
 
 
-class Alone(Synchroniser):
+class NoSync(Coupling):
     """No coupling (SGD, MSGD). A centre is told every step: it is where x is, and may keep an average (ASGD, MVASGD)."""
 
     steps = True
@@ -187,20 +143,21 @@ class Alone(Synchroniser):
     def begin(self, t: int, x: Tensor) -> None:
         """Nothing to fetch."""
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """x~ <- x~ + (x - x before the step)."""
         if self.centre and self.before is not None:
             self.centre.settle()
             self.centre.push(torch.sub(x, self.before))
             self.before.copy_(x)
+        return False
 
     def tensors(self) -> dict[str, Tensor]:
         """Where x was before the step that is to come."""
         return {} if self.before is None else {"before": self.before}
 
 
-class Elastic(Synchroniser):
-    """Asynchronous EASGD (algorithm 1); over the steps of `LookAhead` it is EAMSGD (algorithm 2).
+class Elastic(Coupling):
+    """Asynchronous EASGD (algorithm 1); over the steps of `NesterovSGD` it is EAMSGD (algorithm 2).
 
     Every `period` steps, from t = 0 on: e = alpha (x - x~) with the x~ that is fetched, x <- x - e, x~ <- x~ + e.
     alpha: moving rate of one exchange, beta / p.
@@ -222,13 +179,14 @@ class Elastic(Synchroniser):
             torch.sub(x, self.fetched, out=self.pull).mul_(self.alpha)
             self.centre.push(self.pull)
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """The worker's side of the move."""
         if self.due:
             x.sub_(self.pull)
+        return False
 
 
-class Downpour(Synchroniser):
+class Downpour(Coupling):
     """DOWNPOUR (supplement, algorithm 3): every `period` steps x~ <- x~ + v, x <- x~, v <- 0, where v is what the worker's own
     steps have added up to. Pushed and acknowledged before it is fetched: the x~ that comes back contains v.
     """
@@ -248,8 +206,9 @@ class Downpour(Synchroniser):
             self.centre.pull(self.fetched)
             x.copy_(self.fetched)
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """Nothing: v is the difference to what was fetched."""
+        return False
 
     def restart(self, x: Tensor) -> None:
         """v <- 0."""
@@ -260,7 +219,7 @@ class Downpour(Synchroniser):
         return {"fetched": self.fetched}
 
 
-class MomentumDownpour(Synchroniser):
+class MomentumDownpour(Coupling):
     """MDOWNPOUR's worker (algorithm 4): fetch x~, compute a gradient there, send it; the master steps (`MomentumRule`).
 
     weight_decay: L2 coefficient lambda; the gradient that is sent includes lambda x.
@@ -277,13 +236,14 @@ class MomentumDownpour(Synchroniser):
         self.centre.settle()
         self.centre.pull(x)
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """Send g."""
         self.sent.copy_(gradient).add_(x, alpha=self.weight_decay)
         self.centre.push(self.sent)
+        return False
 
 
-class Admm(Synchroniser):
+class Admm(Coupling):
     """Asynchronous ADMM (section 4), multipliers scaled by rho. Every `period` steps, with the x~ that is fetched:
 
     (A1) lambda <- lambda - (x - x~)
@@ -309,13 +269,14 @@ class Admm(Synchroniser):
             self.centre.pull(self.fetched)
             self.multiplier.sub_(x).add_(self.fetched)
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """(A2) after the plain step, and (A3)."""
         if self.due:
             x.add_(self.multiplier + self.fetched, alpha=self.alpha).div_(1 + self.alpha)
             torch.sub(x, self.multiplier, out=self.change).sub_(self.term)
             if self.centre.push(self.change / self.workers):
                 self.term.add_(self.change)
+        return False
 
     def restart(self, x: Tensor) -> None:
         """lambda <- 0; the centre still holds the term that was sent last."""

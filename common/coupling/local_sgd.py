@@ -1,8 +1,8 @@
 """Local SGD: workers that step on their own and all meet now and then; and gradients that add up between two meetings.
 
-    LocalSteps   x^i <- outer(x~, mean_j x^j) after every `period` steps; the mean itself (periodic averaging, post-local SGD)
-                 or Nesterov's momentum on what the mean has moved (DiLoCo)
-    Gathering    gradients of `period` batches add up where they were taken; then one step with their mean over all workers
+    LocalSteps            x^i <- outer(x~, mean_j x^j) after every `period` steps; the mean itself (periodic averaging,
+                          post-local SGD) or Nesterov's momentum on what the mean has moved (DiLoCo)
+    GradientAccumulation  gradients of `period` batches add up; then one step with their mean over all workers
 
 All ranks of the group make the same number of steps, and meet by an all-reduce; no server.
 """
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from common.coupling.elastic import Synchroniser, is_finite
+from common.coupling.elastic import is_finite
+from common.optim.protocols import Coupling
 from common.parallel.comm import Group, finite_mean_
 
 
 @dataclass(frozen=True)
-class Rhythm:
+class SyncSchedule:
     """When workers meet: after each of the first `switch` steps, then after every `period`-th, and after the last of `steps`.
 
     switch 0 is periodic averaging, more of it post-local SGD (Lin et al. 2020: H = 1 before the switch, H = period after it).
@@ -46,12 +47,11 @@ def outer_nesterov(x: Tensor, mean: Tensor, v: Tensor, rate: float, momentum: fl
     return x - rate * (d + momentum * v), v
 
 
-class LocalSteps(Synchroniser):
+class LocalSteps(Coupling):
     """Local SGD of the workers of a group, all starting from the same x.
 
-    due(t): whether they meet after step t. outer: nu and mu of `outer_nesterov`; none for the mean. forget: called where this
-    worker's weights were not finite, when it has been given those of the others: its momentum is to begin anew. Collective
-    over the group.
+    due(t): whether they meet after step t. outer: nu and mu of `outer_nesterov`; none for the mean. A worker whose weights were
+    not finite is given those of the others, and its momentum begins anew. Collective over the group.
 
     Attributes:
         centre: x~, what the last meeting gave; the same bits on all ranks.
@@ -65,36 +65,34 @@ class LocalSteps(Synchroniser):
         group: Group,
         due: Callable[[int], bool],
         outer: tuple[float, float] | None = None,
-        forget: Callable[[], None] = lambda: None,
     ) -> None:
-        self.group, self.due, self.outer, self.forget = group, due, outer, forget
+        self.group, self.due, self.outer = group, due, outer
         self.centre, self.velocity = x.detach().clone(), torch.zeros_like(x)
         self.mean_and_flag = x.new_empty(len(x) + 1)
 
     def begin(self, t: int, x: Tensor) -> None:
         """Nothing: workers meet after their steps."""
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
-        """The mean over the finite workers, the outer step, and everybody goes there."""
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
+        """The mean over the finite workers, the outer step, and all workers move there."""
         if not self.due(t):
-            return
+            return False
         mean, lost = self.mean_and_flag[:-1], not is_finite(x)
         mean.copy_(x)
         if not finite_mean_(self.group, self.mean_and_flag, "local"):
-            return  # nobody has anything to go on with: the end of the round will tell
+            return False  # all workers diverged; handled at the end of the round
         if self.outer:
             mean, self.velocity[:] = outer_nesterov(self.centre, mean, self.velocity, *self.outer)
         self.centre.copy_(mean)
         x.copy_(mean)
-        if lost:
-            self.forget()
+        return lost
 
     def tensors(self) -> dict[str, Tensor]:
         """x~, and the outer velocity where there is one."""
         return {"centre": self.centre, **({"velocity": self.velocity} if self.outer else {})}
 
 
-class Gathering(Synchroniser):
+class GradientAccumulation(Coupling):
     """Synchronous SGD with rare steps: where weights are the same everywhere, one step with the mean of all gradients that the
     workers of a group have gathered there since the last one. With a period of 1, ordinary data parallelism.
 
@@ -125,8 +123,9 @@ class Gathering(Synchroniser):
         self.sum_and_count.zero_()
         return count > 0
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """Nothing: all have made the same step."""
+        return False
 
     def tensors(self) -> dict[str, Tensor]:
         """What has been gathered so far."""

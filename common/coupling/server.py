@@ -10,7 +10,7 @@
 
 One server serves one message at a time, so nobody ever sees half an update. It never waits for a particular worker, and where
 there is nothing to do it sleeps, since its core is often a worker's as well; not while a reply is under way, which a worker
-waits for and which moves on only inside calls of MPI. `WindowCentre` does without a server's help: x~ lies in a window of the
+waits for and which moves on only inside calls of MPI. `WindowCenter` does without a server's help: x~ lies in a window of the
 first rank's memory, and workers read and add to it one-sidedly.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.coupling.elastic import Master, is_finite
+from common.coupling.elastic import CenterVariable, is_finite
 from common.models.flat import host_array
 from common.parallel.backoff import Nap
 from common.parallel.comm import Group, Tag
@@ -46,7 +46,9 @@ class Server:
     ranks that will come. on_report: called with (rank, report) for every line that a worker sends.
     """
 
-    def __init__(self, world: Group, master: Master | None, workers: list[int], on_report: Callable[[int, Any], None]) -> None:
+    def __init__(
+        self, world: Group, master: CenterVariable | None, workers: list[int], on_report: Callable[[int, Any], None]
+    ) -> None:
         self.world, self.master, self.workers, self.on_report = world, master, workers, on_report
         self.updates = {w: np.empty(len(master.centre) if master else 0, dtype=np.float32) for w in workers}
         self.replies = {w: np.empty_like(self.updates[w]) for w in workers}
@@ -112,15 +114,23 @@ def hear_reports(world: Group, on_report: Callable[[int, Any], None]) -> bool:
     return True
 
 
-class Reporting(ABC):
-    """What a worker says besides its exchanges: lines for the record, and that it is done."""
+class RemoteCenter(ABC):
+    """A worker's side of a center (`elastic.Centre`) that lives on the first ranks, `servers` of them."""
+
+    def __init__(self, world: Group, servers: int) -> None:
+        self.world, self.servers = world, range(servers)
+
+    @abstractmethod
+    def pull(self, into: Tensor, evaluated: bool = False) -> None:
+        """The present center, or what is evaluated."""
+
+    @abstractmethod
+    def push(self, update: Tensor) -> bool:
+        """Send an update off without waiting; False, and nothing sent, where it is not finite."""
 
     @abstractmethod
     def progress(self) -> None:
         """Let MPI go on with what is under way: it does nothing outside its own calls."""
-
-    def __init__(self, world: Group, servers: int) -> None:
-        self.world, self.servers = world, range(servers)
 
     def settle(self) -> None:
         """Wait until x~ has taken in everything that was pushed; by default nothing is."""
@@ -138,19 +148,7 @@ class Reporting(ABC):
             self.world.comm.Send([NOTHING, MPI.FLOAT], dest=k, tag=Tag.STOP)
 
 
-class RemoteCentre(Reporting):
-    """A centre (`rules.Centre`) that lives on other ranks."""
-
-    @abstractmethod
-    def pull(self, into: Tensor, evaluated: bool = False) -> None:
-        """The present centre, or what is to be judged."""
-
-    @abstractmethod
-    def push(self, update: Tensor) -> bool:
-        """Send an update off without waiting; False, and nothing sent, where it is not finite."""
-
-
-class ServedCentre(RemoteCentre):
+class ServedCenter(RemoteCenter):
     """A worker's side of the protocol, towards all servers.
 
     length: of the whole centre, floats. servers: how many; they are the first ranks of the world.
@@ -200,7 +198,7 @@ class ServedCentre(RemoteCentre):
         return array[start:stop]
 
 
-class WindowCentre(RemoteCentre):
+class WindowCenter(RemoteCenter):
     """The centre in a window of the first rank's memory; every rank makes one, collectively, and workers use it.
 
     start: x~_0 (the first rank's counts). Additions are atomic by element, and so are reads; there is no average and no rule

@@ -14,7 +14,7 @@ The broadcast is left out by all ranks or by none: f_G and the answer of the MIN
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from common.coupling import swarm_rules
-from common.coupling.elastic import Synchroniser
 from common.coupling.swarm_rules import Best, Motion
 from common.data.dataset import Pictures, Texts
 from common.evaluate import Evaluator
 from common.models.flat import FlatModel
+from common.optim.protocols import Coupling
 from common.parallel.comm import Group, Pending
 from common.seeding import Purpose, stream
 
@@ -137,11 +137,10 @@ class SwarmSettings:
     seed: int = 0
 
 
-class Swarm(Synchroniser):
+class Swarm(Coupling):
     """One worker's particle. Collective over the group: all make the same number of steps, from the same weights.
 
-    state: flat parameters, then floating buffers; changed in place. sizes: lengths of the parameter tensors. forget: makes the
-    momentum of local training begin anew.
+    state: flat parameters, then floating buffers; changed in place. sizes: lengths of the parameter tensors.
 
     A worker whose loss is not finite cannot win; one whose weights are not finite restarts from G at rest, without momentum.
 
@@ -149,7 +148,7 @@ class Swarm(Synchroniser):
         velocity: v, shape (N,). personal, best: P and G with their fitness, over the whole state. coming: a G that is on its
             way or has not been taken yet, its fitness +inf where there is none.
         fitness: F_i of the last meeting. counts: meetings so far, those with a new G, the rank that G comes from, and how often
-            this worker was lost. seconds: spent in measuring since it was last set to 0.
+            this worker was lost.
     """
 
     steps = True
@@ -161,10 +160,9 @@ class Swarm(Synchroniser):
         group: Group,
         settings: SwarmSettings,
         measured: Fitness,
-        forget: Callable[[], None] = lambda: None,
     ) -> None:
         self.state, self.sizes, self.group, self.settings = state.detach(), list(sizes), group, settings
-        self.measured, self.forget = measured, forget
+        self.measured = measured
         self.length = sum(sizes)
         self.buffers = self.state[self.length :]
         self.velocity = torch.zeros_like(self.state[: self.length])
@@ -173,12 +171,17 @@ class Swarm(Synchroniser):
         self.pending: Pending | None = None
         self.present = torch.full((1,), math.inf, dtype=torch.float64)
         self.counts = torch.zeros(4, dtype=torch.int64)
-        self.seconds = 0.0
+        self._seconds = 0.0
 
     @property
     def fitness(self) -> float:
         """F_i, +inf before the first meeting."""
         return self.present.item()
+
+    def measuring_seconds(self) -> float:
+        """Seconds in which fitness was measured, since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
 
     def begin(self, t: int, x: Tensor) -> None:
         """Nothing: a move comes after the phase's last step."""
@@ -187,22 +190,22 @@ class Swarm(Synchroniser):
         """(1) The batch losses of the phase."""
         self.measured.observe(report)
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """(2) to (9), where this was the last of n steps."""
-        if (t + 1) % self.settings.period == 0:
-            k = (t + 1) // self.settings.period
-            lost = not bool(torch.isfinite(self.state).all())
-            winner = self.elect(k, lost)
-            if lost:
-                self.state.copy_(self.best.place)
-                self.velocity.zero_()
-                self.counts[3] += 1
-            if self.best.fitness < math.inf:
-                self._move(k, x, winner)
-            if len(self.buffers):
-                self.group.sum_(self.buffers, "statistics").div_(self.group.size)
-            if lost or self.settings.reset:
-                self.forget()
+        if (t + 1) % self.settings.period:
+            return False
+        k = (t + 1) // self.settings.period
+        lost = not bool(torch.isfinite(self.state).all())
+        winner = self.elect(k, lost)
+        if lost:
+            self.state.copy_(self.best.place)
+            self.velocity.zero_()
+            self.counts[3] += 1
+        if self.best.fitness < math.inf:
+            self._move(k, x, winner)
+        if len(self.buffers):
+            self.group.sum_(self.buffers, "statistics").div_(self.group.size)
+        return lost or self.settings.reset
 
     def close(self, t: int) -> None:
         """After the last step of all, t steps having been made: what is left of a phase is measured too, and may become G."""
@@ -219,11 +222,11 @@ class Swarm(Synchroniser):
         fitness = math.inf if lost else fitness
         if memory == "reeval" and self.personal.fitness < math.inf:
             self.personal.fitness = self._measure_again(k)
-        self.seconds += time.perf_counter() - began
+        self._seconds += time.perf_counter() - began
         self.present.fill_(fitness)
         if swarm_rules.is_personal_best(memory, fitness, self.personal.fitness):
             self.personal.take(self.personal.place if lost else self.state, fitness)
-        lowest, winner = self.group.best_of(self.personal.fitness)
+        lowest, winner = self.group.minloc(self.personal.fitness)
         everybody = self.group.gather_flat(self.personal.place) if self.settings.exchange == "allgather" else None
         self.counts[0] += 1
         if swarm_rules.is_global_best(memory, lowest, self.best.fitness):

@@ -6,7 +6,8 @@ The sum is started before the gradient, from a copy of the weights, and waited f
 import torch
 from torch import Tensor
 
-from common.coupling.elastic import Synchroniser, is_finite
+from common.coupling.elastic import is_finite
+from common.optim.protocols import Coupling
 from common.parallel.comm import Group, Pending
 
 
@@ -15,7 +16,7 @@ def centre_after(centre: Tensor, total: Tensor, beta: float, workers: int) -> Te
     return torch.lerp(centre, total / workers, beta)
 
 
-class SynchronousElastic(Synchroniser):
+class SynchronousElastic(Coupling):
     """Synchronous EASGD. Jacobi (eqs. 3-6): workers are pulled towards x~_t. Gauss-Seidel: towards the new x~_{t+1}.
 
     x_{t+1} = x_t - eta g(x_t) - alpha (x_t - x~), every `period` steps; a plain step otherwise. beta = p alpha unless it is
@@ -45,10 +46,10 @@ class SynchronousElastic(Synchroniser):
             self.total[-1] = float(finite)
             self.pending = self.group.start_sum_(self.total, "elastic")
 
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> None:
+    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """The moves of the worker and of its copy of the centre."""
         if self.pending is None:
-            return
+            return False
         self.pending.wait()
         self.pending = None
         total, workers = self.total[:-1], self.group.size
@@ -58,6 +59,7 @@ class SynchronousElastic(Synchroniser):
         new = centre_after(self.centre, total, self.beta, workers)
         x.sub_(self.before.sub_(new if self.gauss_seidel else self.centre), alpha=self.alpha)
         self.centre.copy_(new)
+        return False
 
     def restart(self, x: Tensor) -> None:
         """Go on from weights that all ranks of the group have been given: the centre is there as well."""

@@ -126,7 +126,7 @@ def open_data(
         raise UsageError(f"--pixels unit does not go together with {beside}: give --pixels normalised")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
     source = replace(source, flip=source.flip and flip)
-    with topology.world.agreed():
+    with topology.world.raise_together():
         mine = None
         if topology.world.rank == 0 and train:
             side = min(train.images.shape[1:3])

@@ -93,10 +93,10 @@ def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[
     cores would feel. Collective over the world. size: side of the squares that a folder's images are kept in; the other data
     sets have a size of their own. Raises UsageError, on all ranks, where the data cannot be had or a file is damaged.
     """
-    with topology.world.agreed():
+    with topology.world.raise_together():
         read = _read(name, Path(directory).absolute(), size) if topology.node.rank == 0 else (None, None, None)
     source = topology.world.share(read[0])
-    with topology.world.agreed():
+    with topology.world.raise_together():
         if read[0] not in (None, source):
             raise UsageError(f"{source.title} is not the same on all nodes: give them the same files, and the same Python")
     return source, read[1], read[2]

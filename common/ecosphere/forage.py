@@ -135,15 +135,15 @@ class ForageRates(RateRule):
             self.centre = float(weights_of(fitness, self.settings.temperature) @ logs)
         return self._rates_of(t + 1, population)
 
-    def takes_back(self, t: int) -> bool:
+    def is_trial(self, t: int) -> bool:
         """Whether round t only scouts."""
         return self.scouting and t < self.first_landing
 
-    def retreat(self, t: int, standings: Standings, population: int) -> np.ndarray:
+    def rollback_rates(self, t: int, standings: Standings, population: int) -> np.ndarray:
         """Rates for round t + 1 after one that was taken back: the next look of the scouts, the first rates of the search, or
         a decade below the lowest rate where every population lost its weights.
         """
-        if self.takes_back(t):
+        if self.is_trial(t):
             self._scout(t, standings.fitness[standings.champions])
         else:
             self.centre += self._sigma(t) * self.zeta.min() - DECADE

@@ -18,7 +18,7 @@ from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
 
 BASE_RULES = ("best", "blend", "anneal")
-QUOTED_BATCH = 128  # eta0 is quoted for this many images behind one gradient
+REFERENCE_BATCH_SIZE = 128  # eta0 is quoted for this many images behind one gradient
 LIMITS = (1e-3, 10.0)  # a rate stays within these multiples of its worker's starting rate
 SPREAD = 3.0  # population-based training starts between eta0 over this and eta0 times this
 EXPLORING = (0.8, 1.2)  # factors of a rate that was copied
@@ -37,11 +37,11 @@ class RateRule(Protocol):
         """The rate of one step, for a worker whose rate of the round is `rate`; rounds_done = t + fraction of round t."""
         ...
 
-    def takes_back(self, t: int) -> bool:
+    def is_trial(self, t: int) -> bool:
         """Whether round t is a trial, after which everybody returns to the weights before it; by default never."""
         return False
 
-    def retreat(self, t: int, standings: Standings, population: int) -> np.ndarray | None:
+    def rollback_rates(self, t: int, standings: Standings, population: int) -> np.ndarray | None:
         """Rates for round t + 1 after a round that was taken back, as a trial or because nobody kept finite weights.
 
         None (the default): the run is over.
@@ -126,10 +126,10 @@ class EoaSettings:
 
     base_rule: str = "blend"
     rules: Rules = field(default_factory=Rules)
-    count_workers: bool = False  # k = number of workers, instead of images behind one gradient / quoted_batch
+    count_workers: bool = False  # k = number of workers, instead of images behind one gradient / reference_batch_size
     limited: bool = True  # keep rates within LIMITS
     warmup_epochs: float = 1.0
-    quoted_batch: int = QUOTED_BATCH
+    reference_batch_size: int = REFERENCE_BATCH_SIZE
 
 
 # The published scripts, by what they train (docs/algorithms.md, "With --reference"); no script of ours trains ImageNet yet.
@@ -145,7 +145,7 @@ REFERENCE = {
     "imagenet": replace(
         _REFERENCE,
         count_workers=False,
-        quoted_batch=256,
+        reference_batch_size=256,
         base_rule="anneal",
         rules=Rules("scaled", signed=False, higher_rank_first=True, world_prey=True, fold_prey=True),
         warmup_epochs=5.0,
@@ -173,7 +173,9 @@ class EcosphereRates(RateRule):
         self.specs, self.eta0, self.rounds, self.seed = specs, eta0, rounds, seed
         self.settings = settings or EoaSettings()
         self.workers = sum(s.workers for s in specs)
-        self.k = [self.workers if self.settings.count_workers else n / self.settings.quoted_batch for n in images_per_gradient]
+        self.k = [
+            self.workers if self.settings.count_workers else n / self.settings.reference_batch_size for n in images_per_gradient
+        ]
         self.warmup_rounds = self.settings.warmup_epochs * rounds_per_epoch
         self.bounds = np.cumsum([0, *(s.workers for s in specs)])
         self.start = np.concatenate([self._start(p) for p in range(len(specs))])

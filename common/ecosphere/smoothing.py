@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from common.data.dataset import Pictures, Texts
-from common.evaluate import Evaluator, Judged
+from common.evaluate import EvalResult, Evaluator
 from common.models.flat import FlatModel
 from common.parallel.comm import Group
 
@@ -31,11 +31,11 @@ class Smoother:
         """average <- 0.8 average + 0.2 weights."""
         self.average.lerp_(self.model.parameters.detach(), 1 - SMOOTHING)
 
-    def judge(self, population: Group, t: int) -> Judged:
+    def evaluate(self, population: Group, t: int) -> EvalResult:
         """Loss and accuracy of the smoothed weights on the fitness images; fitness is minus the loss.
 
         The population's workers hold the same weights and share the images out. Batch-norm statistics are measured on the
         same augmented training images in all populations. Collective over the population; the model is left as it was.
         """
-        (judged,) = self.evaluator.of_weights(self.model, self.average, [self.fitness], population, t=t)
-        return replace(judged, fitness=-judged.loss)
+        (result,) = self.evaluator.of_weights(self.model, self.average, [self.fitness], population, t=t)
+        return replace(result, fitness=-result.loss)

@@ -18,6 +18,7 @@ from dataclasses import astuple, dataclass, replace
 
 TINY = 1e-8  # below it a loss or a slope is as good as zero: nothing is left to be tested
 LONG_AGO = 2**40  # steps since the last search, before there was one
+COUNTS = ("searches", "trials", "exhausted", "flat", "skipped")  # fields of `State` that are summed over a run
 FAST, SLOW = 0.9, 0.99  # weights of the past in the two averages of eta
 
 

@@ -6,7 +6,7 @@
             rest), scaled so that AdamW's rates fit; biases and normalisation by AdamW at the same rate
     salsa   Adam with a line search for the step (`common.optim.salsa`); salsa-sgd: SGD with one
     schedulefree-sgd, schedulefree-adamw   the rate stays what it is, and what is judged is an average of the weights
-            (Defazio et al. 2024); the library's own switch between the two places is `Averaging`
+            (Defazio et al. 2024); the library's own switch between the two places is `IterateAveraging`
     prodigy AdamW times an estimate of the distance to the solution (Mishchenko, Defazio 2023); its rate multiplies that
 
 An optimizer of your own is one function like these, and one line in `BASES`.
@@ -24,6 +24,7 @@ from torch import nn
 from common.models.flat import FlatModel
 from common.optim import eager
 from common.optim.armijo import PAPER, Rules
+from common.optim.protocols import Reductions
 from common.optim.salsa import Direction, Salsa
 
 
@@ -33,8 +34,8 @@ class OptimizerSettings:
 
     momentum, weight_decay: of SGD. adam_decay: decoupled decay of AdamW and Muon. rho: radius of SAM and ASAM. sam_scope:
     communicator over which SAM's first gradient is averaged. clip_norm: largest norm of the averaged gradient, 0 for any.
-    reset_momentum: momentum restarts from zero after every round, as in the reference scripts. search: how a line search
-    goes about it. seed: what is drawn inside its steps is drawn from it.
+    reset_momentum: momentum restarts from zero after every round, as in the reference scripts. search: settings of a line
+    search. seed: of the random draws inside a step.
     """
 
     name: str = "asam"
@@ -49,58 +50,58 @@ class OptimizerSettings:
     seed: int = 0
 
 
-Build = Callable[[FlatModel, OptimizerSettings], list[torch.optim.Optimizer]]
+Build = Callable[[FlatModel, OptimizerSettings, Reductions], list[torch.optim.Optimizer]]
 
 
 @runtime_checkable
-class Averaging(Protocol):
-    """An optimizer with two places for the weights: one to take gradients at, one to be judged at."""
+class IterateAveraging(Protocol):
+    """An optimizer with two sets of weights: one at which gradients are taken, and their average, which is evaluated."""
 
     def train(self) -> None:
-        """Weights to where gradients are taken."""
+        """Switch to the weights at which gradients are taken."""
         ...
 
     def eval(self) -> None:
-        """Weights to the average, which is what has been learnt."""
+        """Switch to the averaged iterate."""
         ...
 
 
 @dataclass(frozen=True)
 class Base:
-    """An optimizer, and which option quotes its base rate eta0: the family `sgd`, `adam`, or `one` where eta0 is 1.
+    """An optimizer, and which option gives its base rate: `sgd`, `adam`, or `one` where the base rate is fixed at 1.
 
-    searches: whether it finds its steps by itself; the gradient then has to be the loss's own, not SAM's.
-    averages: whether it is `Averaging`. numbers: what it remembers beside tensors, as its parameter groups name it.
+    line_search: whether it finds its step sizes by a line search; the gradient then has to be the loss's own, not SAM's.
+    averages_iterates: whether it is `IterateAveraging`. numbers: state beside tensors, as its parameter groups name it.
     """
 
     build: Build
-    family: str
-    searches: bool = False
-    averages: bool = False
+    lr_option: str
+    line_search: bool = False
+    averages_iterates: bool = False
     numbers: tuple[str, ...] = ()
 
     @property
     def plain(self) -> bool:
         """Whether it takes the gradient as it comes, and may have SAM's."""
-        return not (self.searches or self.averages or self.family == "one")
+        return not (self.line_search or self.averages_iterates or self.lr_option == "one")
 
 
-def _sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+def _sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
     mu, decay = settings.momentum, settings.weight_decay
     return [eager.SGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]  # one tensor: nothing to group
 
 
-class LookAhead(eager.Eager, torch.optim.Optimizer):
+class NesterovSGD(eager.Eager, torch.optim.Optimizer):
     """SGD with Nesterov momentum as the EASGD paper writes it (M1, M2): the gradient is taken at x + delta v,
 
-    v <- delta v - eta (g + lambda x), x <- x + v, the decay at x + delta v as well. Call `look_ahead` before the gradient.
+    v <- delta v - eta (g + lambda x), x <- x + v, the decay at x + delta v as well. Call `step_ahead` before the gradient.
     """
 
     def __init__(self, parameters: list[nn.Parameter], momentum: float, weight_decay: float) -> None:
         super().__init__(parameters, {"lr": 1.0, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def look_ahead(self) -> None:
+    def step_ahead(self) -> None:
         """v <- delta v, x <- x + v."""
         for group in self.param_groups:
             for x in group["params"]:
@@ -109,7 +110,7 @@ class LookAhead(eager.Eager, torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """x <- x - eta g, v <- v - eta g, with the gradient of the place that `look_ahead` went to."""
+        """x <- x - eta g, v <- v - eta g, with the gradient of the place that `step_ahead` went to."""
         for group in self.param_groups:
             for x in group["params"]:
                 move = x.grad.add(x, alpha=group["weight_decay"]).mul_(group["lr"])
@@ -117,15 +118,15 @@ class LookAhead(eager.Eager, torch.optim.Optimizer):
                 self.state[x]["momentum_buffer"].sub_(move)
 
 
-def _nesterov(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
-    return [LookAhead([model.parameters], settings.momentum, settings.weight_decay)]
+def _nesterov(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
+    return [NesterovSGD([model.parameters], settings.momentum, settings.weight_decay)]
 
 
-def _adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+def _adamw(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
     return [eager.AdamW([model.parameters], lr=1.0, weight_decay=settings.adam_decay, foreach=False)]
 
 
-def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+def _muon(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for weights, gradient in model.views():
@@ -142,42 +143,46 @@ def _muon(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Opt
     return optimizers
 
 
-def _schedulefree_sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+def _schedulefree_sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
     mu, decay = settings.momentum, settings.weight_decay
     return [eager.ScheduleFreeSGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]
 
 
-def _schedulefree_adamw(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+def _schedulefree_adamw(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
     return [eager.ScheduleFreeAdamW([model.parameters], 1.0, weight_decay=settings.adam_decay, foreach=False)]
 
 
-def _prodigy(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
+def _prodigy(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
     with contextlib.redirect_stdout(io.StringIO()):  # it would say on every rank that its decay is decoupled
         return [eager.Prodigy([model.parameters], 1.0, weight_decay=settings.adam_decay)]
 
 
-def _salsa(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
-    return [_search(model, settings, "adam", 0.9, settings.adam_decay)]
+def _salsa(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
+    return [_line_search(model, settings, ranks, "adam", 0.9, settings.adam_decay)]
 
 
-def _salsa_sgd(model: FlatModel, settings: OptimizerSettings) -> list[torch.optim.Optimizer]:
-    return [_search(model, settings, "sgd", settings.momentum, settings.weight_decay)]
+def _salsa_sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
+    return [_line_search(model, settings, ranks, "sgd", settings.momentum, settings.weight_decay)]
 
 
-def _search(model: FlatModel, settings: OptimizerSettings, direction: Direction, momentum: float, decay: float) -> Salsa:
+def _line_search(
+    model: FlatModel, settings: OptimizerSettings, ranks: Reductions, direction: Direction, momentum: float, decay: float
+) -> Salsa:
     buffers = [model.buffers, *(b for b in model.module.buffers() if not b.is_floating_point())]
     betas = (momentum, 0.999)
-    return Salsa([model.parameters], settings.search, direction, betas, 1e-8, decay, buffers, seed=settings.seed)
+    return Salsa(
+        [model.parameters], settings.search, direction, betas, 1e-8, decay, buffers, settings.seed, ranks.rank, ranks.gather
+    )
 
 
 BASES = {
     "sgd": Base(_sgd, "sgd"),
     "nesterov": Base(_nesterov, "sgd"),
     "adamw": Base(_adamw, "adam"),
-    "salsa": Base(_salsa, "adam", searches=True),
-    "salsa-sgd": Base(_salsa_sgd, "sgd", searches=True),
-    "schedulefree-sgd": Base(_schedulefree_sgd, "sgd", averages=True, numbers=("k", "weight_sum", "lr_max")),
-    "schedulefree-adamw": Base(_schedulefree_adamw, "adam", averages=True, numbers=("k", "weight_sum", "lr_max")),
+    "salsa": Base(_salsa, "adam", line_search=True),
+    "salsa-sgd": Base(_salsa_sgd, "sgd", line_search=True),
+    "schedulefree-sgd": Base(_schedulefree_sgd, "sgd", averages_iterates=True, numbers=("k", "weight_sum", "lr_max")),
+    "schedulefree-adamw": Base(_schedulefree_adamw, "adam", averages_iterates=True, numbers=("k", "weight_sum", "lr_max")),
     "prodigy": Base(_prodigy, "one", numbers=("k", "d", "d_max", "d_numerator")),
 }
 if hasattr(eager, "Muon"):

@@ -1,98 +1,41 @@
-"""Weight optimizers: how a worker turns gradients into a step, on the flat buffers of its model.
-
-    sgd  nesterov  adamw  muon   what takes the step (`bases`)
-    salsa  salsa-sgd             Adam and SGD whose steps are found by a line search
-    schedulefree-sgd  -adamw     SGD and AdamW at a constant rate, judged by an average of the weights
-    prodigy                      AdamW times an estimate of its own
-    sam  asam                    SGD with SAM's gradient, with adaptive SAM's
-    sam+adamw  asam+muon ...     the same over another one
+"""The weight optimizer of one worker: how gradients become a step, on the flat buffers of its model.
 
 A step is: backward, average over the gradient scope, update. With SAM two backward passes: the first one's gradient is
 averaged over `--sam-scope` and forms the perturbation, the second's is averaged over the gradient scope, and weight decay,
-momentum and step act once, at the unperturbed weights. Where workers keep weights of their own, a synchroniser
-(`common.coupling`) couples them around the step.
+momentum and step act once, at the unperturbed weights. Where workers keep weights of their own, a `Coupling` acts before and
+after the step.
 
 A line search evaluates the loss at trial points as well, all workers of the gradient scope together: they take the same steps.
 What rates mean to it: `WeightOptimizer.begin_round`.
 
-Schedule-free optimizers have two places for the weights; between `begin_round` and `rest` they are where gradients are taken,
-otherwise where they are judged, exchanged and saved.
+Schedule-free optimizers have two sets of weights; between `begin_round` and `end_training` the model holds those at which
+gradients are taken, otherwise those that are evaluated, exchanged and saved.
 """
 
+import time
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from common.coupling.elastic import Synchroniser
-from common.ecosphere.membership import Ecosphere
 from common.models.batch_norm import frozen_batch_norm
-from common.optim.armijo import State
-from common.optim.bases import BASES, Averaging, LookAhead, OptimizerSettings
+from common.models.flat import FlatModel
+from common.optim.armijo import COUNTS, State
+from common.optim.bases import BASES, IterateAveraging, NesterovSGD, OptimizerSettings
+from common.optim.protocols import Closure, Coupling, Reductions
+from common.optim.registry import split_name
 from common.optim.salsa import Salsa
 from common.optim.sam import PERTURBATIONS, Sharpness
-from common.parallel.comm import Group
-
-SAM_SCOPES = ("local", "population", "world")
-COUNTS = ("searches", "trials", "exhausted", "flat", "skipped")  # of a line search
-UNDER_SAM = [name for name, base in BASES.items() if name != "sgd" and base.plain]
-OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in UNDER_SAM))
-
-
-class Closure(Protocol):
-    """One batch."""
-
-    def __call__(self, backwards: bool = True) -> Tensor:
-        """Forward; before it, with `backwards`, the gradient is set to zero, and after it backward adds to it.
-
-        Returns what it wants to report of the batch; a line search takes the first number for the summed loss and the last
-        for how many losses they are, a single one for the mean loss.
-        """
-        ...
-
-
-def parts(name: str) -> tuple[str, str]:
-    """(perturbation or '', base) of one of OPTIMIZERS, e.g. ('sam', 'adamw')."""
-    sharp, _, base = name.rpartition("+")
-    return (base, "sgd") if base in PERTURBATIONS else (sharp, base)
-
-
-def family(name: str) -> str:
-    """Which option quotes the base rate of one of OPTIMIZERS: `sgd`, which has a momentum as well, or `adam`; `one`: none, it
-    is 1.
-    """
-    return BASES[parts(name)[1]].family
-
-
-def searches(name: str) -> bool:
-    """Whether one of OPTIMIZERS finds its steps by a line search."""
-    return BASES[parts(name)[1]].searches
-
-
-def averages(name: str) -> bool:
-    """Whether one of OPTIMIZERS is judged by an average of its weights."""
-    return BASES[parts(name)[1]].averages
-
-
-def unit(name: str, learning_rate: float, adam_rate: float, momentum: float) -> float:
-    """Eta0 of one of OPTIMIZERS over the one that rates are quoted for, `learning_rate`, that of SGD.
-
-    A line search along SGD has a momentum that averages; what it averages over, SGD's own adds up.
-    """
-    if family(name) != "sgd":
-        return (adam_rate if family(name) == "adam" else 1.0) / learning_rate
-    return 1 / (1 - momentum) if searches(name) else 1.0
 
 
 class WeightOptimizer:
-    """One worker's optimizer on the flat parameters of `ecosphere.model`.
+    """One worker's optimizer on the flat parameters of a model.
 
-    unit: this optimizer's eta0 over the one that rates are quoted for. What populations elect, move and tell each other is the
-    rate without it, so that a rate of AdamW and one of SGD can be compared: both are eta0 times the same ratio.
+    lr_scale: this optimizer's base rate over SGD's (`registry.lr_scale`). What populations elect, move and exchange is the rate
+    without it, so that a rate of AdamW and one of SGD can be compared: both are eta0 times the same ratio.
 
-    synchroniser: what couples these weights to those of other workers, before and after every step; None for nothing.
+    coupling: what couples these weights to those of other workers, before and after every step; None for nothing.
 
     Attributes:
         clock: steps since the start of the run.
@@ -101,23 +44,26 @@ class WeightOptimizer:
     """
 
     def __init__(
-        self, ecosphere: Ecosphere, settings: OptimizerSettings, unit: float = 1.0, synchroniser: Synchroniser | None = None
+        self,
+        model: FlatModel,
+        settings: OptimizerSettings,
+        reductions: Reductions,
+        lr_scale: float = 1.0,
+        coupling: Coupling | None = None,
     ) -> None:
-        self.ecosphere, self.settings, self.unit, self.synchroniser = ecosphere, settings, unit, synchroniser
+        self.model, self.settings, self.reductions = model, settings, reductions
+        self.lr_scale, self.coupling = lr_scale, coupling
         self.clock = 0
-        self.model = ecosphere.model
-        sharp, base = parts(settings.name)
-        self.inner = BASES[base].build(self.model, settings)
+        sharp, base = split_name(settings.name)
+        self.inner = BASES[base].build(model, settings, reductions)
         self.sharpness = Sharpness(PERTURBATIONS[sharp], settings.rho) if sharp else None
         self.passes = self.sharpness.passes if self.sharpness else 1
-        self._sam_group = _group(ecosphere, settings.sam_scope)
         self.salsa = next((optimizer for optimizer in self.inner if isinstance(optimizer, Salsa)), None)
-        self.averaging = next((optimizer for optimizer in self.inner if isinstance(optimizer, Averaging)), None)
-        self._rested: Tensor | None = None  # the weights that `rest` left
+        self.averaging = next((optimizer for optimizer in self.inner if isinstance(optimizer, IterateAveraging)), None)
+        self._averaged: Tensor | None = None  # the weights that `end_training` left
         self._numbers = BASES[base].numbers
-        self._rate = 0.0  # of the round before, where there was one
-        if self.salsa:
-            self.salsa.gather, self.salsa.rank = ecosphere.topology.gradients.gather_rows, ecosphere.topology.world.rank
+        self._rate = 0.0  # of the previous round, 0 in the first
+        self._seconds = 0.0  # in the coupling, since `coupling_seconds` was last called
 
     @property
     def forward_passes(self) -> int:
@@ -125,14 +71,21 @@ class WeightOptimizer:
         return self.passes + (self.salsa.last.trials if self.salsa else 0)
 
     def counts(self) -> dict[str, int]:
-        """What the line search has come to so far, all 0 where there is none: see `common.optim.armijo.State`."""
+        """Counters of the line search so far, all 0 where there is none: see `common.optim.armijo.State`."""
         return {name: getattr(self.salsa.search, name) if self.salsa else 0 for name in COUNTS}
 
+    def coupling_seconds(self) -> float:
+        """Seconds in the coupling since the last call."""
+        seconds, self._seconds = self._seconds, 0.0
+        return seconds
+
     def begin_round(self, rate: float) -> None:
-        """A population that moved its workers' rates by some factor moves the step of their line search by it (by the geometric
-        mean over the gradient scope): the next step is a searched one that begins there. That is all a rate means to it; how
-        large it is, and how it changes inside a round, does not concern it. A schedule-free optimizer goes to where gradients
-        are taken. Others do nothing here. Collective over the gradient scope.
+        """Before the steps of a round; collective over the gradient scope.
+
+        With a line search: where a population multiplied its workers' rates by some factor, the step size is multiplied by the
+        geometric mean of these factors over the gradient scope, and the next step is a searched one that begins there. The
+        rate itself, and how it changes within a round, has no other meaning to it. A schedule-free optimizer moves to the
+        weights at which gradients are taken. Others do nothing.
         """
         if self.averaging:
             self.averaging.train()
@@ -140,46 +93,52 @@ class WeightOptimizer:
             return
         before, self._rate = self._rate, rate
         moved = np.log(rate / before) if before > 0 and rate > 0 else 0.0
-        factor = np.exp(self.ecosphere.topology.gradients.gather_rows(np.array([moved])).mean())
+        factor = np.exp(self.reductions.gather(np.array([moved])).mean())
         if factor != 1:
             for group in self.salsa.param_groups:
                 group["lr"] = float(self.salsa.search.eta * factor)
 
-    def rest(self) -> bool:
-        """After the steps of a round: to the weights that are judged. Returns whether these are others than those that
-        gradients were taken at; batch-norm statistics then have to be measured.
+    def end_training(self) -> bool:
+        """After the steps of a round: switch to the weights that are evaluated.
+
+        Returns whether gradients were taken at other weights; batch-norm statistics then have to be measured.
         """
         if not self.averaging:
             return False
         self.averaging.eval()
-        self._rested = self.model.parameters.detach().clone()
+        self._averaged = self.model.parameters.detach().clone()
         return True
 
-    def step_size(self, rate: float) -> float:
-        """What the record says of a round at this rate: rate * unit, times its estimate under Prodigy, or the step that a line
-        search accepted last.
+    def effective_lr(self, rate: float) -> float:
+        """The recorded learning rate of a round at this rate: rate * lr_scale, times Prodigy's estimate; with a line search the
+        step size that was accepted last.
         """
-        return self.salsa.search.eta if self.salsa else rate * self.unit * self.inner[0].param_groups[0].get("d", 1.0)
+        return self.salsa.search.eta if self.salsa else rate * self.lr_scale * self.inner[0].param_groups[0].get("d", 1.0)
 
     def step(self, closure: Closure, rate: float) -> Tensor:
-        """One update at learning rate `rate * unit`, or by a line search; returns what the (first) closure call returned.
+        """One update at learning rate `rate * lr_scale`, or by a line search; returns what the (first) closure call returned.
 
         Collective over the gradient scope, and over the SAM scope. Left out where no rank's gradient is finite, and by a line
         search where not all losses are.
         """
-        weights, synchroniser = self.model.parameters.data, self.synchroniser
-        if synchroniser:
-            synchroniser.begin(self.clock, weights)
-        report = self._search(closure, self.salsa) if self.salsa else self._step_at(closure, rate)
-        if synchroniser:
-            synchroniser.end(self.clock, weights, self.model.gradient)
+        weights, coupling = self.model.parameters.data, self.coupling
+        if coupling:
+            began = time.perf_counter()
+            coupling.begin(self.clock, weights)
+            self._seconds += time.perf_counter() - began
+        report = self._line_search(closure, self.salsa) if self.salsa else self._step_at(closure, rate)
+        if coupling:
+            began = time.perf_counter()
+            if coupling.end(self.clock, weights, self.model.gradient):
+                self.forget()
+            self._seconds += time.perf_counter() - began
         self.clock += 1
         return report
 
     def _step_at(self, closure: Closure, rate: float) -> Tensor:
         for optimizer in self.inner:
-            if isinstance(optimizer, LookAhead):
-                optimizer.look_ahead()
+            if isinstance(optimizer, NesterovSGD):
+                optimizer.step_ahead()
         report = self._observed(closure())
         if self.sharpness:
             self._second_pass(closure, self.sharpness)
@@ -187,7 +146,7 @@ class WeightOptimizer:
             self._take_step(rate)
         return report
 
-    def _search(self, closure: Closure, salsa: Salsa) -> Tensor:
+    def _line_search(self, closure: Closure, salsa: Salsa) -> Tensor:
         first: list[Tensor] = []
 
         def averaged(backwards: bool) -> Tensor:
@@ -201,29 +160,30 @@ class WeightOptimizer:
         return first[0]
 
     def _observed(self, report: Tensor) -> Tensor:
-        """The report of a step's batch, once the synchroniser has seen it."""
-        if self.synchroniser:
-            self.synchroniser.observe(report)
+        """The report of a step's batch, after the coupling has seen it."""
+        if self.coupling:
+            self.coupling.observe(report)
         return report
 
     def _may_step(self) -> bool:
-        """Average the gradient; whether it is finite somewhere, and there is a step to take with it."""
-        finite = self.ecosphere.average_gradient()
-        return self.synchroniser.take(self.clock, self.model.gradient, finite) if self.synchroniser else finite
+        """Average the gradient; whether it is finite on some rank, and there is a step to take with it."""
+        self.model.collect_gradient()
+        finite = self.reductions.mean(self.model.gradient_and_flag) > 0
+        return self.coupling.take(self.clock, self.model.gradient, finite) if self.coupling else finite
 
     def _take_step(self, rate: float) -> None:
         if self.settings.clip_norm:
             self._clip(self.settings.clip_norm)
         for optimizer in self.inner:
             for group in optimizer.param_groups:
-                group["lr"] = rate * self.unit
+                group["lr"] = rate * self.lr_scale
             optimizer.step()
 
     def _second_pass(self, closure: Closure, sharpness: Sharpness) -> None:
         """Replace the gradient at w by the one at w + e."""
         self.model.collect_gradient()
-        if self._sam_group is not None:
-            self.ecosphere.average_gradient(self._sam_group)
+        if self.reductions.first_mean:
+            self.reductions.first_mean(self.model.gradient_and_flag)
         before = sharpness.perturb(self.model.parameters, self.model.gradient)
         with frozen_batch_norm(self.model.module):
             closure()
@@ -235,23 +195,23 @@ class WeightOptimizer:
         gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
 
     def end_round(self, finite: bool) -> None:
-        """After the exchange of a population's weights: momentum stays with its worker, unless the settings or lost weights ask
-        for a fresh one; what a synchroniser remembers begins anew at the weights that all have been given. Workers that search
-        together forget together (collective over the gradient scope).
+        """After the weights of a round were exchanged: momentum stays with its worker, unless the settings or lost weights
+        ask for a fresh one; what a coupling remembers begins anew at the present weights. Workers of one line search forget
+        together (collective over the gradient scope).
         """
         if self.salsa:
-            finite = bool(self.ecosphere.topology.gradients.gather_rows(np.array([float(finite)])).all())
+            finite = bool(self.reductions.gather(np.array([float(finite)])).all())
         if self.settings.reset_momentum or not finite:
             self.forget()
-        if self.averaging and self._rested is not None:
-            moved = self.model.parameters.detach() - self._rested
+        if self.averaging and self._averaged is not None:
+            moved = self.model.parameters.detach() - self._averaged
             for state in self.inner[0].state.values():
-                state["z"].add_(moved)  # the place that gradients move goes along with the weights
-        if self.synchroniser:
-            self.synchroniser.restart(self.model.parameters.data)
+                state["z"].add_(moved)  # the weights that gradients move follow those that were exchanged
+        if self.coupling:
+            self.coupling.restart(self.model.parameters.data)
 
     def forget(self) -> None:
-        """Momentum, moments and averages begin anew; a line search keeps its step and how often it looks for one."""
+        """Momentum, moments and averages begin anew; a line search keeps its step size and its interval."""
         if self.salsa:
             self.salsa.search = replace(self.salsa.search, h=0.0, s=0.0)
         for optimizer in self.inner:
@@ -262,15 +222,15 @@ class WeightOptimizer:
     def momentum(self) -> list[Tensor]:
         """SGD's momentum as flat tensors, to travel with the weights; other optimizers keep their state to themselves.
 
-        Made, as zeros, where no step has been taken yet.
+        Zeros where no step has been taken yet.
         """
         parameters = self.model.parameters
-        if self.settings.momentum == 0 or not isinstance(self.inner[0], (torch.optim.SGD, LookAhead)):
+        if self.settings.momentum == 0 or not isinstance(self.inner[0], (torch.optim.SGD, NesterovSGD)):
             return []
         return [self.inner[0].state[parameters].setdefault("momentum_buffer", torch.zeros_like(parameters))]
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep besides the weights: by `optimizer.parameter.name`, `optimizer.numbers`, and `search`
+        """State that a checkpoint keeps besides the weights: by `optimizer.parameter.name`, `optimizer.numbers`, and `search`
         of a line search.
         """
         kept: dict[str, Tensor] = {}
@@ -299,27 +259,3 @@ class WeightOptimizer:
         if self.salsa:
             self._rate, *found = tensors["search"].tolist()
             self.salsa.search = State.of(found)
-
-
-def _group(ecosphere: Ecosphere, scope: str) -> Group | None:
-    """The communicator of a SAM scope; None for `local`, where nothing is averaged."""
-    topology = ecosphere.topology
-    if scope == "local":
-        return None
-    return topology.world if scope == "world" else topology.population
-
-
-__all__ = [
-    "BASES",
-    "COUNTS",
-    "OPTIMIZERS",
-    "SAM_SCOPES",
-    "Closure",
-    "OptimizerSettings",
-    "WeightOptimizer",
-    "averages",
-    "family",
-    "parts",
-    "searches",
-    "unit",
-]

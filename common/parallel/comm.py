@@ -1,6 +1,5 @@
-"""The messages: verbs over one communicator. Weights, gradients and elections go through here and nowhere else; only what
-never meets has rooms of its own: workers and parameter servers (`common.coupling.server`), a tree (`common.coupling.tree`),
-and the trials of a search (`common.search.coordinator` and `worker`).
+"""Messages: collective operations over one communicator. Weights, gradients and elections are sent here and nowhere else;
+point-to-point protocols are in `common.coupling.server` (parameter servers) and `common.search` (coordinator and workers).
 
 Tensors travel as flat float32 buffers; what is pickled is agreements, records and the small data of a start. Buffers on an
 accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). In a group of one
@@ -145,7 +144,7 @@ class Group:
 
         return Pending(finish)
 
-    def best_of(self, value: float) -> tuple[float, int]:
+    def minloc(self, value: float) -> tuple[float, int]:
         """The lowest value of the group and the lowest rank that has it (one MINLOC, 16 bytes); the same on every rank.
 
         NaN counts as +inf: it would win or lose as the order of the comparisons has it.
@@ -174,7 +173,7 @@ class Group:
         return table
 
     @contextmanager
-    def agreed(self) -> Iterator[None]:
+    def raise_together(self) -> Iterator[None]:
         """A block in which any rank may raise UsageError: all ranks then raise the error of the lowest such rank.
 
         Collective, at the end of the block.

@@ -156,7 +156,7 @@ def set_threads(node: Group) -> int:
     node: the ranks of this machine. Cores are counted over all of them, since a launcher may have bound each to its own, and
     so are quotas, which may be of all ranks together or of each. Collective over the node; raises UsageError.
     """
-    with node.agreed():
+    with node.raise_together():
         wanted = launch.threads_wanted()
     visible, quotas = zip(*node.comm.allgather((machine.visible_cores(), machine.quotas())), strict=True)
     threads = wanted or machine.share_of_cores(visible, quotas, node.rank)

@@ -13,7 +13,7 @@ from common.data.dataset import DataSet
 from common.ecosphere.species import DAMPINGS
 from common.errors import UsageError
 from common.models import MODELS, build_model, without
-from common.optim.weight_optimizer import OPTIMIZERS, averages, searches
+from common.optim.registry import OPTIMIZERS, has_line_search, is_schedule_free
 from common.parallel.populations import PopulationSpec
 from common.search.objective import population_specs, sizes_of, with_setting
 from common.search.space import Setting, Space, Value, Variable
@@ -127,7 +127,7 @@ def _check_rules(trials: Trials, args: CommonArgs) -> None:
     """Weight optimizers and the rules of their rates, together."""
     specs = trials.optimizers(args)
     kinds = {s.optimizer for s in specs}
-    searching = sorted(k for k in kinds if searches(k))
+    searching = sorted(k for k in kinds if has_line_search(k))
     refuse_clipping(args.clip_norm, kinds)
     if isinstance(args, EoaArgs):
         check_sam_scope(args, specs)
@@ -138,7 +138,7 @@ def _check_rules(trials: Trials, args: CommonArgs) -> None:
         raise UsageError(
             f"{searching[0]} finds its steps by itself, and trials of --objective train have a rate: use SaLSA/SaLSA.py"
         )
-    if trials.schedule != "constant" and any(averages(k) for k in kinds):
+    if trials.schedule != "constant" and any(is_schedule_free(k) for k in kinds):
         raise UsageError(
             f"--schedule {trials.schedule}: schedule-free optimizers want a constant rate; use --schedule constant"
         )

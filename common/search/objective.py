@@ -10,15 +10,16 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from common.data.dataset import DataSet
+from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
-from common.ecosphere.rates import SHAPES, EcosphereRates, EoaSettings, RateRule, ScheduledRates
+from common.ecosphere.rates import SHAPES, EcosphereRates, EoaSettings, ScheduledRates
 from common.ecosphere.species import SPECIES, Rules
-from common.errors import UsageError
-from common.evaluate import REPORTED, Evaluator, evaluate
+from common.errors import Diverged, UsageError
+from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
 from common.models import build_model, load_published
 from common.models.flat import FlatModel
-from common.optim.weight_optimizer import OPTIMIZERS, OptimizerSettings, WeightOptimizer, unit
+from common.optim.bases import OptimizerSettings
+from common.optim.registry import OPTIMIZERS, lr_scale
 from common.parallel.populations import PopulationSpec, default_populations, parse_populations
 from common.parallel.topology import Topology
 from common.search.coordinator import Task
@@ -28,6 +29,10 @@ from common.seeding import Purpose, stream, torch_seed
 from common.training.eoa import EoaArgs
 from common.training.loop import Plan, train_round
 from common.training.options import CommonArgs, check_common, settle_batch
+from common.training.round_ends import DataParallelEnd, EcosphereEnd, EndOfRound
+from common.training.worker import Worker, build_worker, share_model
+
+NOT_COMPARED = EvalResult(0.0, 0.0, 0.0, 0.0)  # where all workers hold the same weights
 
 
 @dataclass(frozen=True)
@@ -71,23 +76,22 @@ class Training:
         """Train with one setting; `report(step, accuracy)` after every round but the last. Raises UsageError, Diverged."""
         args = with_setting(self.args, setting, self.kind, self.populations, seed)
         batch, steps, epoch = sizes_of(args, len(self.data.train), self.topology.world.size)
-        ecosphere = self._ecosphere(args, batch, epoch / steps)
-        model = ecosphere.adopt(self._network(args, seed))
-        optimizer = WeightOptimizer(ecosphere, _settings(args, ecosphere.topology.spec.optimizer), _unit(args, ecosphere))
+        worker, end = self._worker(args, batch, epoch / steps, seed)
+        model, optimizer, world = worker.model, worker.optimizer, self.topology.world
         evaluator = Evaluator(self.data.train, self.precision, seed)
-        merged = self.kind == "eoa" and ecosphere.exchange.merges(ecosphere.topology.sizes)
         plan = Plan(batch, steps, args.label_smoothing, self.precision, args.accumulate)
-        world = self.topology.world
         for t in range(args.rounds):
-            batches = self.data.batches(seed, t, batch, world.rank, world.size, steps)
-            train_round(ecosphere, optimizer, batches, seed, t, plan)
-            if optimizer.rest():
-                evaluator.measure_statistics(model.module, None if self.kind == "eoa" else ecosphere.topology.gradients, t=t)
-            own = evaluate(model.module, self.data.fitness, self.precision).fitness if self.kind == "eoa" else 0.0
-            optimizer.end_round(ecosphere.turn(t, own).finite)
+            train_round(worker, self.data.batches(seed, t, batch, world.rank, world.size, steps), seed, t, plan)
+            if optimizer.end_training():
+                evaluator.measure_statistics(model.module, worker.peers, t=t)
+            own = evaluate(model.module, self.data.fitness, self.precision) if self.kind == "eoa" else NOT_COMPARED
+            outcome = end.end_round(t, own)
+            if outcome.diverged:
+                raise Diverged(outcome.diverged)
+            worker.rate = outcome.rate
             if t < args.rounds - 1:
-                report(t + 1, self._value(model, evaluator, merged, t))
-        if merged or optimizer.averaging:
+                report(t + 1, self._value(model, evaluator, end.measured_at_end, t))
+        if end.measured_at_end or optimizer.averaging:
             evaluator.measure_statistics(model.module, world, REPORTED, args.rounds)
         return Trained(model, evaluate(model.module, self.data.fitness, self.precision, world).accuracy)
 
@@ -106,20 +110,25 @@ class Training:
             load_published(module, args.model, args.pretrained)
         return module.to(self.topology.device)
 
-    def _ecosphere(self, args: CommonArgs, batch: int, rounds_per_epoch: float) -> Ecosphere:
+    def _worker(self, args: CommonArgs, batch: int, rounds_per_epoch: float, seed: int) -> tuple[Worker, EndOfRound]:
         """Workers of one gradient, or populations."""
         ranks = self.topology.world.size
+        specs = population_specs(args, ranks) if self.kind == "eoa" else [PopulationSpec(self.schedule, ranks, args.optimizer)]
+        topology = replace(self.topology, specs=specs)
+        model = share_model(self._network(args, seed), topology)
+        settings = _settings(args, topology.spec.optimizer)
+        scale = lr_scale(topology.spec.optimizer, args.learning_rate, args.adam_rate, args.momentum_factor)
         if not isinstance(args, EoaArgs):
-            specs = [PopulationSpec(self.schedule, ranks, args.optimizer)]
             eta0 = args.learning_rate
-            rates: RateRule = ScheduledRates(SHAPES[self.schedule], eta0, eta0, ranks, args.rounds)
-            return Ecosphere(replace(self.topology, specs=specs), rates, Exchange("average"))
-        specs = population_specs(args, ranks)
+            schedule = ScheduledRates(SHAPES[self.schedule], eta0, eta0, ranks, args.rounds)
+            worker = build_worker(topology, model, schedule, settings, scale)
+            return worker, DataParallelEnd(worker)
         rules = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
-        behind = [batch * s.workers / ranks for s in specs]
-        moved = EcosphereRates(specs, args.learning_rate, args.rounds, behind, args.seed, rules, rounds_per_epoch)
+        images = [batch * s.workers / ranks for s in specs]
+        rates = EcosphereRates(specs, args.learning_rate, args.rounds, images, args.seed, rules, rounds_per_epoch)
+        worker = build_worker(topology, model, rates, settings, scale, equal_inside=False)
         exchange = Exchange(args.exchange, args.ring_weight)
-        return Ecosphere(replace(self.topology, specs=specs), moved, exchange)
+        return worker, EcosphereEnd(worker, Ecosphere(topology, model.state, rates, exchange))
 
 
 def sizes_of(args: CommonArgs, images: int, ranks: int) -> tuple[int, int, int]:
@@ -166,8 +175,3 @@ def _settings(args: CommonArgs, optimizer: str) -> OptimizerSettings:
         reset_momentum=isinstance(args, EoaArgs) and args.momentum == "reset",
         seed=args.seed,
     )
-
-
-def _unit(args: CommonArgs, ecosphere: Ecosphere) -> float:
-    """Eta0 of the population's optimizer over --learning-rate."""
-    return unit(ecosphere.topology.spec.optimizer, args.learning_rate, args.adam_rate, args.momentum_factor)

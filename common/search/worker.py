@@ -67,7 +67,7 @@ def run(
     a group make.
     """
     group = group or Group(MPI.COMM_SELF, Traffic())
-    with Group(comm, Traffic()).agreed():  # a journal that cannot be used is the first rank's to find out
+    with Group(comm, Traffic()).raise_together():  # a journal that cannot be used is the first rank's to find out
         coordinator = make_coordinator() if comm.Get_rank() == 0 else None
     if comm.Get_size() == 1:
         assert coordinator is not None

@@ -1,27 +1,28 @@
-"""What the EOA scripts have in common: the ecosphere's options, the reference behaviour, and how it is all put together.
+"""What the EOA scripts have in common: the options of an ecosphere, the reference behaviour, and how a run is put together.
 
-    run, ecosphere = prepare("eoa-sam", args, given, column="cifar10", title="...")
+    run = prepare("eoa-sam", args, given, column="cifar10", title="...")
 
-The round loop itself stands in the scripts.
+The round loop itself is in the scripts.
 """
 
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from common.coupling.synchronous import couple
+from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.forage import FORAGE_RULES, ForageRates, round_lengths
-from common.ecosphere.membership import Ecosphere
-from common.ecosphere.rates import REFERENCE, EcosphereRates, EoaSettings
-from common.ecosphere.smoothing import Smoother
+from common.ecosphere.rates import REFERENCE, EcosphereRates, EoaSettings, RateRule
 from common.ecosphere.species import LOG_DAMPINGS, SPECIES, Rules
 from common.errors import UsageError
 from common.models import NETWORKS, without
-from common.optim.weight_optimizer import OPTIMIZERS, WeightOptimizer, family, parts, searches
+from common.optim.registry import OPTIMIZERS, has_line_search, lr_option, split_name
 from common.parallel.populations import PopulationSpec, default_populations, parse_populations
-from common.parallel.topology import Topology, build_topology, world_size
+from common.parallel.topology import build_topology, world_size
 from common.training.options import CommonArgs, check_common, refuse_averages
+from common.training.round_ends import EcosphereEnd, SmoothedWeights
 from common.training.run import Run
+from common.training.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -75,8 +76,8 @@ VIT_WORKER_BATCH = 512  # of the ViT script, whatever the number of workers; the
 VIT_RATE = 0.03  # of the ViT script, for one worker; its preset quotes 0.03 for 512 images, as fine-tuning recipes do
 
 
-def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title: str) -> tuple[Run, Ecosphere]:
-    """Check the arguments, form the populations, load the data, build model and optimizer, open the record.
+def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title: str) -> Run:
+    """Check the arguments, form the populations, load the data, build the worker, open the record.
 
     column: which reference script --reference follows, a key of `rates.REFERENCE`. title: the first line to print.
     Collective over the world. Raises UsageError.
@@ -102,32 +103,49 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
         changes = ["foraging compares populations: a single one keeps --learning-rate"]
     if args.model in NETWORKS and not args.pretrained:
         changes.append(f"{args.model} starts from scratch; --pretrained FILE begins at Google's weights, as the paper does")
-    run = Run(experiment, method, args, given, topology, [title, *changes])
-    run.merged = exchange.merges(topology.sizes)
-    run.peers = topology.population if forage else None  # else every worker has a rate of its own
-    if args.reference and "label_smoothing" not in given:
-        smoothing = over_wrong_classes(args.label_smoothing, run.data.source.classes)
-        run.args, run.plan = replace(run.args, label_smoothing=smoothing), replace(run.plan, label_smoothing=smoothing)
-
+    wrong_classes_only = args.reference and "label_smoothing" not in given
+    run = Run(experiment, method, args, given, topology, [title, *changes], wrong_classes_only=wrong_classes_only)
     if forage:
-        return run, start_foraging(run, args, topology, exchange)
-    averaging = [1 if args.inside != "gradients" else ranks if args.scope == "world" else s.workers for s in specs]
-    behind = [run.images_per_gradient(workers) for workers in averaging]
+        start_foraging(run, args, exchange)
+    else:
+        start_ecosphere(run, args, settings, exchange)
+    return run
+
+
+def start_ecosphere(run: Run, args: EoaArgs, settings: EoaSettings, exchange: Exchange) -> None:
+    """Every worker with a learning rate of its own, moved by its species."""
+    topology, ranks = run.topology, run.topology.world.size
+    averaging = [1 if args.inside != "gradients" else ranks if args.scope == "world" else s.workers for s in topology.specs]
+    images = [run.images_per_gradient(workers) for workers in averaging]
     rounds_per_epoch = run.epoch_steps / run.plan.steps
-    rates = EcosphereRates(specs, args.learning_rate, args.rounds, behind, args.seed, settings, rounds_per_epoch)
-    ecosphere = Ecosphere(topology, rates, exchange)
-    ecosphere.adopt(run.build_model())
-    run.start(ecosphere, make_optimizer(run, args, ecosphere), {})
-    return run, ecosphere
+    rates = EcosphereRates(topology.specs, args.learning_rate, args.rounds, images, args.seed, settings, rounds_per_epoch)
+    worker = build_eoa_worker(run, args, rates, equal_inside=False)
+    run.start(worker, EcosphereEnd(worker, Ecosphere(topology, worker.model.state, rates, exchange)))
 
 
-def make_optimizer(run: Run, args: EoaArgs, ecosphere: Ecosphere) -> WeightOptimizer:
-    """This worker's optimizer, coupled to its population as --inside says."""
-    optimizer = run.build_optimizer(ecosphere, args.sam_scope, args.momentum == "reset")
-    if args.inside != "gradients":
-        weights, population = ecosphere.model.parameters.data, ecosphere.topology.population
-        optimizer.synchroniser = couple(args.inside, weights, population, args.period)
-    return optimizer
+def start_foraging(run: Run, args: EoaArgs, exchange: Exchange) -> None:
+    """`--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum that travels with the weights."""
+    topology, steps = run.topology, args.rounds * run.plan.steps
+    settings = replace(FORAGE_RULES[args.forage_rule], proposals=args.forage_proposals)
+    lengths = round_lengths(steps, round(settings.per_epoch * steps / run.epoch_steps))
+    rates = ForageRates(topology.specs, args.learning_rate, lengths, args.seed, settings)
+    worker = build_eoa_worker(run, args, rates, equal_inside=True)
+    # Only where all optimizers have a momentum: what populations exchange has to be equally long.
+    momentum = all(lr_option(spec.optimizer) == "sgd" for spec in topology.specs)
+    carried = worker.optimizer.momentum if momentum else list
+    ecosphere = Ecosphere(topology, worker.model.state, rates, exchange, carried)
+    evaluated = SmoothedWeights(worker, run.evaluator, run.data.fitness)
+    run.start(worker, EcosphereEnd(worker, ecosphere), evaluated, lengths)
+
+
+def build_eoa_worker(run: Run, args: EoaArgs, rates: RateRule, equal_inside: bool) -> Worker:
+    """This rank's worker, coupled to its population as --inside says."""
+    model, population = run.build_model(), run.topology.population
+    weights = model.parameters.data
+    coupling = None if args.inside == "gradients" else couple(args.inside, weights, population, args.period)
+    reset = args.momentum == "reset"
+    peers = equal_inside and args.inside == "gradients"
+    return run.build_worker(model, rates, coupling, args.sam_scope, reset, equal_inside=peers)
 
 
 def settle_forage(args: A, given: set[str]) -> A:
@@ -137,21 +155,6 @@ def settle_forage(args: A, given: set[str]) -> A:
     if args.inside != "gradients":
         raise UsageError(f"--base-rate forage judges weights that a population shares: leave --inside {args.inside} out")
     return args if "exchange" in given else replace(args, exchange="kin")
-
-
-def start_foraging(run: Run, args: EoaArgs, topology: Topology, exchange: Exchange) -> Ecosphere:
-    """The ecosphere of `--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum travelling with weights."""
-    steps = args.rounds * run.plan.steps
-    settings = replace(FORAGE_RULES[args.forage_rule], proposals=args.forage_proposals)
-    run.lengths = round_lengths(steps, round(settings.per_epoch * steps / run.epoch_steps))
-    rates = ForageRates(topology.specs, args.learning_rate, run.lengths, args.seed, settings)
-    ecosphere = Ecosphere(topology, rates, exchange)
-    run.smoother = Smoother(ecosphere.adopt(run.build_model()), run.evaluator, run.data.fitness)
-    optimizer = make_optimizer(run, args, ecosphere)
-    if all(family(spec.optimizer) == "sgd" for spec in topology.specs):
-        ecosphere.companions = optimizer.momentum  # where all have one: what populations exchange has to be equally long
-    run.start(ecosphere, optimizer, {})
-    return ecosphere
 
 
 def check_inside(args: EoaArgs, given: set[str]) -> None:
@@ -172,7 +175,7 @@ def check_inside(args: EoaArgs, given: set[str]) -> None:
 def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:
     """Refuse a first gradient averaged over the world where some workers have none: they would be waited for."""
     kinds = {s.optimizer for s in specs}
-    without = sorted(k for k in kinds if not parts(k)[0])
+    without = sorted(k for k in kinds if not split_name(k)[0])
     if args.sam_scope == "world" and without and len(without) < len(kinds):
         raise UsageError(
             f"--sam-scope world averages SAM's first gradient over all workers, but those of {', '.join(without)} make none: "
@@ -183,8 +186,8 @@ def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:
 def check_search(args: EoaArgs, specs: list[PopulationSpec]) -> None:
     """Refuse a line search among workers that would not come to its trials, and one under a search for the base rate."""
     kinds = {s.optimizer for s in specs}
-    searching = sorted(k for k in kinds if searches(k))
-    finding = sorted(k for k in kinds if searches(k) or family(k) == "one")
+    searching = sorted(k for k in kinds if has_line_search(k))
+    finding = sorted(k for k in kinds if has_line_search(k) or lr_option(k) == "one")
     if finding and args.base_rate == "forage":
         raise UsageError(f"--base-rate forage looks for what {finding[0]} finds by itself: leave one of them out")
     if args.base_rate == "forage":
@@ -242,15 +245,6 @@ def _option(name: str, value: object, before: object) -> str:
     if isinstance(value, bool):
         return f"--{'' if value else 'no-'}{option}"
     return f"--{option} {value} (instead of {before})"
-
-
-def over_wrong_classes(smoothing: float, classes: int) -> float:
-    """What torch's label smoothing has to be where a share s = `smoothing` of a label goes to its wrong classes alone.
-
-    torch shares e out over all K classes, e/K to each; so e = s K/(K - 1) leaves 1 - s to the right one and gives s/(K - 1) to
-    each wrong one.
-    """
-    return smoothing * classes / (classes - 1) if classes > 1 else smoothing
 
 
 def reference_lines(rules: Rules) -> list[str]:

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.ecosphere.membership import Ecosphere
 from common.evaluate import autocast
-from common.optim.weight_optimizer import Closure, WeightOptimizer
+from common.models.flat import FlatModel
+from common.optim.protocols import Closure
 from common.parallel import faults
 from common.seeding import Purpose, torch_seed
+from common.training.worker import Worker
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,7 @@ class Trained:
 
 
 def train_round(
-    ecosphere: Ecosphere,
-    optimizer: WeightOptimizer,
+    worker: Worker,
     batches: Iterable[tuple[Tensor, Tensor]],
     seed: int,
     t: int,
@@ -65,16 +65,16 @@ def train_round(
     collective. `after_step(step)` is called after each, for progress.
     """
     began = time.perf_counter()
-    rank, model = ecosphere.topology.world.rank, ecosphere.model
+    rank, model, optimizer = worker.topology.world.rank, worker.model, worker.optimizer
     torch.manual_seed(torch_seed(seed, Purpose.DROPOUT, t, rank))
     model.module.train()
-    optimizer.begin_round(ecosphere.rate)
+    optimizer.begin_round(worker.rate)
     total = torch.zeros(2, device=model.device)  # summed loss, correct answers
     seen = answers = forward = 0
     before = optimizer.counts()
     for step, (images, labels) in enumerate(batches):
-        closure = _closure(ecosphere, images, labels, plan, exact=optimizer.salsa is not None)
-        total += optimizer.step(closure, ecosphere.rate_at(t + step / plan.steps))[:2]
+        closure = _closure(model, images, labels, plan, exact=optimizer.salsa is not None)
+        total += optimizer.step(closure, worker.rate_at(t + step / plan.steps))[:2]
         seen, answers = seen + len(labels), answers + labels.numel()
         forward += len(labels) * optimizer.forward_passes
         after_step(step)
@@ -85,13 +85,13 @@ def train_round(
     return Trained(loss, correct, seen, seen * optimizer.passes, time.perf_counter() - began, forward, **work)
 
 
-def _closure(ecosphere: Ecosphere, images: Tensor, labels: Tensor, plan: Plan, exact: bool = False) -> Closure:
+def _closure(model: FlatModel, images: Tensor, labels: Tensor, plan: Plan, exact: bool = False) -> Closure:
     """Forward and, unless told not to, backward on one batch, in parts; images may as well be texts.
 
     Returns (summed loss, correct answers, answers), not waiting for an accelerator. exact: losses are summed one by one in
     float64: a line search compares sums that hardly differ.
     """
-    model, smoothing = ecosphere.model, plan.label_smoothing
+    smoothing = plan.label_smoothing
 
     def closure(backwards: bool = True) -> Tensor:
         if backwards:

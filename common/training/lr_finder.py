@@ -14,11 +14,10 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
 from common.ecosphere.rates import ScheduledRates
-from common.optim.weight_optimizer import family
+from common.optim.registry import lr_option
 from common.training.loop import train_round
+from common.training.round_ends import DataParallelEnd
 from common.training.run import Run
 
 LOWEST, HIGHEST = 1e-4, 1e2  # of the rates tried, as multiples of the base rate
@@ -88,7 +87,7 @@ def advice_of(found: Found | None, steps: int, asked: int, option: str) -> str:
 
 def option_of_rate(optimizer: str) -> str:
     """The option that says the base rate of a weight optimizer."""
-    return "--learning-rate" if family(optimizer) == "sgd" else "--adam-rate"
+    return "--learning-rate" if lr_option(optimizer) == "sgd" else "--adam-rate"
 
 
 class RangeTest:
@@ -100,20 +99,18 @@ class RangeTest:
     def __init__(self, run: Run) -> None:
         self.run, args = run, run.args
         steps = args.max_steps or STEPS
-        run.lengths = [1] * steps
+        self.steps = steps
         base = args.learning_rate
         rising = ScheduledRates(
             lambda progress: LOWEST * (HIGHEST / LOWEST) ** progress, base, 0.0, run.topology.world.size, max(1, steps - 1)
         )
-        self.ecosphere = Ecosphere(run.topology, rising, Exchange())
-        self.ecosphere.adopt(run.build_model())
-        self.optimizer = run.build_optimizer(self.ecosphere)
+        self.worker = run.build_worker(run.build_model(), rising)
         self.option = option_of_rate(args.optimizer)
 
     def go(self) -> None:
         """Train at every rate in turn, then write and say what came of it."""
         run = self.run
-        run.start(self.ecosphere, self.optimizer, {})
+        run.start(self.worker, DataParallelEnd(self.worker), lengths=[1] * self.steps)
         rates, losses = self._losses()
         run.record.close()
         run.reporter.close()
@@ -129,13 +126,13 @@ class RangeTest:
         run, watch, losses = self.run, Watch(), []
         plan = replace(run.plan, steps=1)
         for t, batch in enumerate(itertools.islice(self._batches(), len(run.lengths))):
-            trained = train_round(self.ecosphere, self.optimizer, [batch], run.args.seed, t, plan)
+            trained = train_round(self.worker, [batch], run.args.seed, t, plan)
             losses.append(float(run.topology.world.gather_rows(np.array([trained.loss])).mean()))
             run.reporter.step(t, 0)
             if watch.has_run_away(losses[-1]):
                 losses.pop()
                 break
-        rates = [self.optimizer.step_size(self.ecosphere.rate_at(t)) for t in range(len(losses))]
+        rates = [self.worker.optimizer.effective_lr(self.worker.rate_at(t)) for t in range(len(losses))]
         return np.array(rates), np.array(losses)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:

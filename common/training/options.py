@@ -15,7 +15,7 @@ import tyro
 from common.data.sources import SOURCES
 from common.errors import UsageError
 from common.models import FOR_TEXT, MODELS, NETWORKS, without
-from common.optim.weight_optimizer import OPTIMIZERS, averages, family, parts, searches
+from common.optim.registry import OPTIMIZERS, has_line_search, is_schedule_free, lr_option, split_name
 from common.parallel.launch import say
 from common.paths import expand
 
@@ -261,7 +261,7 @@ def check_common(args: CommonArgs) -> None:
 
 def refuse_rates(args: CommonArgs, given: set[str], *others: str) -> None:
     """Refuse options of a rate, and others of the script's own, beside a line search, which has none. Raises UsageError."""
-    for name in sorted(given & {"learning_rate", "adam_rate", *others}) if searches(args.optimizer) else ():
+    for name in sorted(given & {"learning_rate", "adam_rate", *others}) if has_line_search(args.optimizer) else ():
         raise UsageError(
             f"--{name.replace('_', '-')} is for optimizers with a rate, and {args.optimizer} finds its steps by itself: "
             "leave one of them out"
@@ -270,7 +270,7 @@ def refuse_rates(args: CommonArgs, given: set[str], *others: str) -> None:
 
 def refuse_averages(optimizers: Iterable[str], beside: str) -> None:
     """Refuse a schedule-free optimizer where its two places for the weights cannot be. Raises UsageError."""
-    for name in sorted({name for name in optimizers if averages(name)}):
+    for name in sorted({name for name in optimizers if is_schedule_free(name)}):
         raise UsageError(
             f"{name} is judged by an average of its weights, which does not go together with {beside}: leave one of them out"
         )
@@ -279,8 +279,8 @@ def refuse_averages(optimizers: Iterable[str], beside: str) -> None:
 def refuse_clipping(clip_norm: float, optimizers: Iterable[str]) -> None:
     """Refuse a bound on the gradient's norm where steps or rates follow from the gradient as it is. Raises UsageError."""
     for name in sorted(set(optimizers)) if clip_norm else ():
-        if searches(name) or family(name) == "one":
-            why = "bounds its steps by itself" if searches(name) else "estimates its rate from the gradients as they are"
+        if has_line_search(name) or lr_option(name) == "one":
+            why = "bounds its steps by itself" if has_line_search(name) else "estimates its rate from the gradients as they are"
             raise UsageError(f"--clip-norm {clip_norm:g}: {name} {why}; give --clip-norm 0, or take another optimizer")
 
 
@@ -293,7 +293,7 @@ OTHERS = {
 
 def without_effect(optimizer: str) -> set[str]:
     """Options that one of OPTIMIZERS does not look at."""
-    return {*OTHERS[family(optimizer)], *(() if parts(optimizer)[0] else ("rho",))}
+    return {*OTHERS[lr_option(optimizer)], *(() if split_name(optimizer)[0] else ("rho",))}
 
 
 def refuse_options_of_others(args: CommonArgs, given: set[str]) -> None:

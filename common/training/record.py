@@ -31,7 +31,7 @@ from torch import nn
 
 from common.ecosphere.species import best_first
 from common.errors import UsageError
-from common.optim.weight_optimizer import COUNTS
+from common.optim.armijo import COUNTS
 from common.parallel import launch
 from common.parallel.comm import Group
 from common.parallel.mpi import MPI
@@ -104,7 +104,7 @@ def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume:
         raise UsageError("--resume needs --out: the directory of the run to go on with")
     if topology.world.share((directory / "config.json").exists()) and not resume:
         raise UsageError(f"{directory} already holds a record: choose another --out, or --resume to go on with it")
-    with topology.world.agreed():
+    with topology.world.raise_together():
         if topology.world.rank == 0:
             _check_writable(directory)
     return directory
@@ -120,7 +120,7 @@ def _check_writable(directory: Path) -> None:
 
 def check_same_config(directory: Path, config: Mapping[str, Any], topology: Topology) -> None:
     """Before resuming: the recorded configuration has to be this one. Collective; raises UsageError naming what differs."""
-    with topology.world.agreed():
+    with topology.world.raise_together():
         path = directory / "config.json"
         if topology.world.rank == 0 and path.exists():
             recorded = json.loads(path.read_text(encoding="utf-8"))

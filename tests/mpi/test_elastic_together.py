@@ -1,17 +1,14 @@
 """Elastic averaging among ranks: the synchronous forms against their matrices, the server's protocol, the window."""
 
-import time
-
 import numpy as np
 import pytest
 import torch
 from worlds import ENGINES, RANK, SIZE, build, everyones, needs_two
 
 from common.coupling import stability
-from common.coupling.elastic import Downpour, Elastic, LocalCentre, Master
-from common.coupling.server import ServedCentre, Server, WindowCentre, slices_of
+from common.coupling.elastic import CenterVariable, Downpour, Elastic, LocalCenter
+from common.coupling.server import ServedCenter, Server, WindowCenter, slices_of
 from common.coupling.synchronous import SynchronousElastic, couple
-from common.coupling.tree import SCHEDULES, Node, children_of, inner_nodes, rhythm
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_server = pytest.mark.parametrize("servers", range(1, max(2, min(4, SIZE))))
@@ -27,12 +24,12 @@ def places(length=1):
     return torch.from_numpy(np.random.default_rng(7).normal(size=(SIZE + 1, length)).astype(np.float32))
 
 
-def play(synchroniser, x, steps, eta, h=1.0):
+def play(coupling, x, steps, eta, h=1.0):
     for t in range(steps):
-        synchroniser.begin(t, x)
+        coupling.begin(t, x)
         gradient = h * x
         x.sub_(gradient, alpha=eta)
-        synchroniser.end(t, x, gradient)
+        coupling.end(t, x, gradient)
     return x
 
 
@@ -41,35 +38,35 @@ def play(synchroniser, x, steps, eta, h=1.0):
 def test_synchronous_easgd_follows_its_matrix(engine, beta):
     topology, start, eta, alpha = world_of(engine), places(), 0.2, beta / SIZE
     x = start[RANK].clone()
-    synchroniser = SynchronousElastic(x, topology.gradients, alpha, 1)
-    synchroniser.centre.copy_(start[SIZE])
-    play(synchroniser, x, 9, eta)
+    coupling = SynchronousElastic(x, topology.gradients, alpha, 1)
+    coupling.centre.copy_(start[SIZE])
+    play(coupling, x, 9, eta)
     expected = np.linalg.matrix_power(stability.synchronous_easgd(eta, alpha, SIZE), 9) @ start[:, 0].numpy()
     assert float(x) == pytest.approx(expected[RANK], abs=1e-5)
-    assert float(synchroniser.centre) == pytest.approx(expected[SIZE], abs=1e-5)
+    assert float(coupling.centre) == pytest.approx(expected[SIZE], abs=1e-5)
 
 
 @each_engine
 def test_gauss_seidel_follows_its_matrix(engine):
     topology, start, eta, alpha = world_of(engine), places(), 0.2, 0.7 / SIZE
     x = start[RANK].clone()
-    synchroniser = SynchronousElastic(x, topology.gradients, alpha, 1, gauss_seidel=True)
-    synchroniser.centre.copy_(start[SIZE])
-    play(synchroniser, x, 9, eta)
+    coupling = SynchronousElastic(x, topology.gradients, alpha, 1, gauss_seidel=True)
+    coupling.centre.copy_(start[SIZE])
+    play(coupling, x, 9, eta)
     pair = [float(start[:SIZE].mean()), float(start[SIZE])]
     expected = np.linalg.matrix_power(stability.gauss_seidel_easgd(eta, alpha, 0.7), 9) @ pair
     assert np.mean(everyones(float(x))) == pytest.approx(expected[0], abs=1e-5)
-    assert float(synchroniser.centre) == pytest.approx(expected[1], abs=1e-5)
+    assert float(coupling.centre) == pytest.approx(expected[1], abs=1e-5)
 
 
 @each_engine
 def test_every_rank_holds_the_same_bits_of_the_centre_and_identical_workers_stay_so(engine):
     topology = world_of(engine)
     x = places(1000)[RANK].clone()
-    synchroniser = SynchronousElastic(x, topology.gradients, 0.8 / SIZE, 3)
-    synchroniser.centre.copy_(places(1000)[SIZE])
-    play(synchroniser, x, 12, 0.1, h=1 + RANK)
-    assert len(set(everyones(synchroniser.centre.numpy().tobytes()))) == 1
+    coupling = SynchronousElastic(x, topology.gradients, 0.8 / SIZE, 3)
+    coupling.centre.copy_(places(1000)[SIZE])
+    play(coupling, x, 12, 0.1, h=1 + RANK)
+    assert len(set(everyones(coupling.centre.numpy().tobytes()))) == 1
     same = places(1000)[0].clone()
     play(SynchronousElastic(same, topology.gradients, 0.8 / SIZE, 2), same, 8, 0.1)  # I4
     assert len(set(everyones(same.numpy().tobytes()))) == 1
@@ -97,13 +94,13 @@ def test_with_beta_one_the_centre_becomes_the_mean_of_the_workers():
 def test_a_worker_that_is_lost_counts_as_standing_at_the_centre(engine):
     topology, start, alpha = world_of(engine), places(5), 0.9 / SIZE
     x = start[RANK].clone()
-    synchroniser = SynchronousElastic(x, topology.gradients, alpha, 1)
-    synchroniser.centre.copy_(start[SIZE])
+    coupling = SynchronousElastic(x, topology.gradients, alpha, 1)
+    coupling.centre.copy_(start[SIZE])
     if RANK == SIZE - 1:
         x[2] = torch.nan
-    play(synchroniser, x, 1, 0.0)
+    play(coupling, x, 1, 0.0)
     others = start[: SIZE - 1]
-    torch.testing.assert_close(synchroniser.centre, start[SIZE] + alpha * (others - start[SIZE]).sum(0), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(coupling.centre, start[SIZE] + alpha * (others - start[SIZE]).sum(0), atol=1e-6, rtol=1e-5)
     if RANK < SIZE - 1:
         torch.testing.assert_close(x, start[RANK] - alpha * (start[RANK] - start[SIZE]))
     else:
@@ -114,8 +111,8 @@ def test_between_two_exchanges_a_worker_is_on_its_own_and_sends_nothing():
     topology, start = world_of(), places(10)
     topology.traffic.inside = 0
     x = start[RANK].clone()
-    synchroniser = SynchronousElastic(x, topology.gradients, 0.5 / SIZE, 4)
-    play(synchroniser, x, 8, 0.1)
+    coupling = SynchronousElastic(x, topology.gradients, 0.5 / SIZE, 4)
+    play(coupling, x, 8, 0.1)
     assert topology.traffic.inside == (2 * 4 * (10 + 1) if SIZE > 1 else 0), (
         "N floats an exchange, and one that counts the finite"
     )
@@ -133,11 +130,11 @@ def test_the_sum_of_everybody_is_conserved_by_a_server_whatever_the_order(server
     mine, reports = start[RANK].clone(), []
     if servers > RANK:
         a, b = slices_of(length, servers)[RANK]
-        master = Master(start[SIZE][a:b].clone())
+        master = CenterVariable(start[SIZE][a:b].clone())
         Server(topology.world, master, list(range(servers, SIZE)), lambda r, line: reports.append((r, line))).serve()
         part = master.centre
     else:
-        centre = ServedCentre(topology.world, length, servers)
+        centre = ServedCenter(topology.world, length, servers)
         play(Elastic(mine, centre, 0.9 / SIZE, 2), mine, 10 + 3 * RANK, 0.0)
         for k in range(3):
             centre.report({"rank": RANK, "k": k})
@@ -159,15 +156,15 @@ def test_with_one_worker_the_server_gives_the_bits_of_a_centre_in_its_own_proces
     x, averaged = start[SIZE].clone(), torch.empty(503)
     if servers > RANK:
         a, b = slices_of(503, servers)[RANK]
-        Server(topology.world, Master(x[a:b].clone(), averaging=0.01), [servers], print).serve()
+        Server(topology.world, CenterVariable(x[a:b].clone(), averaging=0.01), [servers], print).serve()
     if servers != RANK:
         return
-    centre = ServedCentre(topology.world, 503, servers)
+    centre = ServedCenter(topology.world, 503, servers)
     play(Downpour(x, centre, 3), x, 11, 0.1)
     centre.pull(averaged, evaluated=True)
     centre.close()
-    y, master = start[SIZE].clone(), Master(start[SIZE].clone(), averaging=0.01)
-    play(Downpour(y, LocalCentre(master), 3), y, 11, 0.1)
+    y, master = start[SIZE].clone(), CenterVariable(start[SIZE].clone(), averaging=0.01)
+    play(Downpour(y, LocalCenter(master), 3), y, 11, 0.1)
     assert torch.equal(x, y)
     assert torch.equal(averaged, master.evaluated)
 
@@ -179,9 +176,9 @@ def test_payload_is_two_n_over_tau_floats_for_every_step_and_worker(period):
     topology.traffic.inside = 0
     x = torch.zeros(length)
     if RANK == 0:
-        Server(topology.world, Master(x.clone()), list(range(1, SIZE)), print).serve()
+        Server(topology.world, CenterVariable(x.clone()), list(range(1, SIZE)), print).serve()
     else:
-        centre = ServedCentre(topology.world, length, 1)
+        centre = ServedCenter(topology.world, length, 1)
         play(Elastic(x, centre, 0.1, period), x, steps, 0.1)
         centre.close()
     sent = sum(everyones(topology.traffic.inside))
@@ -191,7 +188,7 @@ def test_payload_is_two_n_over_tau_floats_for_every_step_and_worker(period):
 @needs_two
 def test_a_window_conserves_the_sum_as_a_server_does():
     topology, start = world_of(), places(5000)
-    centre = WindowCentre(topology.world, start[SIZE])
+    centre = WindowCenter(topology.world, start[SIZE])
     x, reports = start[RANK].clone(), []
     if RANK == 0:
         Server(topology.world, None, list(range(1, SIZE)), lambda r, line: reports.append(r)).serve()
@@ -208,81 +205,19 @@ def test_a_window_conserves_the_sum_as_a_server_does():
     centre.free()
 
 
-@needs_two
-@pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("degree", [1, 2, 3])
-def test_a_tree_agrees_without_training_and_everybody_ends(degree, schedule):
-    """Leaves end at different times; what they all pull towards lies between what they began with."""
-    topology, start, reports = world_of(), places(300), []
-    world, x = topology.world, start[RANK].clone()
-    node = Node(world, x, degree, 1, schedule)
-    if inner_nodes(degree, SIZE) > RANK:
-        node.serve(lambda rank, line: reports.append(line))
-    else:
-        for t in range(300 + 20 * RANK):
-            node.begin(t, x)
-            node.end(t, x, x)
-            time.sleep(2e-4)
-        node.report(RANK)
-        node.close()
-    world.rest()
-    ends = np.array(everyones(x.numpy()))
-    low, high = start[:SIZE].min(0).values.numpy(), start[:SIZE].max(0).values.numpy()
-    assert (ends >= low - 1e-5).all()
-    assert (ends <= high + 1e-5).all()
-    if schedule == "equal":
-        # How close they come depends on who runs when: usually 2 % of where they began, 10 % have been seen on busy cores.
-        assert np.ptp(ends, axis=0).max() < 0.25 * (high - low).max()
-    if inner_nodes(degree, SIZE) > RANK:
-        assert sorted(reports) == list(range(inner_nodes(degree, SIZE), SIZE)), "every inner node hears every leaf"
-
-
-@needs_two
-@pytest.mark.parametrize("degree", [1, 2, 3])
-def test_a_leaf_that_is_lost_goes_on_from_its_parent_although_all_others_have_ended(degree):
-    topology, start = world_of(), places(300)
-    world, x = topology.world, start[RANK].clone()
-    node = Node(world, x, degree, 1)
-    if inner_nodes(degree, SIZE) > RANK:
-        node.serve(lambda rank, line: None)
-    else:
-        if RANK == SIZE - 1:
-            time.sleep(0.05)
-            x.fill_(torch.nan)
-            node.recover()
-        node.close()
-    world.rest()
-    ends = np.array(everyones(x.numpy()))
-    parent = ends[(SIZE - 2) // degree]
-    np.testing.assert_array_equal(ends[-1], parent, "nobody else has moved the parent since")
-
-
-def test_the_shape_of_a_tree():
-    for nodes in range(1, 30):
-        for degree in (1, 2, 3, 7):
-            below = [list(children_of(node, degree, nodes)) for node in range(nodes)]
-            assert sorted(child for group in below for child in group) == list(range(1, nodes))
-            assert all((child - 1) // degree == node for node, group in enumerate(below) for child in group)
-            assert [bool(group) for group in below] == [node < inner_nodes(degree, nodes) for node in range(nodes)]
-    assert rhythm("equal", 3) == (3, 3)
-    assert rhythm("fast-up", 3) == (1, 30)
-    with pytest.raises(ValueError, match="unknown schedule"):
-        rhythm("slow", 2)
-
-
 @pytest.mark.parametrize("kind", ["average", "easgd", "easgd-gs"])
 def test_what_a_population_shares_by_name(kind):
     topology, start = world_of(), places(4)
     x = start[RANK].clone()
-    synchroniser = couple(kind, x, topology.gradients, 2)
-    synchroniser.centre.copy_(start[SIZE])
-    play(synchroniser, x, 1, 0.0)
+    coupling = couple(kind, x, topology.gradients, 2)
+    coupling.centre.copy_(start[SIZE])
+    play(coupling, x, 1, 0.0)
     mean = start[:SIZE].mean(0)
     centre = {"average": mean, "easgd": start[SIZE], "easgd-gs": 0.1 * start[SIZE] + 0.9 * mean}[kind]
     alpha = 1.0 if kind == "average" else 0.9 / SIZE
     torch.testing.assert_close(x, start[RANK] - alpha * (start[RANK] - centre), atol=1e-6, rtol=1e-5)
-    synchroniser.restart(x)
-    assert torch.equal(synchroniser.tensors()["centre"], x)
+    coupling.restart(x)
+    assert torch.equal(coupling.tensors()["centre"], x)
     with pytest.raises(ValueError, match="unknown coupling"):
         couple("gossip", x, topology.gradients, 2)
 

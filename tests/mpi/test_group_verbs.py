@@ -163,7 +163,7 @@ def test_the_best_of_a_group_is_the_lowest_value_and_the_lowest_rank_that_has_it
     cases = [[1.5] * SIZE, [float(-r) for r in range(SIZE)], [2.0, -1.0, *nothing, -1.0, 1e-300, -1e300, 0.0], nothing * 4]
     for values in cases:
         mine = [np.inf if np.isnan(values[r % len(values)]) else values[r % len(values)] for r in ranks]
-        found = group.best_of(values[RANK % len(values)])
+        found = group.minloc(values[RANK % len(values)])
         assert found == min(zip(mine, range(len(mine)), strict=True))
     assert topology.traffic.inside == 0, "sixteen bytes are not counted"
 

@@ -6,11 +6,14 @@ import torch
 from torch import nn
 from worlds import ENGINES, RANK, SIZE, build, each_split, everyones, needs_two, numbers, population_of
 
-from common.coupling.local_sgd import Gathering, LocalSteps, Rhythm
+from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule
+from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
+from common.ecosphere.membership import Membership
 from common.ecosphere.rates import PopulationBasedRates, ScheduledRates
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.optim.bases import OptimizerSettings
+from common.optim.weight_optimizer import WeightOptimizer
+from common.training.worker import build_worker, reductions_of, share_model
 
 STEPS, RATE, SEED = 12, 0.1, 5
 each_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -27,14 +30,14 @@ def network():
     return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
 
 
-def worker(scope="worker", engine="mpi", topology=None, momentum=0.0, settings=None):
-    """(topology, model, optimizer) of this rank; `synchroniser` is still to be set."""
-    topology = topology or build([SIZE], scope, engine)
-    member = Ecosphere(topology, ScheduledRates(lambda p: 1.0, RATE, RATE, topology.world.size, 1), Exchange())
-    model = member.adopt(network())
-    settings = settings or OptimizerSettings("sgd", momentum=momentum, weight_decay=0.01)
+def worker(scope="worker", engine="mpi", momentum=0.0, couple=lambda x, group: None):
+    """(topology, model, optimizer) of this rank; couple(x, group) gives its coupling."""
+    topology = build([SIZE], scope, engine)
+    model = share_model(network(), topology)
+    settings = OptimizerSettings("sgd", momentum=momentum, weight_decay=0.01)
     topology.traffic.inside = topology.traffic.across = 0
-    return topology, model, WeightOptimizer(member, settings)
+    coupling = couple(model.parameters.data, topology.population)
+    return topology, model, WeightOptimizer(model, settings, reductions_of(topology), coupling=coupling)
 
 
 def step(model, optimizer, images, labels):
@@ -49,13 +52,11 @@ def step(model, optimizer, images, labels):
 
 def local(period, engine="mpi", momentum=0.0, outer=None, steps=STEPS, switch=0):
     """This rank's weights after so many steps of local SGD, what it was coupled by, and its topology."""
-    topology, model, optimizer = worker(engine=engine, momentum=momentum)
-    due = Rhythm(period, steps, switch).due
-    coupled = LocalSteps(model.parameters.data, topology.population, due, outer, optimizer.forget)
-    optimizer.synchroniser = coupled
+    due = SyncSchedule(period, steps, switch).due
+    topology, model, optimizer = worker("worker", engine, momentum, lambda x, group: LocalSteps(x, group, due, outer))
     for t in range(steps):
         step(model, optimizer, *data(t, RANK))
-    return model.parameters.detach(), coupled, topology
+    return model.parameters.detach(), optimizer.coupling, topology
 
 
 def synchronous(momentum=0.0, steps=STEPS):
@@ -121,8 +122,8 @@ def test_diloco_at_rate_one_without_momentum_is_averaging(engine):
 @each_engine
 @pytest.mark.parametrize("period", [1, 3, 5])
 def test_gathered_gradients_are_those_of_one_process_with_all_the_batches(engine, period):
-    topology, model, optimizer = worker(engine=engine, momentum=0.9)
-    optimizer.synchroniser = Gathering(model.parameters.data, topology.population, Rhythm(period, STEPS).due)
+    due = SyncSchedule(period, STEPS).due
+    topology, model, optimizer = worker("worker", engine, 0.9, lambda x, group: GradientAccumulation(x, group, due))
     for t in range(STEPS):
         step(model, optimizer, *data(t, RANK))
     weights = model.parameters.detach()
@@ -141,15 +142,18 @@ def test_gathered_gradients_are_those_of_one_process_with_all_the_batches(engine
 
 @needs_two
 def test_a_worker_that_is_lost_comes_back_with_the_mean_of_the_others():
-    topology, model, optimizer = worker(momentum=0.9)
+    due = SyncSchedule(2, STEPS).due
+    _, model, optimizer = worker(momentum=0.9, couple=lambda x, group: LocalSteps(x, group, due))
     x = model.parameters.data
-    optimizer.synchroniser = LocalSteps(x, topology.population, Rhythm(2, STEPS).due, None, optimizer.forget)
     step(model, optimizer, *data(0, RANK))
     if RANK == SIZE - 1:
         x.fill_(torch.nan)
         optimizer.momentum()[0].fill_(torch.inf)
     others = everyones(x)
-    optimizer.synchroniser.end(1, x, x)
+    renew = optimizer.coupling.end(1, x, x)
+    assert renew == (RANK == SIZE - 1)
+    if renew:
+        optimizer.forget()
     np.testing.assert_allclose(x, np.mean(others[:-1], axis=0), rtol=1e-5, atol=1e-6)
     for t in range(2, STEPS):
         step(model, optimizer, *data(t, RANK))
@@ -166,15 +170,15 @@ def drift(model, t):
 
 def test_workers_apart_send_nothing_but_their_standings():
     topology = build([1] * SIZE, "worker")
-    member = Ecosphere(topology, ScheduledRates(lambda p: 1.0, RATE, RATE, SIZE, 9), Exchange("apart"))
-    model = member.adopt(network())
+    member = Membership(topology, network(), ScheduledRates(lambda p: 1.0, RATE, RATE, SIZE, 9), Exchange("apart"))
+    model = member.model
     topology.traffic.inside = topology.traffic.across = 0
     for t in range(3):
         drift(model, t)
         before = model.state.detach().clone()
-        turn = member.turn(t, fitness_of(t)[RANK])
+        end = member.end_round(t, fitness_of(t)[RANK])
         assert torch.equal(model.state, before)
-        assert member.final_population(turn.standings) == int(fitness_of(t).argmax())
+        assert end.standings.best_population == int(fitness_of(t).argmax())
     assert (topology.traffic.inside, topology.traffic.across) == (0, 0)
 
 
@@ -183,10 +187,10 @@ def test_workers_apart_send_nothing_but_their_standings():
 def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
     """Everything a copier holds after a round is its source's, up to a factor of the rate; the others keep what they have."""
     topology = build(sizes)
-    member = Ecosphere(topology, PopulationBasedRates(sizes, RATE, SEED), Exchange("exploit"))
-    model = member.adopt(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
-    optimizer = WeightOptimizer(member, OptimizerSettings("sgd"))
-    member.companions = optimizer.momentum
+    rates, module = PopulationBasedRates(sizes, RATE, SEED), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    member = build_worker(topology, share_model(module, topology), rates, OptimizerSettings("sgd"))
+    model, optimizer = member.model, member.optimizer
+    ecosphere = Ecosphere(topology, model.state, rates, Exchange("exploit"), optimizer.momentum)
     home = population_of(sizes)
     starts, copied = np.cumsum([0, *sizes[:-1]]), 0
     for t in range(4):
@@ -194,9 +198,10 @@ def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
         state.copy_(numbers(len(state), 4, t, home[RANK]))  # the workers of a population hold the same
         momentum.copy_(numbers(len(momentum), 5, t, home[RANK]))
         states, momenta, rates = everyones(state), everyones(momentum), everyones(member.rate)
-        turn = member.turn(t, fitness_of(t)[RANK])
-        optimizer.end_round(turn.finite)
-        copies = turn.standings.copies
+        end = ecosphere.end_round(t, fitness_of(t)[RANK], member.rate)
+        member.rate = end.rate
+        optimizer.end_round(end.finite)
+        copies = end.standings.copies
         assert len(copies) >= 1
         copied += len(copies)
         source = int(starts[copies.get(home[RANK], home[RANK])])

@@ -13,15 +13,17 @@ from test_training_together import PLAN, network, shard
 from torch import nn
 from worlds import ENGINES, LAYOUTS, RANK, SIZE, WORLD, alone, build, each_layout, everyones, needs_two, population_of
 
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
 from common.ecosphere.rates import ScheduledRates
+from common.evaluate import EvalResult
 from common.optim import salsa
 from common.optim.armijo import PAPER, PLAIN, RELEASED
+from common.optim.bases import OptimizerSettings
 from common.optim.salsa import Salsa
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.optim.weight_optimizer import WeightOptimizer
 from common.parallel.mpi import MPI
 from common.training.loop import train_round
+from common.training.round_ends import DataParallelEnd
+from common.training.worker import build_worker, reductions_of, share_model
 
 EVERY = replace(PAPER, every=1)
 
@@ -171,18 +173,18 @@ def test_ranks_that_no_longer_agree_are_found_out(monkeypatch):
 
 def member(topology, name="salsa", **options):
     rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, topology.world.size, 3)
-    ecosphere = Ecosphere(topology, rates, Exchange())
-    ecosphere.adopt(network())
-    return ecosphere, WeightOptimizer(ecosphere, OptimizerSettings(name, weight_decay=0.0, adam_decay=0.0, **options))
+    settings = OptimizerSettings(name, weight_decay=0.0, adam_decay=0.0, **options)
+    worker = build_worker(topology, share_model(network(), topology), rates, settings)
+    return worker, worker.optimizer
 
 
 def trained(topology, name, rounds=2):
-    ecosphere, optimizer = member(topology, name)
+    worker, optimizer = member(topology, name)
+    end = DataParallelEnd(worker)
     for t in range(rounds):
-        train_round(ecosphere, optimizer, shard(topology, t, PLAN.steps), seed=3, t=t, plan=PLAN)
-        ecosphere.turn(t, 0.5)
-        optimizer.end_round(True)
-    return ecosphere.model.state.detach(), optimizer
+        train_round(worker, shard(topology, t, PLAN.steps), seed=3, t=t, plan=PLAN)
+        end.end_round(t, EvalResult(1.0, 0.5, 0.0, 0.5))
+    return worker.model.state.detach(), optimizer
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -193,7 +195,7 @@ def test_on_the_harness_all_ranks_search_as_one_process_does(engine, name):
     assert len(set(everyones(all_of_us.salsa.search))) == 1
     assert len(set(everyones(together.numpy().tobytes()))) == 1
     # Float32 sums in another order do not change a decision here: steps on the grid 1.1^a 0.8^b would jump by a tenth.
-    assert all_of_us.step_size(0.1) == pytest.approx(one.step_size(0.1), rel=1e-9)
+    assert all_of_us.effective_lr(0.1) == pytest.approx(one.effective_lr(0.1), rel=1e-9)
     assert all_of_us.counts() == one.counts()
     # Adam divides gradients by their own size, which multiplies the rounding of small ones.
     assert float((together - here).norm() / here.norm()) < (1e-3 if name == "salsa" else 1e-4)
@@ -203,10 +205,10 @@ def test_on_the_harness_all_ranks_search_as_one_process_does(engine, name):
 def test_a_population_searches_by_itself_beside_others_that_do_not(sizes):
     topology = build(sizes)
     name = "salsa" if topology.index % 2 == 0 else "sgd"
-    ecosphere, optimizer = member(topology, name, momentum=0.0)
-    measured = train_round(ecosphere, optimizer, shard(topology, 0, 6), seed=3, t=0, plan=replace(PLAN, steps=6))
-    home, steps = population_of(sizes), everyones(optimizer.step_size(0.1))
-    weights, tried = everyones(ecosphere.model.state), everyones(measured.trials)
+    worker, optimizer = member(topology, name, momentum=0.0)
+    measured = train_round(worker, shard(topology, 0, 6), seed=3, t=0, plan=replace(PLAN, steps=6))
+    home, steps = population_of(sizes), everyones(optimizer.effective_lr(0.1))
+    weights, tried = everyones(worker.model.state), everyones(measured.trials)
     for r in range(SIZE):
         assert np.array_equal(weights[r], weights[home.index(home[r])])
         assert steps[r] == steps[home.index(home[r])]
@@ -216,17 +218,17 @@ def test_a_population_searches_by_itself_beside_others_that_do_not(sizes):
 def test_on_the_harness_masks_are_drawn_by_rank_and_by_seed():
     drawn = {}
     for seed in (0, 1):
-        ecosphere = Ecosphere(build(LAYOUTS[0], "world"), ScheduledRates(lambda progress: 1.0, 0.1, 0.1, SIZE, 3), Exchange())
+        topology = build(LAYOUTS[0], "world")
         net = nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 3))
         masks = []
         net[1].register_forward_hook(lambda layer, args, out, masks=masks: masks.append((out != 0).numpy().tobytes()))
-        ecosphere.adopt(net)
-        optimizer = WeightOptimizer(ecosphere, OptimizerSettings("salsa", seed=seed))
+        model = share_model(net, topology)
+        optimizer = WeightOptimizer(model, OptimizerSettings("salsa", seed=seed), reductions_of(topology))
         x = torch.ones(4, 5)
 
-        def closure(backwards=True, net=net, x=x, ecosphere=ecosphere):
+        def closure(backwards=True, net=net, x=x, model=model):
             if backwards:
-                ecosphere.model.zero_gradient()
+                model.zero_gradient()
             losses = F.cross_entropy(net(x), torch.zeros(4, dtype=torch.int64), reduction="sum")
             if backwards:
                 losses.backward()
@@ -253,8 +255,8 @@ def test_a_population_that_moves_its_workers_apart_moves_the_search_by_the_geome
 
 def test_a_worker_that_lost_its_weights_makes_its_population_forget_together():
     topology = build(LAYOUTS[0])
-    ecosphere, optimizer = member(topology)
-    train_round(ecosphere, optimizer, shard(topology, 0, 3), seed=3, t=0, plan=replace(PLAN, steps=3))
+    worker, optimizer = member(topology)
+    train_round(worker, shard(topology, 0, 3), seed=3, t=0, plan=replace(PLAN, steps=3))
     assert optimizer.salsa.state
     optimizer.end_round(finite=True)
     assert optimizer.salsa.state

@@ -14,7 +14,7 @@ from common.coupling.swarm_rules import MEMORIES, MOTIONS, Motion
 from common.parallel.comm import Group
 
 VERBS = (
-    *("sum_", "start_sum_", "broadcast_", "start_broadcast_", "best_of", "gather_flat", "gather_slices_", "gather_rows"),
+    *("sum_", "start_sum_", "broadcast_", "start_broadcast_", "minloc", "gather_flat", "gather_slices_", "gather_rows"),
     *("gather_records", "share", "share_array", "swap", "barrier", "rest"),
 )
 PROMPT = ("broadcast", "allgather")  # exchanges that a move waits for
@@ -68,21 +68,20 @@ def start(statistics=0):
     return numbers(N + statistics, 1)
 
 
-def swarm_of(state, fitness, group=None, motion=MOTIONS["hull"], period=2, rounds=5, forget=lambda: None, **settings):
+def swarm_of(state, fitness, group=None, motion=MOTIONS["hull"], period=2, rounds=5, **settings):
     settings = SwarmSettings(motion, period, rounds, **settings)
-    return Swarm(state, SIZES, group or build([SIZE], "world").gradients, settings, fitness, forget)
+    return Swarm(state, SIZES, group or build([SIZE], "world").gradients, settings, fitness)
 
 
 def train(swarm, state, steps, eta=0.1, first=0, centre=None):
-    """Local descent into this worker's own valley; yields after every step."""
+    """Local descent into this worker's own valley; yields after every step whether its momentum is to begin anew."""
     x, centre = state[:N], numbers(N, 2, RANK) if centre is None else centre
     for t in range(first, first + steps):
         swarm.begin(t, x)
         gradient = x - centre
         x.sub_(gradient, alpha=eta)
         state[N:] += 0.01 * (RANK + 1)  # batch-norm statistics of its own
-        swarm.end(t, x, gradient)
-        yield t
+        yield swarm.end(t, x, gradient)
 
 
 def go(swarm, state, steps, **how):
@@ -109,7 +108,7 @@ def test_pulled_all_the_way_all_stand_where_the_best_one_does():
     state = start()
     swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=Motion(0.0, 0.0, 0.0, 1.0))
     swarm.factors = lambda k: (torch.ones(1), torch.ones(1))
-    for t in train(swarm, state, 8):
+    for t, _ in enumerate(train(swarm, state, 8)):
         if t % 2:
             torch.testing.assert_close(state, swarm.best.place, rtol=0, atol=1e-6)  # x + (G - x) rounds
     places = everyones(state)
@@ -124,7 +123,7 @@ def test_everybody_holds_the_winners_bits(preset, exchange, memory):
     state = start(B)
     swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=MOTIONS[preset], exchange=exchange, memory=memory)
     personal, best = math.inf, math.inf
-    for t in train(swarm, state, 20):
+    for t, _ in enumerate(train(swarm, state, 20)):
         if t % 2 == 0:
             continue
         ends = everyones((digest(swarm.best.place), digest(swarm.personal.place), swarm.personal.fitness, swarm.best.fitness))
@@ -156,7 +155,7 @@ def test_delayed_a_move_knows_the_best_place_of_the_meeting_before(memory):
     swarm = swarm_of(state, told, motion=Motion(0.0, 0.0, 0.0, 1.0), exchange="delayed", memory=memory)
     swarm.factors = lambda k: (torch.ones(1), torch.ones(1))
     best, place = math.inf, None
-    for t in train(swarm, state, 12):
+    for t, _ in enumerate(train(swarm, state, 12)):
         if t % 2 == 0:
             continue
         if place is None:
@@ -201,7 +200,7 @@ def test_one_minloc_a_meeting_and_a_broadcast_only_for_a_new_g(table):
         go(swarm, state, 1, first=3 * k + 2)
         lowest = min(row[rank % 8] for rank in range(SIZE))
         improved = lowest < best
-        assert calls == ["best_of", *["broadcast_"] * improved]
+        assert calls == ["minloc", *["broadcast_"] * improved]
         if improved:
             assert swarm.counts[2] == min(rank for rank in range(SIZE) if row[rank % 8] == lowest), "ties: the lowest rank"
         best = min(best, lowest)
@@ -210,10 +209,10 @@ def test_one_minloc_a_meeting_and_a_broadcast_only_for_a_new_g(table):
 
 def test_what_else_is_sent_and_how_many_bytes_that_is():
     for settings, expected in (
-        ({}, ["best_of", "broadcast_", "sum_"]),
-        ({"consensus": True}, ["best_of", "broadcast_", "broadcast_", "sum_"]),
-        ({"exchange": "allgather"}, ["best_of", "gather_flat", "sum_"]),
-        ({"exchange": "delayed"}, ["best_of", "start_broadcast_", "sum_"]),
+        ({}, ["minloc", "broadcast_", "sum_"]),
+        ({"consensus": True}, ["minloc", "broadcast_", "broadcast_", "sum_"]),
+        ({"exchange": "allgather"}, ["minloc", "gather_flat", "sum_"]),
+        ({"exchange": "delayed"}, ["minloc", "start_broadcast_", "sum_"]),
     ):
         group, calls = counting()
         state = start(B)
@@ -242,7 +241,7 @@ def test_in_consensus_all_are_in_one_place_after_a_meeting(preset):
     """T12."""
     state, alone = start(), start()
     swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=MOTIONS[preset], consensus=True)
-    for t in train(swarm, state, 8):
+    for t, _ in enumerate(train(swarm, state, 8)):
         if t % 2:
             assert len(set(everyones(digest(state)))) == 1
     if SIZE == 1:
@@ -258,7 +257,7 @@ def test_a_loss_that_is_not_finite_never_wins(memory, bad):
     spoil = (lambda k: bad if k > 1 else None) if RANK == 0 else (lambda k: None)
     swarm = swarm_of(state, Valley(state, numbers(N, 3), spoil), memory=memory)
     go(swarm, state, 2)
-    for t in train(swarm, state, 8, first=2):
+    for t, _ in enumerate(train(swarm, state, 8, first=2), start=2):
         if t % 2:
             assert math.isfinite(swarm.best.fitness)
             if memory == "fresh":
@@ -270,13 +269,12 @@ def test_a_loss_that_is_not_finite_never_wins(memory, bad):
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_who_loses_its_weights_restarts_at_g_at_rest_and_without_momentum(memory):
     """T13."""
-    state, forgotten = start(B), []
+    state = start(B)
     swarm = swarm_of(
         state,
         Valley(state, numbers(N, 3)),
         motion=Motion(0.9, 0.9, 0.0, 0.0),
         memory=memory,
-        forget=lambda: forgotten.append(1),
     )
     swarm.velocity.fill_(0.01)
     go(swarm, state, 2)
@@ -284,7 +282,7 @@ def test_who_loses_its_weights_restarts_at_g_at_rest_and_without_momentum(memory
     if victim == RANK:
         state[3] = torch.nan
     velocity = swarm.velocity.clone()
-    go(swarm, state, 2, first=2)
+    renewed = list(train(swarm, state, 2, first=2))
     assert torch.isfinite(state).all()
     assert len(set(everyones(digest(swarm.best.place)))) == 1
     assert torch.isfinite(swarm.best.place).all()
@@ -292,10 +290,10 @@ def test_who_loses_its_weights_restarts_at_g_at_rest_and_without_momentum(memory
     if victim == RANK:
         assert torch.equal(state[:N], swarm.best.place[:N])
         assert not swarm.velocity.any()
-        assert forgotten == [1]
+        assert renewed == [False, True]
     else:
         torch.testing.assert_close(swarm.velocity, 0.9 * velocity)
-        assert forgotten == []
+        assert renewed == [False, False]
     assert swarm.counts[3] == (victim == RANK)
 
 
@@ -313,9 +311,9 @@ def test_where_all_are_lost_all_restart_at_the_last_g():
 
 def test_momentum_begins_anew_where_it_is_to():
     for reset in (False, True):
-        state, forgotten = start(), []
-        go(swarm_of(state, Valley(state, numbers(N, 3)), reset=reset, forget=lambda f=forgotten: f.append(1)), state, 6)
-        assert len(forgotten) == (3 if reset else 0)
+        state = start()
+        renewed = list(train(swarm_of(state, Valley(state, numbers(N, 3)), reset=reset), state, 6))
+        assert renewed == [False, reset] * 3
 
 
 @pytest.mark.parametrize("preset", list(MOTIONS))

@@ -1,4 +1,4 @@
-"""Who is who, agreed on by everybody: splits, counterparts, devices, and errors that belong to all ranks."""
+"""Who is who, raise_together on by everybody: splits, counterparts, devices, and errors that belong to all ranks."""
 
 import pytest
 from worlds import LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_two, population_of
@@ -38,7 +38,7 @@ def test_all_ranks_see_a_world_of_the_launchers_size():
 
 def raise_on(ranks):
     """A block in which these ranks find something wrong."""
-    with build(LAYOUTS[0]).world.agreed():
+    with build(LAYOUTS[0]).world.raise_together():
         if RANK in ranks:
             raise UsageError(f"from rank {RANK}")
 

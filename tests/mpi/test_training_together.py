@@ -11,12 +11,15 @@ from torch import nn
 from worlds import ENGINES, LAYOUTS, RANK, SIZE, alone, build, each_layout, everyones, population_of
 
 from common.data.dataset import open_data
+from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
 from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.models.flat import FlatModel
+from common.optim.bases import OptimizerSettings
+from common.optim.weight_optimizer import WeightOptimizer
 from common.training.loop import Plan, train_round
+from common.training.worker import build_worker, reductions_of, share_model
 
 BATCH = 48 if 48 % SIZE == 0 else 16 * SIZE
 PLAN = Plan(BATCH, 20, label_smoothing=0.1, precision="float32")
@@ -40,17 +43,17 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 64, 10))
 
 
-def trained(topology, settings=PLAIN, rounds=1, plan=PLAN, unit=1.0):
-    """A model after so many rounds at one rate for everybody, where it is judged."""
+def trained(topology, settings=PLAIN, rounds=1, plan=PLAN, lr_scale=1.0):
+    """The evaluated weights after so many rounds at one rate for all workers."""
     rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, topology.world.size, rounds)
-    member = Ecosphere(topology, rates, Exchange())
-    model = member.adopt(network())
-    optimizer = WeightOptimizer(member, settings, unit)
+    model = share_model(network(), topology)
+    worker = build_worker(topology, model, rates, settings, lr_scale)
+    ecosphere = Ecosphere(topology, model.state, rates, Exchange())
     for t in range(rounds):
-        train_round(member, optimizer, shard(topology, t, plan.steps), seed=3, t=t, plan=plan)
-        optimizer.rest()
+        train_round(worker, shard(topology, t, plan.steps), seed=3, t=t, plan=plan)
+        worker.optimizer.end_training()
         if t + 1 < rounds:
-            optimizer.end_round(member.turn(t, 0.5).finite)
+            worker.optimizer.end_round(ecosphere.end_round(t, 0.5, worker.rate).finite)
     return model.state.detach()
 
 
@@ -63,10 +66,9 @@ def test_a_round_that_is_cut_short_takes_the_rates_of_its_first_steps():
             return rate
 
     topology = build(LAYOUTS[0])
-    member = Ecosphere(topology, Noted(lambda progress: 1.0, 0.1, 0.1, topology.world.size, 3), Exchange())
-    member.adopt(network())
-    optimizer, plan = WeightOptimizer(member, PLAIN), replace(PLAN, steps=8)
-    trained = train_round(member, optimizer, shard(topology, 2, 2), seed=3, t=2, plan=plan)
+    rates = Noted(lambda progress: 1.0, 0.1, 0.1, topology.world.size, 3)
+    worker = build_worker(topology, share_model(network(), topology), rates, PLAIN)
+    trained = train_round(worker, shard(topology, 2, 2), seed=3, t=2, plan=replace(PLAN, steps=8))
     assert asked == [2, 2 + 1 / 8]
     assert trained.images == 2 * BATCH // SIZE
 
@@ -110,11 +112,11 @@ def test_two_rounds_with_an_exchange_between_are_still_one_process():
     assert float((together - here).norm() / here.norm()) < 1e-5
 
 
-@pytest.mark.parametrize(("name", "unit"), [("schedulefree-sgd", 1.0), ("schedulefree-adamw", 0.05), ("prodigy", 10.0)])
-def test_optimizers_that_average_or_estimate_do_it_alike_on_all_ranks(name, unit):
+@pytest.mark.parametrize(("name", "lr_scale"), [("schedulefree-sgd", 1.0), ("schedulefree-adamw", 0.05), ("prodigy", 10.0)])
+def test_optimizers_that_average_or_estimate_do_it_alike_on_all_ranks(name, lr_scale):
     settings = OptimizerSettings(name, momentum=0.9, weight_decay=5e-4)
-    here = trained(alone(), settings, rounds=2, unit=unit)
-    together = trained(build(LAYOUTS[0], "world"), settings, rounds=2, unit=unit)
+    here = trained(alone(), settings, rounds=2, lr_scale=lr_scale)
+    together = trained(build(LAYOUTS[0], "world"), settings, rounds=2, lr_scale=lr_scale)
     assert len(set(everyones(together.numpy().tobytes()))) == 1
     start = trained(alone(), settings, rounds=0)
     assert float((here - start).norm() / start.norm()) > 1e-3, "it has gone somewhere"
@@ -132,10 +134,8 @@ def test_scope_population_is_one_process_per_population(sizes, engine):
     mine = [r for r in range(SIZE) if home[r] == home[RANK]]
     assert all(np.array_equal(everyone[r], everyone[RANK]) for r in mine)
 
-    rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, 1, 1)
-    member = Ecosphere(alone(), rates, Exchange())
-    model = member.adopt(network())
-    optimizer = WeightOptimizer(member, PLAIN)
+    model = FlatModel(network())
+    optimizer = WeightOptimizer(model, PLAIN, reductions_of(alone()))
     shards = [digits().batches(3, 0, BATCH, r, SIZE, plan.steps) for r in mine]
     for step in zip(*shards, strict=True):
         images, labels = (torch.cat(part) for part in zip(*step, strict=True))
@@ -175,11 +175,10 @@ def numpy_sam_step(sizes, scope, sam_scope, adaptive, weights, targets, rate, rh
 def test_the_first_gradient_of_sam_is_averaged_over_the_sam_scope(sizes, scope, sam_scope):
     for name in ("sam", "asam"):
         topology = build(sizes, scope)
-        member = Ecosphere(topology, ScheduledRates(lambda progress: 1.0, 0.1, 0.1, SIZE, 1), Exchange())
-        model = member.adopt(nn.Linear(5, 1, bias=False))
+        model = share_model(nn.Linear(5, 1, bias=False), topology)
         model.state.detach().copy_(torch.tensor([1.0, -2.0, 0.5, 3.0, -0.25]))
         settings = OptimizerSettings(name, momentum=0.0, weight_decay=0.0, rho=0.5, sam_scope=sam_scope)
-        optimizer = WeightOptimizer(member, settings)
+        optimizer = WeightOptimizer(model, settings, reductions_of(topology, sam_scope))
         targets = np.random.default_rng(8).standard_normal((SIZE, 5))
         weights = np.repeat(model.state.detach().numpy()[None].astype(np.float64), SIZE, axis=0)
         for _ in range(3):

@@ -9,12 +9,15 @@ from torch import nn
 from worlds import LAYOUTS, RANK, SIZE, build, each_layout, each_split, everyones, needs_two, numbers, population_of
 
 from common.ecosphere.election import elect
+from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import POLICIES, Exchange
-from common.ecosphere.membership import Ecosphere
+from common.ecosphere.membership import Membership
 from common.ecosphere.rates import EcosphereRates
 from common.errors import Diverged
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.optim.bases import OptimizerSettings
+from common.optim.weight_optimizer import WeightOptimizer
 from common.parallel.comm import Group
+from common.training.worker import reductions_of
 
 ROUNDS = 12
 LOST = float("nan")
@@ -24,10 +27,9 @@ def ecosphere(sizes, policy="average", **settings):
     """A member of an ecosphere with a small model; eta0 0.1, and a population's gradient has 128 images per worker."""
     topology = build(sizes, **settings)
     rates = EcosphereRates(topology.specs, 0.1, ROUNDS, [128.0 * m for m in sizes], seed=5)
-    member = Ecosphere(topology, rates, Exchange(policy))
-    torch.manual_seed(RANK)  # everybody's own initial weights, until `adopt`
-    member.adopt(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
-    return member
+    torch.manual_seed(RANK)  # initial weights of each rank's own, until rank 0's are shared
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
+    return Membership(topology, module, rates, Exchange(policy))
 
 
 def drift(member, t):
@@ -40,7 +42,7 @@ def fitness_of(t):
     return np.random.default_rng([7, t]).random(SIZE)
 
 
-def test_adopting_a_model_gives_everybody_rank_0s_weights():
+def test_a_member_begins_with_rank_0s_weights():
     member = ecosphere(LAYOUTS[0])
     torch.manual_seed(0)
     first = nn.Linear(3, 4).weight
@@ -69,11 +71,11 @@ def test_every_rank_computes_the_rates_that_everybody_gets(sizes, policy):
     history = [everyones(member.rate)]
     for t in range(4):
         drift(member, t)
-        turn = member.turn(t, fitness_of(t)[RANK])
-        assert turn.finite
-        np.testing.assert_array_equal(turn.standings.rates, history[-1])
-        np.testing.assert_array_equal(turn.standings.fitness, fitness_of(t))
-        computed_here = np.concatenate([member.rates.next(t, turn.standings, k) for k in range(len(sizes))])
+        end = member.end_round(t, fitness_of(t)[RANK])
+        assert end.finite
+        np.testing.assert_array_equal(end.standings.rates, history[-1])
+        np.testing.assert_array_equal(end.standings.fitness, fitness_of(t))
+        computed_here = np.concatenate([member.rates.next(t, end.standings, k) for k in range(len(sizes))])
         history.append(everyones(member.rate))
         np.testing.assert_array_equal(computed_here, history[-1])
     if SIZE > 1:
@@ -98,9 +100,9 @@ def test_a_worker_lost_to_a_number_that_is_not_finite_takes_its_populations_weig
         member.model.state.detach()[3] = LOST
     if lost == RANK and what == "fitness":
         fitness = LOST
-    turn = member.turn(0, fitness)
-    assert turn.finite == (lost != RANK)
-    assert turn.standings.fitness.tolist() == [0.5] * lost + [-np.inf]
+    end = member.end_round(0, fitness)
+    assert end.finite == (lost != RANK)
+    assert end.standings.fitness.tolist() == [0.5] * lost + [-np.inf]
     theta = 0.0
     for k, m in enumerate(sizes):
         alive = [i for i, p in enumerate(population_of(sizes)) if p == k and i != lost]
@@ -118,24 +120,24 @@ def test_a_whole_population_that_is_lost_comes_back_with_the_others_weights(size
     drift(member, 0)
     if member.topology.index == 0:
         member.model.state.detach().fill_(LOST)
-    turn = member.turn(0, 0.25)
-    assert turn.standings.alive == [k > 0 for k in range(len(sizes))]
+    end = member.end_round(0, 0.25)
+    assert end.standings.alive == [k > 0 for k in range(len(sizes))]
     assert all(everyones(member.model.is_finite()))
     if policy == "migrate":
-        assert everyones(member.model.sha256())[0] == everyones(member.model.sha256())[turn.standings.leader]
+        assert everyones(member.model.sha256())[0] == everyones(member.model.sha256())[end.standings.leader]
     drift(member, 1)
-    assert all(everyones(member.turn(1, 0.25).finite))
+    assert all(everyones(member.end_round(1, 0.25).finite))
 
 
 @each_layout
 def test_when_nobody_is_finite_all_ranks_stop_with_the_last_finite_weights(sizes):
     member = ecosphere(sizes)
     drift(member, 0)
-    member.turn(0, 0.5)
+    member.end_round(0, 0.5)
     kept = member.model.state.detach().clone()
     member.model.state.detach().fill_(LOST)
     with pytest.raises(Diverged, match="no worker has finite weights after round 2"):
-        member.turn(1, 0.5)
+        member.end_round(1, 0.5)
     assert torch.equal(member.model.state.detach(), kept)
     assert len(set(everyones(member.model.sha256()))) == 1
 
@@ -155,7 +157,7 @@ def test_a_gradient_that_is_not_finite_stays_out_of_the_average(sizes):
 @pytest.mark.parametrize("name", ["sgd", "sam", "asam"])
 def test_a_step_is_left_out_where_no_gradient_of_the_group_is_finite(sizes, name):
     member = ecosphere(sizes)
-    optimizer = WeightOptimizer(member, OptimizerSettings(name))
+    optimizer = WeightOptimizer(member.model, OptimizerSettings(name), reductions_of(member.topology))
     before = member.model.state.detach().clone()
     first = member.topology.index == 0
 
@@ -180,7 +182,9 @@ def test_weights_and_buffers_cross_populations_and_optimizer_state_stays(sizes):
     """With another weight optimizer in every population."""
     member = ecosphere(sizes)
     names = ["sgd", "adamw", "sam+adamw", "asam"]
-    optimizer = WeightOptimizer(member, OptimizerSettings(names[member.topology.index % 4]))
+    optimizer = WeightOptimizer(
+        member.model, OptimizerSettings(names[member.topology.index % 4]), reductions_of(member.topology)
+    )
 
     def closure():
         member.model.gradient.copy_(numbers(len(member.model.parameters), 3, RANK))
@@ -190,7 +194,7 @@ def test_weights_and_buffers_cross_populations_and_optimizer_state_stays(sizes):
     drift(member, 0)  # batch-norm buffers as well
     before = {n: t.clone() for n, t in optimizer.state_tensors().items()}
     states = np.array(everyones(member.model.state), dtype=np.float64)
-    member.turn(0, fitness_of(0)[RANK])
+    member.end_round(0, fitness_of(0)[RANK])
     np.testing.assert_allclose(member.model.state.detach().numpy(), states.mean(axis=0), rtol=1e-5, atol=2e-6)
     after = optimizer.state_tensors()
     assert before.keys() == after.keys()
@@ -200,16 +204,16 @@ def test_weights_and_buffers_cross_populations_and_optimizer_state_stays(sizes):
 
 @each_layout
 @pytest.mark.parametrize("lost", [False, True])
-def test_companions_travel_with_the_weights(sizes, lost):
+def test_carried_state_travels_with_the_weights(sizes, lost):
     member = ecosphere(sizes)
     companion = numbers(11, 4, RANK)
     if lost and RANK == SIZE - 1:
         companion[2] = LOST  # finite weights count all the same: what is not finite in a companion is taken for 0
-    member.companions = lambda: [companion]
+    member.ecosphere = Ecosphere(member.topology, member.model.state, member.rates, Exchange(), lambda: [companion])
     mine = np.array(everyones(torch.nan_to_num(companion)), dtype=np.float64)
     drift(member, 0)
     states = np.array(everyones(member.model.state), dtype=np.float64)
-    member.turn(0, fitness_of(0)[RANK])
+    member.end_round(0, fitness_of(0)[RANK])
     np.testing.assert_allclose(member.model.state.detach().numpy(), states.mean(axis=0), rtol=1e-5, atol=2e-6)
     np.testing.assert_allclose(companion.numpy(), mine.mean(axis=0), rtol=1e-5, atol=2e-6)
 

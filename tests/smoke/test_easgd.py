@@ -8,7 +8,6 @@ from run_records import RunRecord
 
 EASGD = "EASGD/EASGD.py"
 TOGETHER, ALONE = ("easgd", "easgd-gs"), ("sgd", "msgd", "asgd", "mvasgd")
-TREE = ("easgd-tree",)
 SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour", "admm")
 SHORT = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--worker-batch", 16)
 
@@ -26,7 +25,7 @@ def check(out, ranks, workers, rounds=3):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", [*TOGETHER, *SERVED, *TREE, *ALONE])
+@pytest.mark.parametrize("method", [*TOGETHER, *SERVED, *ALONE])
 def test_every_method_learns_the_digits(tmp_path, method):
     run(EASGD, "--method", method, "--preset", "smoke", "--out", tmp_path / "run", ranks=5, limit=120)
     summary = RunRecord(tmp_path / "run").summary
@@ -60,15 +59,6 @@ def test_short_runs_leave_a_whole_record(tmp_path, method, ranks, workers, optio
         assert 2 * exchanges + 3 <= sent + 1e-9 <= 2 * exchanges + 3 + 8, "2 N an exchange; a pull a round to judge; the start"
 
 
-def test_a_tree_is_judged_at_its_root(tmp_path):
-    run(EASGD, "--method", "easgd-tree", *SHORT, "--period", 1, "--out", tmp_path / "run", ranks=4)
-    record = RunRecord(tmp_path / "run")
-    assert [p["workers"] for p in record.summary["populations"]] == [2, 2]
-    assert [(int(m["round"]), int(m["rank"])) for m in record.metrics] == [(t, r) for t in range(3) for r in (0, 2, 3)]
-    assert not any(math.isnan(f) for f in record.column("fitness", rank=0))
-    assert record.summary["train_images"] == 3 * 4 * 16 * 2
-
-
 def test_a_sequential_method_leaves_the_other_ranks_waiting(tmp_path):
     done = run(EASGD, "--method", "asgd", *SHORT, "--out", tmp_path / "run", ranks=2)
     assert "rank 0 trains, 1 other rank(s) wait" in done.out
@@ -84,8 +74,6 @@ def test_a_sequential_method_leaves_the_other_ranks_waiting(tmp_path):
         pytest.param("admm", 3, 2, (), marks=pytest.mark.slow),
         pytest.param("easgd", 3, 1, (), marks=pytest.mark.slow),
         pytest.param("mdownpour", 3, 1, (), marks=pytest.mark.slow),
-        pytest.param("easgd-tree", 5, 1, (), marks=pytest.mark.slow),
-        pytest.param("easgd-tree", 4, 3, (), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_path, method, ranks, victim, more):
@@ -98,7 +86,7 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
     resumed = run(EASGD, *options, "--resume", ranks=ranks)
     assert "resuming after round" in resumed.out
     record = RunRecord(out)
-    not_training = {"easgd": 0, "easgd-tree": 1}.get(method, 2 if "--servers" in more else 1)  # a tree's root is judged
+    not_training = 0 if method == "easgd" else 2 if "--servers" in more else 1
     lines = ranks - not_training
     assert (record.summary["rounds"], record.summary["diverged"], len(record.metrics)) == (3, False, 3 * lines)
 
@@ -109,7 +97,6 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
         (("--method", "mdownpour", "--period", 4), 1, "--period 4"),
         (("--method", "aeasgd", "--servers", 2), 2, "--servers 2 of 2 ranks"),
         (("--method", "adownpour", "--server", "rma"), 1, "--server rma"),
-        (("--method", "easgd-tree"), 1, "at least 2 ranks"),
         (("--period", 0), 1, "--period 0"),
         (("--batch-size", 48), 1, "--worker-batch of one"),
         (("--method", "easgd", "--optimizer", "adamw", "--momentum-factor", 0.5), 1, "--momentum-factor is not an option"),
@@ -129,7 +116,7 @@ def test_what_cannot_work_is_refused(tmp_path, options, ranks, said):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("method", ["aeasgd", "easgd", pytest.param("easgd-tree", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("method", ["aeasgd", "easgd"])
 def test_a_worker_that_is_lost_goes_on_from_the_centre(tmp_path, method):
     out = tmp_path / "run"
     run(EASGD, "--method", method, "--period", 1, *SHORT, "--out", out, ranks=3, ECOSPHERE_FAULT="nan:2:train:1")

@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from common.errors import UsageError
 from common.models import build_model
-from common.optim.weight_optimizer import OPTIMIZERS
+from common.optim.registry import OPTIMIZERS
 from common.parallel.populations import PopulationSpec
 from common.training import options as cli
-from common.training.eoa import EoaArgs, check_search, over_wrong_classes, settle_reference
+from common.training.eoa import EoaArgs, check_search, settle_reference
 from common.training.options import (
     PRESETS,
     CommonArgs,
@@ -30,6 +30,7 @@ from common.training.options import (
     settle_batch,
     settle_precision,
 )
+from common.training.run import over_wrong_classes
 
 OURS = {
     "smoke": CommonArgs(preset="smoke", dataset="digits", rounds=2, batch_size=64),

@@ -16,17 +16,18 @@ BUILD_ALL = """
 import sys
 import torch
 from common.models.flat import FlatModel
+from common.optim.protocols import Reductions
 from common.optim.bases import BASES, OptimizerSettings
 for name, base in BASES.items():
     model = FlatModel(torch.nn.Sequential(torch.nn.Linear(3, 2)))
-    for optimizer in base.build(model, OptimizerSettings()):
+    for optimizer in base.build(model, OptimizerSettings(), Reductions(lambda values: 1, None, lambda row: row[None], 0)):
         model.gradient.fill_(1.0)
         if hasattr(optimizer, "train"):
             optimizer.train()
-        if hasattr(optimizer, "look_ahead"):
-            optimizer.look_ahead()
+        if hasattr(optimizer, "step_ahead"):
+            optimizer.step_ahead()
         optimizer.zero_grad(set_to_none=False)
-        optimizer.step(*[lambda backwards=True: torch.ones(())] * base.searches)
+        optimizer.step(*[lambda backwards=True: torch.ones(())] * base.line_search)
         optimizer.load_state_dict(optimizer.state_dict())
 print("torch._dynamo" in sys.modules)
 """

@@ -1,6 +1,5 @@
 """An ecosphere of one worker is ordinary training with the schedule b_t; what it does when its weights are lost."""
 
-import copy
 from math import cos, pi
 
 import pytest
@@ -9,11 +8,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from common.ecosphere.exchange import POLICIES, Exchange
-from common.ecosphere.membership import Ecosphere, join
+from common.ecosphere.membership import Membership, join
 from common.ecosphere.rates import EcosphereRates, EoaSettings
 from common.errors import Diverged, UsageError
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.optim.bases import OptimizerSettings
+from common.optim.weight_optimizer import WeightOptimizer
 from common.parallel.populations import PopulationSpec
+from common.training.worker import reductions_of
 
 ROUNDS, STEPS, ETA0, K = 4, 3, 0.1, 2.0
 
@@ -25,9 +26,7 @@ def network():
 
 def ecosphere_of_one(alone, settings=None, policy="average"):
     rates = EcosphereRates([PopulationSpec("gwo", 1, "sgd")], ETA0, ROUNDS, [K * 128], 7, settings)
-    ecosphere = Ecosphere(alone, rates, Exchange(policy))
-    ecosphere.adopt(network())
-    return ecosphere
+    return Membership(alone, network(), rates, Exchange(policy))
 
 
 def batches(t):
@@ -39,7 +38,7 @@ def batches(t):
 @pytest.mark.parametrize("rule", ["best", "blend", "anneal"])
 def test_one_worker_trains_as_a_plain_loop_with_the_base_rates_bit_for_bit(alone, rule, policy):
     ecosphere = ecosphere_of_one(alone, EoaSettings(base_rule=rule), policy)
-    model, optimizer = ecosphere.model, WeightOptimizer(ecosphere, OptimizerSettings("sgd"))
+    model, optimizer = ecosphere.model, WeightOptimizer(ecosphere.model, OptimizerSettings("sgd"), reductions_of(alone))
     plain = network()
     reference = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     b = K * ETA0  # the start, without noise
@@ -58,8 +57,8 @@ def test_one_worker_trains_as_a_plain_loop_with_the_base_rates_bit_for_bit(alone
             warm = ETA0 + (b - ETA0) * step / STEPS if t == 0 else b  # one epoch, here one round
             reference.param_groups[0]["lr"] = warm
             reference.step()
-        turn = ecosphere.turn(t, 0.1 * t)
-        assert turn.finite
+        end = ecosphere.end_round(t, 0.1 * t)
+        assert end.finite
         x = b
         b = {
             "best": x,
@@ -77,23 +76,14 @@ def test_one_worker_trains_as_a_plain_loop_with_the_base_rates_bit_for_bit(alone
 def test_when_the_last_worker_is_lost_the_run_stops_with_the_last_finite_weights(alone, spoil, fitness):
     ecosphere = ecosphere_of_one(alone)
     ecosphere.model.state.detach().mul_(0.5)
-    ecosphere.turn(0, 0.5)
+    ecosphere.end_round(0, 0.5)
     kept = ecosphere.model.state.detach().clone()
     ecosphere.model.state.detach().add_(1.0)
     if spoil is not None:
         ecosphere.model.buffers[0] = spoil  # a batch-norm statistic counts as a weight
     with pytest.raises(Diverged):
-        ecosphere.turn(1, fitness)
+        ecosphere.end_round(1, fitness)
     assert torch.equal(ecosphere.model.state, kept)
-
-
-def test_a_restored_ecosphere_has_the_saved_weights_and_rate(alone):
-    ecosphere = ecosphere_of_one(alone)
-    state = copy.deepcopy(ecosphere.model.state.detach())
-    ecosphere.model.state.detach().zero_()
-    ecosphere.restore(state, 0.0625, {})
-    assert ecosphere.rate == 0.0625
-    assert torch.equal(torch.cat([p.detach().flatten() for p in ecosphere.model.module.parameters()]), state[: -2 * 6])
 
 
 def test_joining_with_a_script_of_ones_own():
@@ -105,7 +95,7 @@ def test_joining_with_a_script_of_ones_own():
     module(torch.ones(1, 3)).sum().backward()
     assert ecosphere.average_gradient()
     torch.optim.SGD(module.parameters(), lr=ecosphere.rate).step()
-    turn = ecosphere.turn(0, 0.5)
-    assert turn.finite
+    end = ecosphere.end_round(0, 0.5)
+    assert end.finite
     with pytest.raises(UsageError, match="unknown species 'cats'"):
         join(module, "cats", eta0=0.2, rounds=4, batch_size=64)

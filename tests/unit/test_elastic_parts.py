@@ -11,27 +11,26 @@ from test_cli import load_script
 from torch import nn
 
 from common.coupling import stability
-from common.coupling.elastic import Elastic, LocalCentre, Master
+from common.coupling.elastic import CenterVariable, Elastic, LocalCenter
 from common.data.augment import CroppingAugmenter, in_unit_range
 from common.data.dataset import SOURCES, open_data, permutation
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
-from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
 from common.models import MODELS, Shape, model_title
-from common.optim.bases import LookAhead
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.models.flat import FlatModel
+from common.optim.bases import NesterovSGD, OptimizerSettings
+from common.optim.weight_optimizer import WeightOptimizer
 from common.paths import data_directory
+from common.training.worker import reductions_of
 
 
 @given(st.floats(0.01, 1.0), st.floats(0.0, 0.99), st.floats(0.0, 0.1))
 def test_look_ahead_momentum_is_m1_and_m2(eta, delta, decay):
     x = nn.Parameter(torch.tensor([1.0, -2.0], dtype=torch.float64))
-    optimizer = LookAhead([x], delta, decay)
+    optimizer = NesterovSGD([x], delta, decay)
     optimizer.param_groups[0]["lr"] = eta
     slow, v = x.detach().clone(), torch.zeros(2, dtype=torch.float64)
     for _ in range(5):
-        optimizer.look_ahead()
+        optimizer.step_ahead()
         x.grad = x.detach().clone()  # F = x^2 / 2
         optimizer.step()
         ahead = slow + delta * v
@@ -49,14 +48,14 @@ class Quadratic(nn.Module):
 
 
 @pytest.mark.parametrize("delta", [0.0, 0.9])
-def test_the_weight_optimizer_with_a_synchroniser_is_eamsgd(alone, delta):
+def test_the_weight_optimizer_with_an_elastic_coupling_is_eamsgd(alone, delta):
     """One worker, tau = 1: the map of S6 on (x, v, centre), with (7.2)'s order: pull formed before, applied after the step."""
-    ecosphere = Ecosphere(alone, ScheduledRates(lambda p: 1.0, 0.1, 0.1, 1, 1), Exchange())
-    model = ecosphere.adopt(Quadratic())
+    model = FlatModel(Quadratic())
     x = model.parameters.data
-    master = Master(torch.tensor([3.0]))
+    master = CenterVariable(torch.tensor([3.0]))
     settings = OptimizerSettings(name="nesterov", momentum=delta, weight_decay=0.0)
-    optimizer = WeightOptimizer(ecosphere, settings, synchroniser=Elastic(x, LocalCentre(master), 0.2, 1))
+    coupling = Elastic(x, LocalCenter(master), 0.2, 1)
+    optimizer = WeightOptimizer(model, settings, reductions_of(alone), coupling=coupling)
 
     def closure():
         model.zero_gradient()

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.coupling import stability
-from common.coupling.elastic import Admm, Alone, Downpour, Elastic, LocalCentre, Master, MomentumDownpour, MomentumRule
+from common.coupling.elastic import Admm, CenterVariable, Downpour, Elastic, LocalCenter, MomentumDownpour, MomentumRule, NoSync
 from common.coupling.synchronous import SynchronousElastic, centre_after
 
 sizes = st.integers(1, 6)
@@ -25,26 +25,26 @@ def draw(seed, *shape):
 class Worker:
     """One worker on F(x) = h x^2 / 2, with plain steps or look-ahead momentum (M1)-(M2)."""
 
-    def __init__(self, x, synchroniser, eta, h=1.0, delta=0.0):
-        self.x, self.synchroniser, self.eta, self.h, self.delta = x, synchroniser, eta, h, delta
+    def __init__(self, x, coupling, eta, h=1.0, delta=0.0):
+        self.x, self.coupling, self.eta, self.h, self.delta = x, coupling, eta, h, delta
         self.v, self.t = torch.zeros_like(x), 0
 
     def turn(self):
         """One gradient step with everything around it."""
-        self.synchroniser.begin(self.t, self.x)
+        self.coupling.begin(self.t, self.x)
         gradient = self.h * (self.x + self.delta * self.v)
-        if self.synchroniser.steps:
+        if self.coupling.steps:
             self.v = self.delta * self.v - self.eta * gradient
             self.x += self.v
-        self.synchroniser.end(self.t, self.x, gradient)
+        self.coupling.end(self.t, self.x, gradient)
         self.t += 1
 
 
 def elastic_world(p, n, alpha, tau=1, eta=0.0, seed=0, **kind):
     """p workers and a centre at random places, and the workers around them."""
     start = draw(seed, p + 1, n)
-    master = Master(start[p].clone())
-    centre = LocalCentre(master)
+    master = CenterVariable(start[p].clone())
+    centre = LocalCenter(master)
     workers = [Worker(x := start[i].clone(), Elastic(x, centre, alpha, tau), eta, **kind) for i in range(p)]
     return start, master, workers
 
@@ -102,14 +102,14 @@ def test_eamsgd_follows_algorithm_2(eta, alpha, delta):
 @given(eta=st.floats(1e-4, 0.5), rho=st.floats(0.01, 10))
 def test_s2_admm_in_turn_is_the_round_robin_map(p, eta, rho):
     start = torch.full((p, 1), 1000.0, dtype=torch.float64)
-    master = Master(start[0].clone())
-    workers = [Worker(x := start[i].clone(), Admm(x, LocalCentre(master), eta * rho, p), eta) for i in range(p)]
+    master = CenterVariable(start[0].clone())
+    workers = [Worker(x := start[i].clone(), Admm(x, LocalCenter(master), eta * rho, p), eta) for i in range(p)]
     state = np.array([0.0, 1000.0] * p + [1000.0])
     for _ in range(4):
         for worker in workers:
             worker.turn()
         state = stability.round_robin_admm(eta, rho, p) @ state
-    played = np.array([v for w in workers for v in (float(w.synchroniser.multiplier), float(w.x))] + [float(master.centre)])
+    played = np.array([v for w in workers for v in (float(w.coupling.multiplier), float(w.x))] + [float(master.centre)])
     np.testing.assert_allclose(played, state, rtol=1e-9, atol=1e-6)
 
 
@@ -117,7 +117,7 @@ def test_s2_admm_in_turn_is_the_round_robin_map(p, eta, rho):
 def test_i8_downpour_of_one_worker_is_sgd(n, eta, tau):
     x = draw(0, n)
     start = x.clone()
-    worker = Worker(x, Downpour(x, LocalCentre(Master(x.clone())), tau), eta)
+    worker = Worker(x, Downpour(x, LocalCenter(CenterVariable(x.clone())), tau), eta)
     for _ in range(15):
         worker.turn()
     torch.testing.assert_close(worker.x, start * (1 - eta) ** 15)
@@ -127,8 +127,8 @@ def test_i8_downpour_of_one_worker_is_sgd(n, eta, tau):
 def test_downpour_adds_everybodys_steps_to_the_centre(p, eta, tau):
     """Algorithm 3 written out: v accumulates -eta g; every tau steps x~ += v, x = x~, v = 0."""
     first = draw(1, 3)
-    master = Master(first.clone())
-    workers = [Worker(x := first.clone(), Downpour(x, LocalCentre(master), tau), eta, h=1 + i) for i in range(p)]
+    master = CenterVariable(first.clone())
+    workers = [Worker(x := first.clone(), Downpour(x, LocalCenter(master), tau), eta, h=1 + i) for i in range(p)]
     xs, vs, centre = [first.clone() for _ in range(p)], [torch.zeros(3, dtype=torch.float64) for _ in range(p)], first.clone()
     for t in range(9):
         for i, worker in enumerate(workers):
@@ -147,22 +147,22 @@ def test_downpour_adds_everybodys_steps_to_the_centre(p, eta, tau):
 def test_mdownpour_has_the_gain_of_its_variant(variant, gain):
     """With a constant gradient the centre ends up moving by eta times the gain per gradient; L2 is part of what is sent."""
     x, eta = draw(2, 4), 0.01
-    master = Master(x.clone(), MomentumRule(eta, 0.9, variant))
-    synchroniser = MomentumDownpour(x, LocalCentre(master), weight_decay=0.0)
+    master = CenterVariable(x.clone(), MomentumRule(eta, 0.9, variant))
+    coupling = MomentumDownpour(x, LocalCenter(master), weight_decay=0.0)
     for t in range(400):
         before = master.centre.clone()
-        synchroniser.begin(t, x)
+        coupling.begin(t, x)
         assert torch.equal(x, before)
-        synchroniser.end(t, x, torch.ones(4, dtype=torch.float64))
+        coupling.end(t, x, torch.ones(4, dtype=torch.float64))
     torch.testing.assert_close(before - master.centre, torch.full((4,), eta * gain, dtype=torch.float64))
-    decaying = MomentumDownpour(x, LocalCentre(master), weight_decay=0.5)
+    decaying = MomentumDownpour(x, LocalCenter(master), weight_decay=0.5)
     decaying.begin(0, x)
     decaying.end(0, x, torch.ones(4, dtype=torch.float64))
     torch.testing.assert_close(decaying.sent, 1 + 0.5 * x)
 
 
 def test_the_printed_mdownpour_freezes_without_momentum():
-    printed, nesterov = (Master(torch.ones(2), MomentumRule(0.1, 0.0, v)) for v in ("printed", "nesterov"))
+    printed, nesterov = (CenterVariable(torch.ones(2), MomentumRule(0.1, 0.0, v)) for v in ("printed", "nesterov"))
     for master in (printed, nesterov):
         master.receive(torch.ones(2))
     assert printed.centre.tolist() == [1, 1]
@@ -174,7 +174,7 @@ def test_the_printed_mdownpour_freezes_without_momentum():
 @given(st.integers(1, 30), st.floats(0.001, 0.5))
 def test_i7_averages_of_the_centres_past(steps, a):
     start, updates = draw(3, 2), draw(4, steps, 2)
-    mean, moving, none = (Master(start.clone(), averaging=kind) for kind in (0.0, a, None))
+    mean, moving, none = (CenterVariable(start.clone(), averaging=kind) for kind in (0.0, a, None))
     past = [start + updates[:k].sum(0) for k in range(steps)]
     for master in (mean, moving, none):
         for update in updates:
@@ -189,9 +189,9 @@ def test_i7_averages_of_the_centres_past(steps, a):
 @given(st.integers(1, 20), rates)
 def test_alone_the_centre_is_where_the_worker_is(steps, eta):
     x = draw(5, 3)
-    master = Master(x.clone(), averaging=0.0)
+    master = CenterVariable(x.clone(), averaging=0.0)
     path = []
-    worker = Worker(x, Alone(x, LocalCentre(master)), eta)
+    worker = Worker(x, NoSync(x, LocalCenter(master)), eta)
     for _ in range(steps):
         path.append(worker.x.clone())
         worker.turn()
@@ -202,8 +202,8 @@ def test_alone_the_centre_is_where_the_worker_is(steps, eta):
 @given(sizes, rates, st.floats(0.01, 1.5))
 def test_i6_with_one_worker_all_forms_coincide(n, alpha, eta):
     x, other, centre = draw(6, n), draw(6, n), draw(7, n)
-    master = Master(centre.clone())
-    asynchronous = Worker(x, Elastic(x, LocalCentre(master), alpha, 1), eta)
+    master = CenterVariable(centre.clone())
+    asynchronous = Worker(x, Elastic(x, LocalCenter(master), alpha, 1), eta)
     together = SynchronousElastic(other, Group1(), alpha, 1)
     together.centre.copy_(centre)
     synchronous = Worker(other, together, eta)
@@ -235,8 +235,8 @@ def test_the_centre_moves_by_beta_towards_the_mean_of_the_workers(p, beta):
 @pytest.mark.parametrize("p", [1, 3])
 def test_i9_the_first_exchange_does_nothing_from_a_common_start(p):
     start = draw(10, 5)
-    master = Master(start.clone())
-    workers = [Worker(x := start.clone(), Elastic(x, LocalCentre(master), 0.3, 4), 0.1) for _ in range(p)]
+    master = CenterVariable(start.clone())
+    workers = [Worker(x := start.clone(), Elastic(x, LocalCenter(master), 0.3, 4), 0.1) for _ in range(p)]
     for worker in workers:  # the others too, since the centre has not moved
         worker.turn()
         assert torch.equal(master.centre, start)
@@ -247,33 +247,33 @@ def test_i9_the_first_exchange_does_nothing_from_a_common_start(p):
 def test_what_a_checkpoint_keeps_is_enough_to_go_on_bit_for_bit(kind):
     """Nine steps of a worker, and the same with everything put into new objects after the fifth."""
 
-    def synchroniser_of(x, master):
-        centre = LocalCentre(master)
+    def coupling_of(x, master):
+        centre = LocalCenter(master)
         return {
             "elastic": lambda: Elastic(x, centre, 0.3, 2),
             "downpour": lambda: Downpour(x, centre, 2),
             "admm": lambda: Admm(x, centre, 0.3, 2, 2),
-            "alone": lambda: Alone(x, centre),
+            "alone": lambda: NoSync(x, centre),
             "together": lambda: SynchronousElastic(x, Group1(), 0.3, 2),
         }[kind]()
 
     x = draw(3, 4)
-    master = Master(draw(4, 4), averaging=0.1)
-    worker = Worker(x, synchroniser_of(x, master), 0.1)
+    master = CenterVariable(draw(4, 4), averaging=0.1)
+    worker = Worker(x, coupling_of(x, master), 0.1)
     kept = {}
     for t in range(9):
         if t == 5:
             kept = {
                 "x": worker.x.clone(),
-                "synchroniser": {n: v.clone() for n, v in worker.synchroniser.tensors().items()},
+                "coupling": {n: v.clone() for n, v in worker.coupling.tensors().items()},
                 "master": {n: v.clone() for n, v in master.tensors().items()},
                 "clock": master.clock,
             }
         worker.turn()
     y = torch.zeros(4, dtype=torch.float64)
-    other = Master(torch.zeros(4, dtype=torch.float64), averaging=0.1)
-    again = Worker(y, synchroniser_of(y, other), 0.1)
-    for tensors, values in ((again.synchroniser.tensors(), kept["synchroniser"]), (other.tensors(), kept["master"])):
+    other = CenterVariable(torch.zeros(4, dtype=torch.float64), averaging=0.1)
+    again = Worker(y, coupling_of(y, other), 0.1)
+    for tensors, values in ((again.coupling.tensors(), kept["coupling"]), (other.tensors(), kept["master"])):
         assert tensors.keys() == values.keys()
         for name, value in values.items():
             tensors[name].copy_(value)
@@ -288,15 +288,15 @@ def test_what_a_checkpoint_keeps_is_enough_to_go_on_bit_for_bit(kind):
 
 @pytest.mark.parametrize("kind", ["elastic", "downpour", "admm", "mdownpour"])
 def test_a_worker_that_is_lost_leaves_the_centre_alone_and_can_begin_anew(kind):
-    master = Master(draw(1, 3))
-    centre, x = LocalCentre(master), draw(2, 3)
-    synchroniser = {
+    master = CenterVariable(draw(1, 3))
+    centre, x = LocalCenter(master), draw(2, 3)
+    coupling = {
         "elastic": lambda: Elastic(x, centre, 0.3, 1),
         "downpour": lambda: Downpour(x, centre, 1),
         "admm": lambda: Admm(x, centre, 0.3, 1, 1),
         "mdownpour": lambda: MomentumDownpour(x, centre),
     }[kind]()
-    worker = Worker(x, synchroniser, 0.1)
+    worker = Worker(x, coupling, 0.1)
     worker.turn()
     before = master.centre.clone()
     worker.x.fill_(torch.nan)
@@ -305,12 +305,12 @@ def test_a_worker_that_is_lost_leaves_the_centre_alone_and_can_begin_anew(kind):
     assert torch.equal(master.centre, before)
     worker.h, worker.v = 1.0, torch.zeros_like(worker.x)
     worker.x.copy_(master.centre)
-    synchroniser.restart(worker.x)
+    coupling.restart(worker.x)
     for _ in range(3):
         worker.turn()
     assert torch.isfinite(worker.x).all()
     assert torch.isfinite(master.centre).all()
     assert not torch.equal(master.centre, before)
     if kind == "admm":  # (A3): the centre still moves with this worker's term, from where both began
-        torch.testing.assert_close(master.centre - synchroniser.term, draw(1, 3) - draw(2, 3))
-        torch.testing.assert_close(synchroniser.term, worker.x - synchroniser.multiplier)
+        torch.testing.assert_close(master.centre - coupling.term, draw(1, 3) - draw(2, 3))
+        torch.testing.assert_close(coupling.term, worker.x - coupling.multiplier)

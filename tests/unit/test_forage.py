@@ -17,7 +17,7 @@ from common.data.dataset import SOURCES, DataSet, Pictures
 from common.ecosphere.election import Standings
 from common.ecosphere.exchange import Exchange, contributions
 from common.ecosphere.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
-from common.ecosphere.membership import Ecosphere
+from common.ecosphere.membership import Membership
 from common.ecosphere.smoothing import Smoother
 from common.ecosphere.species import SPECIES, Moment, Rules, View
 from common.evaluate import Evaluator, evaluate
@@ -82,7 +82,7 @@ def play(rates, losses_at, rounds):
     for t in range(rounds):
         history.append(x)
         shown = standings(x, losses_at(x), [s.workers for s in rates.specs])
-        answer = rates.retreat if rates.takes_back(t) or not any(shown.alive) else rates.next
+        answer = rates.rollback_rates if rates.is_trial(t) or not any(shown.alive) else rates.next
         answer(t, shown, 0)
         x = rates._rates(t + 1)
     return np.array(history)
@@ -93,7 +93,7 @@ def test_every_rank_computes_the_same_whatever_its_population(settings):
     one, two = (ForageRates(SPECS, 0.1, LENGTHS, 3, settings) for _ in range(2))
     shown = standings(one.start[[0, 4]], [1.0, 1.1])
     for t in range(30):
-        call = "retreat" if one.takes_back(t) else "next"
+        call = "rollback_rates" if one.is_trial(t) else "next"
         first = getattr(one, call)(t, shown, 0)
         second = getattr(two, call)(t, shown, 1)
         assert one.state() == two.state()
@@ -116,8 +116,8 @@ def test_scouts_find_the_decade_of_a_hill_wherever_they_start(populations, start
     rates = ForageRates(specs, 10.0**start, LENGTHS, 0)
     t = 0
     x = rates.start
-    while rates.takes_back(t):
-        rates.retreat(t, standings(x, 1 + np.abs(np.log(x)) ** width, [1] * populations), 0)
+    while rates.is_trial(t):
+        rates.rollback_rates(t, standings(x, 1 + np.abs(np.log(x)) ** width, [1] * populations), 0)
         t += 1
         x = rates._rates(t)
     assert t <= IMPROVED.scouting
@@ -176,7 +176,7 @@ def test_in_the_last_part_all_rates_agree_and_fall_linearly_to_zero(settings):
 def test_where_all_are_lost_the_centre_falls_below_the_lowest_rate(settings):
     rates = ForageRates(SPECS, 10.0, LENGTHS, 0, settings)
     lowest = rates.start.min()
-    moved = rates.retreat(0, standings([1.0, 1.0], [np.inf, np.inf]), 0)
+    moved = rates.rollback_rates(0, standings([1.0, 1.0], [np.inf, np.inf]), 0)
     assert math.exp(rates.centre) == pytest.approx(lowest / 10)
     assert moved.shape == (4,)
     assert moved.max() <= lowest * (1 + 1e-9)
@@ -189,8 +189,8 @@ def test_a_loss_at_any_time_of_the_improved_rule_goes_a_decade_below(scouting):
     gone = standings([1.0, 1.0], [np.inf, np.inf])
     for t in (2, rates.first_landing + 3):
         before, lowest = rates.centre, rates.centre + rates._sigma(t) * rates.zeta.min()
-        moved = rates.retreat(t, gone, 0)
-        assert rates.centre == pytest.approx(before - 2 * DECADE if rates.takes_back(t) else lowest - DECADE)
+        moved = rates.rollback_rates(t, gone, 0)
+        assert rates.centre == pytest.approx(before - 2 * DECADE if rates.is_trial(t) else lowest - DECADE)
         assert moved.shape == (4,)
         assert (moved > 0).all()
 
@@ -214,34 +214,34 @@ def test_four_populations_take_what_their_own_species_propose(species):
 
 def test_a_single_population_has_nothing_to_compare_and_keeps_its_rate():
     rates = ForageRates([PopulationSpec("gwo", 4, "sgd")], 0.1, LENGTHS, 0)
-    assert not rates.takes_back(0)
+    assert not rates.is_trial(0)
     np.testing.assert_allclose(play(rates, lambda x: np.ones(1), 20), 0.1)
 
 
 def test_scouting_rounds_are_taken_back(alone):
     """Two rounds, the second kept: after the first the weights are what they were, whatever they had become."""
     rates = ForageRates([PopulationSpec("gwo", 1, "sgd")], 0.1, LENGTHS, 0)
-    ecosphere = Ecosphere(alone, rates, Exchange("kin"))
-    model = ecosphere.adopt(small_network())
+    ecosphere = Membership(alone, small_network(), rates, Exchange("kin"))
+    model = ecosphere.model
     before = model.state.detach().clone()
     rates.scouting = True
     model.parameters.data.add_(1.0)
-    assert not ecosphere.turn(0, -1.0).finite
+    assert not ecosphere.end_round(0, -1.0).finite
     assert torch.equal(model.state, before)
     assert not rates.scouting, "one population lies between the others: found at once"
     model.parameters.data.add_(1.0)
-    assert ecosphere.turn(1, -1.0).finite
+    assert ecosphere.end_round(1, -1.0).finite
     assert not torch.equal(model.state, before)
 
 
 def test_an_ecosphere_that_forages_goes_on_with_its_last_finite_weights(alone):
     rates = ForageRates([PopulationSpec("gwo", 1, "sgd")], 10.0, LENGTHS, 0)
-    ecosphere = Ecosphere(alone, rates, Exchange("kin"))
-    model = ecosphere.adopt(small_network())
+    ecosphere = Membership(alone, small_network(), rates, Exchange("kin"))
+    model = ecosphere.model
     kept = model.state.detach().clone()
     model.state.detach().fill_(float("nan"))
-    turn = ecosphere.turn(0, 0.5)
-    assert not turn.finite
+    end = ecosphere.end_round(0, 0.5)
+    assert not end.finite
     assert torch.equal(model.state, kept)
     assert ecosphere.rate == pytest.approx(1.0)
 
@@ -254,7 +254,7 @@ def test_a_saved_search_goes_on_bit_for_bit(settings, saved):
         if t == saved:
             two.load_state(json.loads(json.dumps(one.state())))
         shown = standings([0.2 / (t + 1), 0.1], [1.0, 1.0 + 0.1 * t])
-        call = "retreat" if one.takes_back(t) else "next"
+        call = "rollback_rates" if one.is_trial(t) else "next"
         moved = getattr(one, call)(t, shown, 1)
         if t >= saved:
             np.testing.assert_array_equal(getattr(two, call)(t, shown, 1), moved)
@@ -301,11 +301,11 @@ def test_fitness_is_minus_the_loss_of_smoothed_weights_with_measured_statistics_
     with torch.no_grad():
         model.parameters.mul_(1.5)
     before = model.state.detach().clone()
-    judged = smoother.judge(alone.population, t=4)
+    result = smoother.evaluate(alone.population, t=4)
     assert torch.equal(model.state, before)
     plain = small_network()  # the average still is where the smoother began
     evaluator.measure_statistics(plain, None, t=4)
     expected = evaluate(plain, data.fitness, "float32")
-    assert judged.loss == pytest.approx(expected.loss, rel=1e-5)
-    assert judged.fitness == -judged.loss
-    assert judged.accuracy == pytest.approx(expected.accuracy)
+    assert result.loss == pytest.approx(expected.loss, rel=1e-5)
+    assert result.fitness == -result.loss
+    assert result.accuracy == pytest.approx(expected.accuracy)

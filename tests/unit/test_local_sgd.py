@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.coupling.local_sgd import Gathering, LocalSteps, Rhythm, outer_nesterov
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
-from common.ecosphere.rates import ScheduledRates
-from common.optim.weight_optimizer import OptimizerSettings, WeightOptimizer
+from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule, outer_nesterov
+from common.models.flat import FlatModel
+from common.optim.bases import OptimizerSettings
+from common.optim.weight_optimizer import WeightOptimizer
+from common.training.worker import reductions_of
 
 lengths, rates, momenta = st.integers(1, 20), st.floats(0.01, 2.0), st.floats(0.0, 0.99)
 
@@ -75,7 +75,7 @@ def test_an_outer_rate_of_one_without_momentum_is_the_mean(n, seed):
 
 @given(st.integers(1, 9), st.integers(1, 60), st.integers(0, 70))
 def test_workers_meet_every_step_then_every_period_and_at_the_end(period, steps, switch):
-    rhythm = Rhythm(period, steps, switch)
+    rhythm = SyncSchedule(period, steps, switch)
     met = [t for t in range(steps) if rhythm.due(t)]
     expected, since = [], 0  # a counter instead of a formula
     for t in range(steps):
@@ -99,7 +99,7 @@ def local_steps(x, others, due=lambda t: True, **options):
 def test_a_meeting_gives_everybody_the_mean_and_between_two_nothing_is_said(n, others, seed):
     x, theirs = draw(seed, n), draw(seed + 1, others, n)
     expected = torch.cat([x[None], theirs]).mean(0)
-    group, local = local_steps(x, theirs, Rhythm(2, 5).due)
+    group, local = local_steps(x, theirs, SyncSchedule(2, 5).due)
     before = x.clone()
     local.end(0, x, x)
     assert torch.equal(x, before)
@@ -125,17 +125,14 @@ def test_diloco_moves_everybody_by_the_outer_step(n, nu, mu, seed):
 
 
 def test_a_worker_that_is_lost_takes_the_others_mean_and_forgets_its_momentum():
-    forgot = []
     x, theirs = draw(0, 5), draw(1, 3, 5)
     theirs[1, 2] = torch.nan
-    _, local = local_steps(x, theirs, forget=lambda: forgot.append(True))
-    local.end(0, x, x)
+    _, local = local_steps(x, theirs)
+    assert not local.end(0, x, x), "the momentum stays"
     torch.testing.assert_close(local.centre, (draw(0, 5) + theirs[[0, 2]].sum(0)) / 3)
-    assert not forgot
     x[4] = torch.inf
-    local.end(1, x, x)
+    assert local.end(1, x, x), "the momentum begins anew"
     torch.testing.assert_close(x, theirs[[0, 2]].mean(0))
-    assert forgot == [True]
 
 
 def test_where_everybody_is_lost_the_last_meeting_stays_what_it_was():
@@ -154,7 +151,7 @@ def test_what_a_checkpoint_keeps_of_local_steps_goes_on_bit_for_bit(outer):
             x += draw(20 + t, 4)
             local.end(t, x, x)
 
-    due, theirs, x = Rhythm(2, 9).due, draw(1, 2, 4), draw(0, 4)
+    due, theirs, x = SyncSchedule(2, 9).due, draw(1, 2, 4), draw(0, 4)
     _, local = local_steps(x, theirs, due, outer=outer)
     play(local, x, range(5))
     again = x.clone()
@@ -177,11 +174,10 @@ def batches(count):
 
 
 def gathering_optimizer(alone, module, period, steps):
-    ecosphere = Ecosphere(alone, ScheduledRates(lambda p: 1.0, 0.1, 0.1, 1, 1), Exchange())
-    model = ecosphere.adopt(module)
-    optimizer = WeightOptimizer(ecosphere, OptimizerSettings("sgd", momentum=0.9, weight_decay=0.05))
-    optimizer.synchroniser = Gathering(model.parameters.data, alone.population, Rhythm(period, steps).due)
-    return model, optimizer
+    model = FlatModel(module)
+    gathered = GradientAccumulation(model.parameters.data, alone.population, SyncSchedule(period, steps).due)
+    settings = OptimizerSettings("sgd", momentum=0.9, weight_decay=0.05)
+    return model, WeightOptimizer(model, settings, reductions_of(alone), coupling=gathered)
 
 
 def step(model, optimizer, batch, spoil=False):
@@ -240,8 +236,8 @@ def test_gathering_every_step_is_plain_training_bit_for_bit_and_resumes_in_mid_a
     again, other = gathering_optimizer(alone, copy.deepcopy(model.module), 3, 9)
     other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
     other.clock = optimizer.clock
-    for name, value in optimizer.synchroniser.tensors().items():
-        other.synchroniser.tensors()[name].copy_(value)
+    for name, value in optimizer.coupling.tensors().items():
+        other.coupling.tensors()[name].copy_(value)
     for batch in batches(9)[4:]:
         step(model, optimizer, batch)
         step(again, other, batch)

@@ -9,19 +9,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.coupling.elastic import Synchroniser
+from common.coupling.elastic import Coupling
 from common.data.augment import Augmenter
 from common.data.dataset import SOURCES, Pictures, Texts
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
 from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
 from common.models import build_model
+from common.models.flat import FlatModel
 from common.optim.armijo import PAPER
+from common.optim.bases import OptimizerSettings
+from common.optim.registry import OPTIMIZERS, has_line_search
 from common.optim.salsa import Salsa
-from common.optim.weight_optimizer import OPTIMIZERS, OptimizerSettings, WeightOptimizer, searches
 from common.parallel.populations import PopulationSpec
 from common.training.loop import Plan, _closure, train_round
+from common.training.worker import build_worker
 
 STEPS, BATCH = 12, 10
 
@@ -37,21 +38,22 @@ def batches(seed=1, steps=STEPS):
     return [(torch.randn(BATCH, 5, generator=generator), torch.randint(3, (BATCH,), generator=generator)) for _ in range(steps)]
 
 
-def member(alone, name, module=None, **options):
-    """An ecosphere of one worker, and its optimizer."""
-    ecosphere = Ecosphere(alone, ScheduledRates(lambda progress: 1.0, 0.1, 0.1, 1, 5), Exchange())
-    ecosphere.adopt(module or network())
-    return ecosphere, WeightOptimizer(ecosphere, OptimizerSettings(name, **options))
+def member(alone, name, module=None, coupling=None, **options):
+    """A worker, and its optimizer."""
+    rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, 1, 5)
+    settings = OptimizerSettings(name, **options)
+    worker = build_worker(alone, FlatModel(module or network()), rates, settings, coupling=coupling)
+    return worker, worker.optimizer
 
 
 @pytest.mark.parametrize(("name", "direction", "momentum"), [("salsa", "adam", 0.9), ("salsa-sgd", "sgd", 0.6)])
 def test_on_the_flat_buffer_it_is_the_optimizer_on_single_tensors(alone, name, direction, momentum):
-    ecosphere, optimizer = member(alone, name, momentum=0.6, weight_decay=0.01, adam_decay=0.01, seed=4)
+    worker, optimizer = member(alone, name, momentum=0.6, weight_decay=0.01, adam_decay=0.01, seed=4)
     plain = network()
     reference = Salsa(
         plain.parameters(), PAPER, direction, (momentum, 0.999), weight_decay=0.01, buffers=plain.buffers(), seed=4
     )
-    trained = train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    trained = train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
     total = 0.0
     for x, y in batches():
 
@@ -67,20 +69,20 @@ def test_on_the_flat_buffer_it_is_the_optimizer_on_single_tensors(alone, name, d
     counts = optimizer.counts()
     assert (counts["searches"], counts["trials"]) == (reference.search.searches, reference.search.trials)
     # Sums over one long tensor instead of several short ones, in float32.
-    for ours, theirs in zip(ecosphere.model.module.state_dict().values(), plain.state_dict().values(), strict=True):
+    for ours, theirs in zip(worker.model.module.state_dict().values(), plain.state_dict().values(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
     assert trained.loss == pytest.approx(total / STEPS, rel=1e-5)
     assert trained.gradient_evaluations == STEPS * BATCH
     assert trained.forward_evaluations == STEPS * BATCH + trained.trials * BATCH
     assert {name: getattr(trained, name) for name in counts} == counts
     assert trained.trials >= trained.searches > 0
-    assert int(ecosphere.model.module[1].num_batches_tracked) == STEPS, "trials do not count as batches"
+    assert int(worker.model.module[1].num_batches_tracked) == STEPS, "trials do not count as batches"
 
 
 @pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("asam", 2), ("adamw", 1)])
 def test_without_a_search_forward_passes_are_as_many_as_backward_passes(alone, name, passes):
-    ecosphere, optimizer = member(alone, name)
-    trained = train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    worker, _ = member(alone, name)
+    trained = train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
     assert trained.forward_evaluations == trained.gradient_evaluations == passes * STEPS * BATCH
     assert (trained.searches, trained.trials) == (0, 0)
 
@@ -88,42 +90,42 @@ def test_without_a_search_forward_passes_are_as_many_as_backward_passes(alone, n
 def test_its_steps_do_not_depend_on_the_rates_unless_these_are_moved(alone):
     ends = []
     for first, second in ((0.1, 0.1), (7.0, 7.0), (0.1, 0.05)):
-        ecosphere, optimizer = member(alone, "salsa")
+        worker, optimizer = member(alone, "salsa")
         for rate in (first, second):
-            ecosphere.rate = rate
-            train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
-        ends.append((ecosphere.model.state.detach().clone(), optimizer.step_size(rate)))
+            worker.rate = rate
+            train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+        ends.append((worker.model.state.detach().clone(), optimizer.effective_lr(rate)))
     assert torch.equal(ends[0][0], ends[1][0])
     assert not torch.equal(ends[0][0], ends[2][0])
 
 
 def test_a_rate_that_is_halved_halves_where_the_next_search_begins(alone):
-    ecosphere, optimizer = member(alone, "salsa")
+    worker, optimizer = member(alone, "salsa")
     optimizer.begin_round(0.1)
-    train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
     eta = optimizer.salsa.search.eta
-    optimizer.begin_round(ecosphere.rate)
+    optimizer.begin_round(worker.rate)
     assert optimizer.salsa.param_groups[0]["lr"] == eta
-    optimizer.begin_round(0.5 * ecosphere.rate)
+    optimizer.begin_round(0.5 * worker.rate)
     assert optimizer.salsa.param_groups[0]["lr"] == pytest.approx(0.5 * eta)
     optimizer.begin_round(0.0)  # the end of a schedule is no factor
     assert optimizer.salsa.param_groups[0]["lr"] == pytest.approx(0.5 * eta)
 
 
 def test_what_a_checkpoint_keeps_brings_the_search_and_the_rate_back(alone):
-    ecosphere, optimizer = member(alone, "salsa-sgd")
+    worker, optimizer = member(alone, "salsa-sgd")
     plan = Plan(BATCH, STEPS, 0.1, "float32")
-    train_round(ecosphere, optimizer, batches(), 0, 0, plan)
-    again, other = member(alone, "salsa-sgd", copy.deepcopy(ecosphere.model.module))
+    train_round(worker, batches(), 0, 0, plan)
+    again, other = member(alone, "salsa-sgd", copy.deepcopy(worker.model.module))
     other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
-    for e, o in ((ecosphere, optimizer), (again, other)):
-        e.rate = 0.02
-        train_round(e, o, batches(2), 0, 1, plan)
-    assert torch.equal(ecosphere.model.state, again.model.state)
+    for w in (worker, again):
+        w.rate = 0.02
+        train_round(w, batches(2), 0, 1, plan)
+    assert torch.equal(worker.model.state, again.model.state)
     assert other.salsa.search == optimizer.salsa.search
 
 
-class Listener(Synchroniser):
+class Listener(Coupling):
     """Notes what it is told, and allows or forbids steps."""
 
     def __init__(self, steps):
@@ -137,26 +139,27 @@ class Listener(Synchroniser):
 
     def end(self, t, x, gradient):
         self.told.append(("end", x.clone()))
+        return False
 
 
 @pytest.mark.parametrize("steps", [True, False])
 @pytest.mark.parametrize("name", ["salsa", "salsa-sgd", "sgd"])
-def test_a_synchroniser_sees_one_report_a_step_and_the_weights_around_it_and_may_forbid_it(alone, name, steps):
-    ecosphere, optimizer = member(alone, name)
-    optimizer.synchroniser = listener = Listener(steps)
-    trained = train_round(ecosphere, optimizer, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+def test_a_coupling_sees_one_report_a_step_and_the_weights_around_it_and_may_forbid_it(alone, name, steps):
+    listener = Listener(steps)
+    worker, _ = member(alone, name, coupling=listener)
+    trained = train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
     kinds, values = zip(*listener.told, strict=True)
     assert kinds == ("begin", "observe", "end") * STEPS, "trial points are not reported"
     for before, after in zip(values[::3], values[2::3], strict=True):
         assert torch.equal(before, after) != steps
     reports = torch.stack(values[1::3])
     assert reports[:, 0].sum().item() / (BATCH * STEPS) == pytest.approx(trained.loss, rel=1e-5)
-    assert (trained.trials > 0) == (steps and searches(name))
+    assert (trained.trials > 0) == (steps and has_line_search(name))
 
 
 def test_a_step_without_any_finite_gradient_is_left_out_but_reported(alone):
-    ecosphere, optimizer = member(alone, "salsa")
-    model, before = ecosphere.model, ecosphere.model.state.detach().clone()
+    worker, optimizer = member(alone, "salsa")
+    model, before = worker.model, worker.model.state.detach().clone()
 
     def closure(backwards=True):
         assert backwards
@@ -169,31 +172,31 @@ def test_a_step_without_any_finite_gradient_is_left_out_but_reported(alone):
 
 
 def test_sam_is_not_offered_over_a_search():
-    assert {name for name in OPTIMIZERS if searches(name)} == {"salsa", "salsa-sgd"}
+    assert {name for name in OPTIMIZERS if has_line_search(name)} == {"salsa", "salsa-sgd"}
     assert "sam+adamw" in OPTIMIZERS
 
 
 @settings(max_examples=20)
 @given(st.integers(1, 4), st.booleans(), st.floats(0, 0.3))
 def test_the_report_of_a_batch_is_the_sums_of_its_parts(alone, parts, exact, smoothing):
-    ecosphere, _ = member(alone, "sgd", nn.Linear(5, 3))
+    worker, _ = member(alone, "sgd", nn.Linear(5, 3))
     x, y = batches()[0]
     plan = Plan(BATCH, 1, smoothing, "float32", parts)
-    report = _closure(ecosphere, x, y, plan, exact)()
-    logits = ecosphere.model.module(x).detach()
+    report = _closure(worker.model, x, y, plan, exact)()
+    logits = worker.model.module(x).detach()
     losses = F.cross_entropy(logits, y, label_smoothing=smoothing, reduction="none").double()
     assert report.dtype == (torch.float64 if exact else torch.float32)
     assert report[0].item() == pytest.approx(losses.sum().item(), rel=1e-12 if exact and parts == 1 else 1e-5)
     assert report[1:].tolist() == [float((logits.argmax(1) == y).sum()), BATCH]
-    gradient = ecosphere.model.gradient.clone()
-    again = _closure(ecosphere, x, y, plan, exact)(backwards=False)
+    gradient = worker.model.gradient.clone()
+    again = _closure(worker.model, x, y, plan, exact)(backwards=False)
     assert torch.equal(again, report)
-    assert torch.equal(ecosphere.model.gradient, gradient), "a trial leaves the gradient alone"
+    assert torch.equal(worker.model.gradient, gradient), "a trial leaves the gradient alone"
 
 
 def test_losses_of_texts_are_means_over_all_places(alone):
     module = build_model("transformer", 0, 97, depth=1, width=1, image_size=6)
-    ecosphere, optimizer = member(alone, "salsa", module)
+    worker, _ = member(alone, "salsa", module)
     generator = torch.Generator().manual_seed(0)
     symbols, labels = (torch.randint(97, (9, 6), generator=generator) for _ in range(2))
     texts = Texts(symbols, labels)
@@ -207,7 +210,7 @@ def test_losses_of_texts_are_means_over_all_places(alone):
                 right += int(logits.argmax() == symbol)
     assert judged.loss == pytest.approx(sum(losses) / 54, rel=1e-5)
     assert judged.accuracy == right / 54
-    trained = train_round(ecosphere, optimizer, [(symbols, labels)], 0, 0, Plan(9, 1, 0.0, "float32"))
+    trained = train_round(worker, [(symbols, labels)], 0, 0, Plan(9, 1, 0.0, "float32"))
     assert trained.loss == pytest.approx(judged.loss, rel=1e-5)
     assert (trained.images, trained.gradient_evaluations) == (9, 9), "windows, not characters"
 

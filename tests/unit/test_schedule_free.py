@@ -13,7 +13,7 @@ from test_cli import SCRIPTS, load_script
 from test_weight_optimizer import adopt, batches, closure_of, network
 
 from common.errors import UsageError
-from common.optim.weight_optimizer import OPTIMIZERS, averages, family, parts, unit
+from common.optim.registry import OPTIMIZERS, is_schedule_free, lr_option, lr_scale, split_name
 from common.parallel.populations import PopulationSpec
 from common.training.eoa import EoaArgs, check_search
 from common.training.options import parse_args, refuse_averages
@@ -28,7 +28,7 @@ def rounds_of(optimizer, model, rounds=((0, 2), (2, 5)), rate=RATE):
         optimizer.begin_round(rate)
         for batch in batches()[first:last]:
             optimizer.step(closure_of(model, batch), rate)
-        optimizer.rest()
+        optimizer.end_training()
         optimizer.end_round(True)
 
 
@@ -87,7 +87,7 @@ def test_gradients_are_taken_elsewhere_than_where_weights_rest(alone, name):
     optimizer.begin_round(RATE)
     optimizer.step(closure_of(model, batches()[3], seen), RATE)
     assert not torch.allclose(seen[0], resting)
-    assert optimizer.rest()
+    assert optimizer.end_training()
 
 
 @pytest.mark.parametrize("name", [n for n in OPTIMIZERS if n not in AVERAGING])
@@ -96,7 +96,7 @@ def test_all_others_rest_where_they_are(alone, name):
     optimizer.begin_round(0.01)
     optimizer.step(closure_of(model, batches()[0]), 0.01)
     before = model.parameters.detach().clone()
-    assert not optimizer.rest()
+    assert not optimizer.end_training()
     assert torch.equal(model.parameters.detach(), before)
 
 
@@ -106,7 +106,7 @@ def test_weights_that_are_exchanged_take_the_point_along_that_gradients_move(alo
     optimizer.begin_round(RATE)
     for batch in batches()[:3]:
         optimizer.step(closure_of(model, batch), RATE)
-    optimizer.rest()
+    optimizer.end_training()
     (before,) = (state["z"].clone() for state in optimizer.inner[0].state.values())
     moved = torch.linspace(-1, 1, len(before))
     model.parameters.data += moved
@@ -122,7 +122,7 @@ def test_lost_weights_begin_anew(alone, name):
     rounds_of(optimizer, model)
     optimizer.begin_round(RATE)
     model.parameters.data.fill_(torch.nan)
-    optimizer.rest()
+    optimizer.end_training()
     given_weights = adopt(alone, network(7), name)[0].state.detach().clone()
     model.state.detach().copy_(given_weights)
     optimizer.end_round(False)
@@ -137,15 +137,17 @@ def test_prodigys_step_is_its_estimate_times_the_rate(alone):
     rounds_of(optimizer, model, rounds=((0, 5),) * 6, rate=1.0)
     estimate = optimizer.inner[0].param_groups[0]["d"]
     assert estimate > 1e-6, "it has grown from where it begins"
-    assert optimizer.step_size(0.3) == pytest.approx(0.3 * estimate)
+    assert optimizer.effective_lr(0.3) == pytest.approx(0.3 * estimate)
 
 
 def test_prodigys_base_rate_is_one_and_the_others_are_their_familys():
-    assert unit("prodigy", 0.1, 0.001, 0.9) * 0.1 == pytest.approx(1)
-    assert unit("schedulefree-adamw", 0.1, 0.001, 0.9) * 0.1 == pytest.approx(0.001)
-    assert unit("schedulefree-sgd", 0.1, 0.001, 0.9) == 1
-    assert {n for n in OPTIMIZERS if averages(n)} == set(AVERAGING)
-    assert not any(parts(n)[0] and (averages(n) or family(n) == "one") for n in OPTIMIZERS), "none of them under SAM"
+    assert lr_scale("prodigy", 0.1, 0.001, 0.9) * 0.1 == pytest.approx(1)
+    assert lr_scale("schedulefree-adamw", 0.1, 0.001, 0.9) * 0.1 == pytest.approx(0.001)
+    assert lr_scale("schedulefree-sgd", 0.1, 0.001, 0.9) == 1
+    assert {n for n in OPTIMIZERS if is_schedule_free(n)} == set(AVERAGING)
+    assert not any(split_name(n)[0] and (is_schedule_free(n) or lr_option(n) == "one") for n in OPTIMIZERS), (
+        "none of them under SAM"
+    )
 
 
 @pytest.mark.parametrize(("folder", "script"), [("EASGD", "EASGD"), ("PSO-PS", "PSOPS")])

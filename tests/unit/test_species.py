@@ -104,7 +104,7 @@ def test_alpha_is_not_made_positive_before_others_follow_it():
 
 
 def whale(x, b, p, l, u, C, r=0.0, herd=(), t=0, rounds=10, **variant):  # noqa: E741
-    """One whale that stands at x, with forced numbers; `herd` are its companions, which do nothing of interest."""
+    """One whale that stands at x, with forced numbers; `herd` are its peers, which do nothing of interest."""
     idle = [0.9, 0.25, 0.0, 0.5, 0.5] * len(herd)
     variant = {"damping": "none", **variant}
     return move("woa", Case([x, *herd], [0.0] * (1 + len(herd)), b, t, rounds, [p, l, r, u, C / 2, *idle], **variant))[0]

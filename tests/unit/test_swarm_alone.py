@@ -30,15 +30,15 @@ class Height(Fitness):
         return self.state.square().sum().item()
 
 
-def descend(state, steps, synchroniser=None, eta=0.1):
+def descend(state, steps, coupling=None, eta=0.1):
     """Plain steps on |x|^2 / 2, coupled or not."""
     for t in range(steps):
         gradient = state.clone()
-        if synchroniser:
-            synchroniser.begin(t, state)
+        if coupling:
+            coupling.begin(t, state)
         state.sub_(gradient, alpha=eta)
-        if synchroniser:
-            synchroniser.end(t, state, gradient)
+        if coupling:
+            coupling.end(t, state, gradient)
     return state
 
 

@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from common.ecosphere.exchange import Exchange
-from common.ecosphere.membership import Ecosphere
-from common.ecosphere.rates import EcosphereRates
-from common.optim.weight_optimizer import OPTIMIZERS, OptimizerSettings, WeightOptimizer, parts
-from common.parallel.populations import PopulationSpec
+from common.models.flat import FlatModel
+from common.optim.bases import OptimizerSettings
+from common.optim.registry import OPTIMIZERS, split_name
+from common.optim.weight_optimizer import WeightOptimizer
+from common.training.worker import reductions_of
 
 DECAY, MU, RATES = 5e-2, 0.9, [0.1, 0.3, 0.05, 0.2, 0.1]  # another rate every step
 
@@ -29,11 +29,11 @@ def batches(seed=1):
 
 
 def adopt(alone, module, name, **options):
-    """An ecosphere of one worker around the module, and its optimizer."""
-    ecosphere = Ecosphere(alone, EcosphereRates([PopulationSpec("gwo", 1, name)], 0.1, 5, [128.0], 0), Exchange())
-    ecosphere.adopt(module)
+    """The module in flat buffers, and its optimizer."""
+    model = FlatModel(module)
     options = {"momentum": MU, "weight_decay": DECAY, "rho": 0.5, **options}
-    return ecosphere.model, WeightOptimizer(ecosphere, OptimizerSettings(name, **options))
+    settings = OptimizerSettings(name, **options)
+    return model, WeightOptimizer(model, settings, reductions_of(alone, settings.sam_scope))
 
 
 def closure_of(model, batch, calls=None, spoil=lambda call: False):
@@ -201,9 +201,9 @@ def test_alone_every_sam_scope_is_the_same(alone, scope):
 
 
 def test_names_are_a_base_or_a_perturbation_over_one():
-    assert parts("sgd") == ("", "sgd")
-    assert parts("asam") == ("asam", "sgd")
-    assert parts("sam+adamw") == ("sam", "adamw")
+    assert split_name("sgd") == ("", "sgd")
+    assert split_name("asam") == ("asam", "sgd")
+    assert split_name("sam+adamw") == ("sam", "adamw")
     assert {"sgd", "adamw", "sam", "asam", "sam+adamw", "asam+adamw"} <= set(OPTIMIZERS)
 
 
@@ -211,9 +211,8 @@ def test_names_are_a_base_or_a_perturbation_over_one():
 @given(hidden=st.integers(1, 40), seed=st.integers(0, 99), unit=st.sampled_from([1.0, 0.01]))
 def test_adamw_alone_is_torch_adamw_bit_for_bit_at_its_own_rate(alone, hidden, seed, unit):
     plain = network(seed, hidden)
-    ecosphere = Ecosphere(alone, EcosphereRates([PopulationSpec("gwo", 1, "adamw")], 0.1, 5, [128.0], 0), Exchange())
-    model = ecosphere.adopt(copy.deepcopy(plain))
-    optimizer = WeightOptimizer(ecosphere, OptimizerSettings("adamw", adam_decay=0.3), unit)
+    model = FlatModel(copy.deepcopy(plain))
+    optimizer = WeightOptimizer(model, OptimizerSettings("adamw", adam_decay=0.3), reductions_of(alone), unit)
     reference = torch.optim.AdamW(plain.parameters(), lr=1.0, weight_decay=0.3, foreach=False)
     for batch, rate in zip(batches(), RATES, strict=True):
         reference.zero_grad()
@@ -254,7 +253,7 @@ def test_every_optimizers_saved_state_goes_on_bit_for_bit(alone, name):
     optimizer.begin_round(0.01)
     for batch in batches()[:2]:
         optimizer.step(closure_of(model, batch), 0.01)
-    optimizer.rest()
+    optimizer.end_training()
     optimizer.end_round(True)
     again, other = adopt(alone, copy.deepcopy(model.module), name)
     other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
@@ -264,7 +263,7 @@ def test_every_optimizers_saved_state_goes_on_bit_for_bit(alone, name):
         optimizer.step(closure_of(model, batch), 0.02)
         other.step(closure_of(again, batch), 0.02)
     assert torch.equal(model.state, again.state)
-    assert optimizer.step_size(0.02) == other.step_size(0.02)
+    assert optimizer.effective_lr(0.02) == other.effective_lr(0.02)
 
 
 @given(limit=st.floats(1e-3, 10))

@@ -1,0 +1,98 @@
+"""The end of a round of EOA: elect, exchange weights across populations, move the learning rates.
+
+This is all that an ecosphere does. Training scripts use it through `common.training.round_ends.EcosphereEnd`, scripts of your
+own through `common.ecosphere.membership.join`.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.ecosphere.election import Standings, elect
+from common.ecosphere.exchange import Exchange
+from common.ecosphere.rates import RateRule
+from common.parallel import faults
+from common.parallel.topology import Topology
+
+
+@dataclass(frozen=True)
+class RoundEnd:
+    """What happened between two rounds.
+
+    standings: fitness and rates of all workers in the round. finite: whether this worker's weights were finite. rate: this
+    worker's learning rate in the next round. lost: whether no worker has finite weights and there are no lower rates to go on
+    with; the weights of the round before are then in place. seconds: this rank's time in elect, exchange and move, waiting
+    included.
+    """
+
+    standings: Standings
+    finite: bool
+    rate: float
+    lost: bool
+    seconds: float
+
+
+class Ecosphere:
+    """Ends rounds for one worker. Every method is collective over the world.
+
+    state: weights and floating buffers, shape (P + B,), float32, finite; changed in place. rates: the rate rule. exchange: the
+    policy across populations. carried_state: returns tensors that travel with the weights (momentum under foraging).
+    """
+
+    def __init__(
+        self,
+        topology: Topology,
+        state: Tensor,
+        rates: RateRule,
+        exchange: Exchange,
+        carried_state: Callable[[], list[Tensor]] = list,
+    ) -> None:
+        self.topology, self.state, self.rates, self.exchange = topology, state.detach(), rates, exchange
+        self.carried_state = carried_state
+        self._last_finite = self.state.clone()
+
+    def end_round(self, t: int, fitness: float, rate: float) -> RoundEnd:
+        """End round t: elect, exchange weights (and `carried_state`), move to the next rate.
+
+        fitness: of this worker's own weights, larger is better. rate: this worker's learning rate in round t. Where no worker
+        in the world holds finite weights and a finite fitness, the weights of the round before are put back.
+        """
+        began = time.perf_counter()
+        rank, place = self.topology.world.rank, self.topology.population.rank
+        finite = bool(torch.isfinite(self.state).all()) and bool(np.isfinite(fitness))
+        faults.trip("elect", rank, t)
+        standings = elect(self.topology.world, fitness if finite else -np.inf, rate, self.topology.sizes)
+        if self.rates.is_trial(t) or not any(standings.alive):
+            self.state.copy_(self._last_finite)
+            rolled_back = self.rates.rollback_rates(t, standings, self.topology.index)
+            following = rate if rolled_back is None else float(rolled_back[place])
+            return RoundEnd(standings, False, following, rolled_back is None, time.perf_counter() - began)
+        faults.trip("exchange", rank, t)
+        if not finite:
+            self.state.fill_(torch.nan)  # a finite state with a NaN fitness stays out of the merge as well
+        self._trade(standings, finite)
+        self.remember()
+        faults.trip("move", rank, t)
+        rates = self.rates.next(t, standings, self.topology.index)
+        return RoundEnd(standings, finite, float(rates[place]), False, time.perf_counter() - began)
+
+    def remember(self) -> None:
+        """Take the present weights, which are finite, for those to go back to."""
+        self._last_finite.copy_(self.state)
+
+    def _trade(self, standings: Standings, finite: bool) -> None:
+        """The exchange, on weights and carried state as one buffer."""
+        carried = self.carried_state()
+        if not carried:
+            self.exchange.run(self.topology, self.state, standings, finite)
+            return
+        # The weights alone decide who is lost: what is carried counts as zero where it is not finite.
+        parts = [self.state, *(torch.nan_to_num(c, 0.0, 0.0, 0.0) for c in carried)]
+        together = torch.cat(parts)
+        self.exchange.run(self.topology, together, standings, finite)
+        for part, new in zip([self.state, *carried], together.split([len(p) for p in parts]), strict=True):
+            part.copy_(new)

@@ -1,0 +1,41 @@
+"""Weight optimizers by name: what `--optimizer` and the third part of `--populations` may say."""
+
+from common.optim.bases import BASES
+from common.optim.sam import PERTURBATIONS
+
+SAM_SCOPES = ("local", "population", "world")
+UNDER_SAM = [name for name, base in BASES.items() if name != "sgd" and base.plain]
+OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in UNDER_SAM))
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """(perturbation or '', base) of one of OPTIMIZERS, e.g. ('sam', 'adamw')."""
+    sharp, _, base = name.rpartition("+")
+    return (base, "sgd") if base in PERTURBATIONS else (sharp, base)
+
+
+def lr_option(name: str) -> str:
+    """Which option gives the base rate of one of OPTIMIZERS: `sgd` (--learning-rate) or `adam` (--adam-rate); `one`: base rate
+    fixed at 1 (Prodigy).
+    """
+    return BASES[split_name(name)[1]].lr_option
+
+
+def has_line_search(name: str) -> bool:
+    """Whether one of OPTIMIZERS finds its step sizes by a line search."""
+    return BASES[split_name(name)[1]].line_search
+
+
+def is_schedule_free(name: str) -> bool:
+    """Whether one of OPTIMIZERS is evaluated at an average of its iterates."""
+    return BASES[split_name(name)[1]].averages_iterates
+
+
+def lr_scale(name: str, learning_rate: float, adam_rate: float, momentum: float) -> float:
+    """Ratio of this optimizer's base rate to SGD's, `learning_rate`, which all rates are quoted for.
+
+    A line search along SGD's momentum averages gradients, where SGD adds them up: 1 / (1 - momentum).
+    """
+    if lr_option(name) != "sgd":
+        return (adam_rate if lr_option(name) == "adam" else 1.0) / learning_rate
+    return 1 / (1 - momentum) if has_line_search(name) else 1.0

@@ -1,0 +1,292 @@
+"""How a round ends, by method: an ecosphere meets, data-parallel workers average their buffers, a center is evaluated.
+
+A run asks its `EndOfRound` after every round and once at its end, and an `Evaluated` for the weights that are evaluated.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.coupling.elastic import CenterVariable
+from common.data.dataset import DataSet, Pictures, Texts
+from common.ecosphere.election import elect
+from common.ecosphere.end_of_round import Ecosphere
+from common.ecosphere.exchange import merge_inside
+from common.ecosphere.smoothing import Smoother
+from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
+from common.parallel import faults
+from common.parallel.comm import Group, finite_mean_
+from common.training.checkpoint import State
+from common.training.worker import Worker
+
+NOT_EVALUATED = EvalResult(math.nan, math.nan, 0.0, math.nan)
+WAY_OUT = "Try a lower --learning-rate or a shorter --period"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The end of one round for this worker.
+
+    fitness: as recorded; -inf where the worker lost its weights. rate: of the next round. seconds: of messages, waiting
+    included. population: whose weights are the run's model, if it ends now. diverged: why the run cannot go on, else "".
+    """
+
+    fitness: float
+    rate: float
+    seconds: float = 0.0
+    population: int = 0
+    diverged: str = ""
+
+
+class Evaluated(Protocol):
+    """Which weights are evaluated after a round."""
+
+    def begin_round(self) -> None:
+        """Before the first step of a round; by default nothing."""
+        return
+
+    def after_step(self) -> None:
+        """After every step; by default nothing."""
+        return
+
+    def evaluate(self, t: int) -> EvalResult:
+        """Loss and accuracy on the fitness images after round t."""
+        ...
+
+
+class OwnWeights(Evaluated):
+    """The worker's own weights, on all the fitness images."""
+
+    def __init__(self, worker: Worker, images: Pictures | Texts, precision: str) -> None:
+        self.worker, self.images, self.precision = worker, images, precision
+
+    def evaluate(self, t: int) -> EvalResult:
+        """Nothing is sent."""
+        return evaluate(self.worker.model.module, self.images, self.precision)
+
+
+class SmoothedWeights(Evaluated):
+    """The average of a population's weights over the round (foraging); collective over the population."""
+
+    def __init__(self, worker: Worker, evaluator: Evaluator, images: Pictures | Texts) -> None:
+        self.population = worker.topology.population
+        self.smoother = Smoother(worker.model, evaluator, images)
+
+    def begin_round(self) -> None:
+        """The average begins at the present weights."""
+        self.smoother.restart()
+
+    def after_step(self) -> None:
+        """One step more."""
+        self.smoother.add()
+
+    def evaluate(self, t: int) -> EvalResult:
+        """Fitness is minus the loss."""
+        return self.smoother.evaluate(self.population, t)
+
+
+class EndOfRound(Protocol):
+    """How a method ends its rounds and its run. Everything is collective over the world.
+
+    Attributes:
+        exchange: its name in summary.json.
+        measured_at_end: whether no rank has trained with the run's model, so that its batch-norm statistics are measured.
+    """
+
+    exchange: str = "average"
+    measured_at_end: bool = False
+
+    def end_round(self, t: int, result: EvalResult) -> Outcome:
+        """After round t, whose weights were evaluated with this result."""
+        ...
+
+    def columns(self) -> dict[str, Any]:
+        """More columns of metrics.csv for the round that has ended."""
+        return {}
+
+    def take_final_weights(self, population: int, diverged: bool) -> None:
+        """Put the run's model into place on all ranks. population: of the last `Outcome`. By default it is there."""
+        return
+
+    def summary(self) -> dict[str, Any]:
+        """More keys of summary.json."""
+        return {}
+
+    def state(self) -> State:
+        """State that a checkpoint keeps, tensors to be copied back in place and numbers."""
+        return {}, {}
+
+    def restore(self, numbers: dict[str, Any]) -> None:
+        """Put back the numbers of `state`, whose tensors have been copied back."""
+        return
+
+    def begin(self) -> None:
+        """Before the first round, resumed weights in place."""
+        return
+
+
+class EcosphereEnd(EndOfRound):
+    """The end of a round of EOA and of population-based training: elect, exchange across populations, move the rate."""
+
+    def __init__(self, worker: Worker, ecosphere: Ecosphere) -> None:
+        self.worker, self.ecosphere = worker, ecosphere
+        self.exchange = ecosphere.exchange.policy
+        self.measured_at_end = ecosphere.exchange.merges(worker.topology.sizes)
+
+    def end_round(self, t: int, result: EvalResult) -> Outcome:
+        """Diverged where no worker has finite weights and the rate rule knows no lower rates."""
+        end = self.ecosphere.end_round(t, result.fitness, self.worker.rate)
+        if not end.lost:
+            self.worker.optimizer.end_round(end.finite)
+        fitness = float(end.standings.fitness[self.worker.topology.world.rank])
+        return Outcome(fitness, end.rate, end.seconds, end.standings.best_population, _all_lost(t) if end.lost else "")
+
+    def take_final_weights(self, population: int, diverged: bool) -> None:
+        """Those of the best population, where populations hold different ones."""
+        topology = self.worker.topology
+        if self.ecosphere.exchange.keeps_populations_apart:
+            topology.world.broadcast_(self.worker.model.state.detach(), topology.offsets[population])
+
+    def begin(self) -> None:
+        """The present weights are the last finite ones."""
+        self.ecosphere.remember()
+
+
+class IndependentEnd(EcosphereEnd):
+    """Workers that never meet; `averaged` in summary.json is the accuracy of the mean of their last weights."""
+
+    def __init__(self, worker: Worker, ecosphere: Ecosphere, evaluator: Evaluator, data: DataSet, rounds: int) -> None:
+        super().__init__(worker, ecosphere)
+        self.evaluator, self.rounds = evaluator, rounds
+        self.splits = {"validation": data.validation, "test": data.test}
+
+    def take_final_weights(self, population: int, diverged: bool) -> None:
+        """The best worker's; the mean of all finite ones is kept for the summary."""
+        weights, world = self.worker.model.parameters.detach(), self.worker.topology.world
+        mean_and_flag = torch.cat([weights, weights.new_zeros(1)])
+        finite_mean_(world, mean_and_flag, "mean")
+        self.mean = mean_and_flag[:-1]
+        super().take_final_weights(population, diverged)
+
+    def summary(self) -> dict[str, Any]:
+        """Accuracy and loss of the mean; the run's model is left as it was."""
+        model, world = self.worker.model, self.worker.topology.world
+        found = self.evaluator.of_weights(model, self.mean, list(self.splits.values()), world, REPORTED, self.rounds)
+        results = dict(zip(self.splits, found, strict=True))
+        words = ("accuracy", "loss")
+        return {"averaged": {f"{name}_{word}": getattr(results[name], word) for name in results for word in words}}
+
+
+class DataParallelEnd(EndOfRound):
+    """The end of a round of ordinary training: batch-norm statistics are averaged, the schedule goes on."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._last_finite = worker.model.state.detach().clone()
+
+    def end_round(self, t: int, result: EvalResult) -> Outcome:
+        """Weights and statistics become their mean over the finite workers; diverged where there are none."""
+        worker, topology, state = self.worker, self.worker.topology, self.worker.model.state.detach()
+        rank, fitness = topology.world.rank, result.fitness
+        finite = worker.model.is_finite() and bool(np.isfinite(fitness))
+        faults.trip("elect", rank, t)
+        standings = elect(topology.world, fitness if finite else -np.inf, worker.rate, topology.sizes)
+        if not any(standings.alive):
+            state.copy_(self._last_finite)
+            return Outcome(-math.inf, worker.rate, diverged=_all_lost(t))
+        faults.trip("exchange", rank, t)
+        merge_inside(topology, state, finite)
+        self._last_finite.copy_(state)
+        faults.trip("move", rank, t)
+        worker.optimizer.end_round(finite)
+        rate = float(worker.rates.next(t, standings, topology.index)[topology.population.rank])
+        return Outcome(float(standings.fitness[rank]), rate)
+
+    def begin(self) -> None:
+        """The present weights are the last finite ones."""
+        self._last_finite.copy_(self.worker.model.state.detach())
+
+
+def _all_lost(t: int) -> str:
+    return f"no worker has finite weights after round {t + 1}; the last finite weights are kept; try lower rates"
+
+
+class CenterEnd(EndOfRound, Evaluated):
+    """Workers with weights of their own, coupled to a center that is evaluated in their place, by all of them together.
+
+    weights: gives the flat parameters that are evaluated, shape (P,), finite now. center: with state of its own that a
+    checkpoint keeps; None where the coupling keeps it. A worker that lost its weights goes on from the last finite center.
+    """
+
+    measured_at_end = True
+
+    def __init__(
+        self,
+        worker: Worker,
+        weights: Callable[[], Tensor],
+        evaluator: Evaluator,
+        images: Pictures | Texts,
+        center: CenterVariable | None = None,
+    ) -> None:
+        self.worker, self.weights, self.evaluator, self.images, self.center = worker, weights, evaluator, images, center
+        self._lost = False
+
+    def evaluate(self, t: int) -> EvalResult:
+        """The center, where it and a worker are finite; the worker's own weights are left as they were."""
+        model, world = self.worker.model, self.worker.topology.world
+        self._lost = not model.is_finite()
+        alive = int(world.gather_rows(np.array([float(not self._lost)])).sum())
+        sound = alive > 0 and self.keep_finite()
+        self._unsound = "" if sound else "the centre is not finite" if alive else "no worker has finite weights"
+        return self.evaluate_center(t, world) if sound else NOT_EVALUATED
+
+    def evaluate_center(self, t: int, group: Group) -> EvalResult:
+        """The center on the fitness images, which the ranks of the group share out; collective over it."""
+        faults.trip("evaluate", self.worker.topology.world.rank, t)
+        (result,) = self.evaluator.of_weights(self.worker.model, self.weights().clone(), [self.images], group, t=t)
+        return result
+
+    def keep_finite(self) -> bool:
+        """Whether the center is finite; it is kept then, to go back to."""
+        present = self.weights()
+        finite = bool(torch.isfinite(present).all())
+        if finite:
+            self.last_finite = present.clone()
+        return finite
+
+    def end_round(self, t: int, result: EvalResult) -> Outcome:
+        """Diverged where the center, or every worker, is no longer finite."""
+        diverged = self._unsound and f"{self._unsound} after round {t + 1}; the last finite centre is kept. {WAY_OUT}"
+        if self._lost and not diverged:
+            self.begin_anew(self.last_finite)
+        return Outcome(-math.inf if self._lost else result.fitness, self.worker.rate_at(t + 1), diverged=diverged)
+
+    def begin_anew(self, weights: Tensor) -> None:
+        """Give this worker, which is lost, other weights; momentum and coupling begin anew."""
+        self.worker.model.parameters.data.copy_(weights)
+        self.evaluator.measure_statistics(self.worker.model.module, self.worker.peers)
+        self.worker.optimizer.end_round(finite=False)
+
+    def take_final_weights(self, population: int, diverged: bool) -> None:
+        """The center; the last finite one where the run diverged."""
+        self.worker.model.parameters.data.copy_(self.last_finite if diverged else self.weights())
+
+    def state(self) -> State:
+        """The center's."""
+        if not self.center:
+            return {}, {}
+        return {f"center.{name}": value for name, value in self.center.tensors().items()}, {"updates": self.center.clock}
+
+    def begin(self) -> None:
+        """The present center is the last finite one."""
+        self.keep_finite()
+
+    def restore(self, numbers: dict[str, Any]) -> None:
+        """The center's."""
+        if self.center:
+            self.center.clock = numbers["updates"]

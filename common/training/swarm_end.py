@@ -1,0 +1,125 @@
+"""The end of a round of a swarm (`common.coupling.swarm`): its model is G, and the workers' own weights are reported too.
+
+Every line of metrics.csv has, besides what every run records, the state of the swarm (COLUMNS). Whatever is evaluated has
+batch-norm statistics measured for it (`common.evaluate`), as the center of elastic averaging.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.coupling.swarm import Swarm
+from common.data.dataset import DataSet, Pictures, Texts
+from common.evaluate import COMPARED, REPORTED, EvalResult, Evaluator
+from common.parallel.comm import Group, finite_mean_
+from common.training.round_ends import NOT_EVALUATED, CenterEnd, Outcome
+from common.training.worker import Worker
+
+COLUMNS = (
+    *("swarm_rounds", "new_bests", "global_best_worker", "restarts", "personal_best", "global_best", "distance"),
+    *("global_val_accuracy", "average_val_accuracy"),
+)
+
+
+class SwarmEnd(CenterEnd):
+    """Workers that are particles; each evaluates its own weights after every round, together they evaluate G and their mean.
+
+    rounds: of the whole run, part of the address of what is drawn at its end.
+    """
+
+    def __init__(self, worker: Worker, swarm: Swarm, evaluator: Evaluator, data: DataSet, rounds: int) -> None:
+        super().__init__(worker, lambda: swarm.best.place[: swarm.length], evaluator, data.fitness)
+        self.swarm, self.data, self.rounds = swarm, data, rounds
+        self.exchange = swarm.settings.exchange
+
+    def evaluate(self, t: int) -> EvalResult:
+        """Loss and accuracy of this worker's own weights; fitness is that of the swarm."""
+        self.best = super().evaluate(t)
+        (own,) = self._evaluate(self.worker.model.parameters.detach(), [self.images], self.worker.peers, t=t)
+        (self.average,) = self._evaluate_average([self.images], t=t)
+        self.measuring = self.swarm.measuring_seconds()
+        seconds = self.best.seconds + own.seconds + self.average.seconds + self.measuring
+        meetings = int(self.swarm.counts[0])
+        return EvalResult(own.loss, own.accuracy, seconds, -self.swarm.fitness if meetings else math.nan)
+
+    def end_round(self, t: int, result: EvalResult) -> Outcome:
+        """As with every center; the time in which fitness was measured is of evaluation, not of exchange."""
+        meetings, new, holder, restarts = self.swarm.counts.tolist()
+        swarm = self.swarm
+        values = (meetings, new, holder, restarts, swarm.personal.fitness, swarm.best.fitness, swarm.distance())
+        self._values = (*values, self.best.accuracy, self.average.accuracy)
+        outcome = super().end_round(t, result)
+        return Outcome(outcome.fitness, outcome.rate, -self.measuring, diverged=outcome.diverged)
+
+    def columns(self) -> dict[str, Any]:
+        """The state of the swarm."""
+        return dict(zip(COLUMNS, self._values, strict=True))
+
+    def _evaluate(
+        self, weights: Tensor, splits: Sequence[Pictures | Texts], group: Group | None, images: int = COMPARED, t: int = 0
+    ) -> list[EvalResult]:
+        """Parameters that all ranks of the group hold, as `Evaluator.of_weights` has it; collective over the group.
+
+        It is only reported, so what is sent for it does not count.
+        """
+        traffic = self.worker.topology.traffic
+        sent = traffic.inside
+        results = self.evaluator.of_weights(self.worker.model, weights.clone(), splits, group, images, t)
+        traffic.inside = sent
+        return results
+
+    def _evaluate_average(self, splits: Sequence[Pictures | Texts], images: int = COMPARED, t: int = 0) -> list[EvalResult]:
+        """The mean of all finite workers' weights; collective."""
+        world, traffic = self.worker.topology.world, self.worker.topology.traffic
+        sent, weights = traffic.inside, self.worker.model.parameters.detach()
+        mean = torch.cat([weights, weights.new_zeros(1)])
+        finite = finite_mean_(world, mean, "average")
+        traffic.inside = sent
+        return self._evaluate(mean[:-1], splits, world, images, t) if finite else [NOT_EVALUATED] * len(splits)
+
+    def take_final_weights(self, population: int, diverged: bool) -> None:
+        """The rest of a phase is measured; then G, after a last look at where the workers are."""
+        self.swarm.arrive()  # nothing is to be under way when MPI ends
+        if not diverged:
+            self.swarm.close(self.worker.optimizer.clock)
+        self.at_end = self._evaluate_workers()
+        super().take_final_weights(population, diverged)
+
+    def _evaluate_workers(self) -> dict[str, Any]:
+        """Every worker on the fitness images; the best one of them, and the average of all, on the test images as well."""
+        world, data = self.worker.topology.world, self.data
+        weights = self.worker.model.parameters.detach().clone()
+        last = (REPORTED, self.rounds)  # images behind the statistics, address of their draws
+        (own,) = self._evaluate(weights, [data.fitness], self.worker.peers, *last)
+        accuracy = own.accuracy if torch.isfinite(weights).all() else -math.inf
+        mine = np.array([accuracy, self.swarm.distance(), float(self.swarm.counts[3])])
+        accuracies, distances, restarts = world.gather_rows(mine).T
+        average, average_test = self._evaluate_average([data.validation, data.test], *last)
+        best = int(np.argmax(accuracies))
+        (best_test,) = self._evaluate(world.broadcast_(weights, root=best), [data.test], world, *last)
+        return {
+            "distance": float(distances.mean()),
+            "restarts": int(restarts.sum()),
+            "average_validation_accuracy": average.accuracy,
+            "average_test_accuracy": average_test.accuracy,
+            "worker_val_accuracies": accuracies.tolist(),
+            "best_worker": best,
+            "best_worker_test_accuracy": best_test.accuracy,
+        }
+
+    def summary(self) -> dict[str, Any]:
+        """The swarm over the whole run, and its workers at the end."""
+        meetings, new, holder, _ = self.swarm.counts.tolist()
+        return {
+            "swarm": {
+                "rounds": meetings,
+                "new_best_share": new / meetings if meetings else 0.0,
+                "global_best": self.swarm.best.fitness,
+                "global_best_worker": holder,
+                **self.at_end,
+            }
+        }

@@ -1,0 +1,72 @@
+"""A worker: one rank that trains, with its model, the optimizer of its weights and the rule of its learning rate."""
+
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+
+from common.ecosphere.rates import RateRule
+from common.models.flat import FlatModel
+from common.optim.bases import OptimizerSettings
+from common.optim.protocols import Coupling, Reductions
+from common.optim.weight_optimizer import WeightOptimizer
+from common.parallel.comm import Group, finite_mean_
+from common.parallel.topology import Topology
+
+
+@dataclass
+class Worker:
+    """What every method has.
+
+    rate: the learning rate of the present round; `rate_at` gives that of one step. peers: the ranks whose weights are the same
+    as this one's while a round is trained, None for this rank alone.
+    """
+
+    topology: Topology
+    model: FlatModel
+    optimizer: WeightOptimizer
+    rates: RateRule
+    rate: float
+    peers: Group | None
+
+    def rate_at(self, rounds_done: float) -> float:
+        """The learning rate of one step; rounds_done = t + fraction of round t that is done."""
+        return self.rates.at(self.rate, rounds_done)
+
+
+def share_model(module: nn.Module, topology: Topology) -> FlatModel:
+    """The module in flat buffers, with rank 0's weights on every rank. Collective over the world."""
+    model = FlatModel(module)
+    topology.world.broadcast_(model.state.detach(), root=0)
+    return model
+
+
+def build_worker(
+    topology: Topology,
+    model: FlatModel,
+    rates: RateRule,
+    settings: OptimizerSettings,
+    lr_scale: float = 1.0,
+    coupling: Coupling | None = None,
+    equal_inside: bool = True,
+) -> Worker:
+    """The worker of this rank. equal_inside: whether the ranks of its gradient scope hold the same weights in a round.
+
+    Where they do not, each has a learning rate of its own. lr_scale, coupling: see `WeightOptimizer`.
+    """
+    optimizer = WeightOptimizer(model, settings, reductions_of(topology, settings.sam_scope), lr_scale, coupling)
+    rate = float(rates.start[topology.world.rank])
+    return Worker(topology, model, optimizer, rates, rate, topology.gradients if equal_inside else None)
+
+
+def reductions_of(topology: Topology, sam_scope: str = "local") -> Reductions:
+    """What the optimizer of this rank's population reduces over other ranks. sam_scope: one of `registry.SAM_SCOPES`."""
+    gradients = topology.gradients
+    scopes = {"local": None, "population": topology.population, "world": topology.world}
+    first = scopes[sam_scope]
+    return Reductions(
+        mean=partial(finite_mean_, gradients, name="gradient"),
+        first_mean=partial(finite_mean_, first, name="gradient") if first else None,
+        gather=gradients.gather_rows,
+        rank=topology.world.rank,
+    )
