@@ -301,6 +301,8 @@ def read_rates(args: Args) -> tuple[list[float], bool]:
         raise UsageError(
             f"cannot read rates from '{args.replay}' ({error}): name a rates.csv that an EOA or pbt run wrote"
         ) from None
+    if not rates:
+        raise UsageError(f"{args.replay} holds no rates: name a rates.csv that an EOA or pbt run wrote")
     if len(rates) < args.rounds:
         raise UsageError(f"{args.replay} holds the rates of {len(rates)} rounds, not {args.rounds}: add --rounds {len(rates)}")
     return rates, column == "mean"

@@ -1,7 +1,7 @@
 """Loss and accuracy of weights, and the batch-norm statistics of weights that no rank has trained with.
 
 Merged, averaged or smoothed weights, a centre, a swarm's best place: no forward pass of the training ran with them, so the
-running statistics that lie around belong to other weights. An `Evaluator` measures them anew, on *augmented* training
+stored running statistics belong to other weights. An `Evaluator` measures them anew, on *augmented* training
 images, because that is what training normalises by (docs/algorithms.md, "Batch-norm statistics"). Weights that were trained
 keep their running statistics.
 """

@@ -23,7 +23,7 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.parallel import machine  # noqa: E402  (the standard library is all that it needs)
+from common.parallel import launch, machine  # noqa: E402  (the standard library is all that they need)
 
 SETUP = "run scripts/setup.sh, then source .venv/bin/activate"
 ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
@@ -233,7 +233,7 @@ def temporary_row(folder: Path | None = None, free: int | None = None) -> Row:
     value = f"{folder}, {size(free)} free"
     if free < SESSION:
         advice = (
-            f"every job needs {SESSION / MB:.0f} MB there, and mpirun hangs without: free some, or set TMPDIR to another folder"
+            f"every job needs {SESSION / MB:.0f} MB there, and mpirun hangs on a full one: free some, or set TMPDIR to another"
         )
         return Row("TMPDIR", value, needed, advice)
     if len(str(folder)) > LONGEST_TMPDIR:
@@ -269,6 +269,9 @@ def settings_rows(environment: Mapping[str, str] = os.environ, home: Path | None
         rows = [Row("threads", f"OMP_NUM_THREADS={threads}", MISSING, "is refused: a whole number of at least 1, or unset it")]
     for name, value in sorted(environment.items()):
         if name.startswith(SETTINGS):
+            if wrong := launch.wrong_setting(name, value):
+                rows.append(Row("set for MPI", f"{name}={value}", MISSING, f"is refused: {wrong}"))
+                continue
             followed = not name.startswith("MPI4PY_RC_")
             rows.append(
                 Row("set for MPI", f"{name}={value}", NOTE, KEPT if followed else "MPI is started as the scripts need it")

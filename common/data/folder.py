@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import psutil
 
 from common.data.sources import Source, Split, brief
 from common.errors import UsageError
@@ -66,6 +67,7 @@ def load_folder(where: Path, size: int) -> tuple[Source, Split, Split]:
         raise UsageError(f"{train} has a single class, '{classes[0]}': there is nothing to tell apart; at least 2 are needed")
     if train.samefile(test):
         raise UsageError(f"{train} and {test} are the same folder: test images have to be others than those trained on")
+    _check_memory(len(files) + len(test_files), size)
     splits = [
         Split(_decode_all(paths, size, aside), np.array(numbers, dtype=np.int64))
         for paths, numbers in ((files, labels), (test_files, test_labels))
@@ -117,15 +119,19 @@ def _no_images(path: Path, why: str) -> str:
     )
 
 
+def _check_memory(images: int, size: int) -> None:
+    """Refuse images that would not fit into the memory that is free: what is allocated here is only claimed page by page."""
+    needed, free = 3 * images * size**2, psutil.virtual_memory().available
+    if needed > free:
+        raise UsageError(
+            f"{images:,} images of {size:,} x {size:,} pixels take {needed / 2**30:,.1f} GiB, and {free / 2**30:,.1f} GiB are "
+            "free: choose a smaller --image-size"
+        )
+
+
 def _decode_all(files: list[str], size: int, aside: Aside) -> np.ndarray:
     """The images, shape (n, size, size, 3), uint8. Raises UsageError naming the first that cannot be read."""
-    try:
-        images = np.empty((len(files), size, size, 3), dtype=np.uint8)
-    except (MemoryError, ValueError):
-        gib = 3 * len(files) * size**2 / 2**30
-        raise UsageError(
-            f"{len(files):,} images of {size:,} x {size:,} pixels take {gib:,.0f} GiB: choose a smaller --image-size"
-        ) from None
+    images = np.empty((len(files), size, size, 3), dtype=np.uint8)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of decoders: the picture is read, or refused below
         for i, file in enumerate(files):
@@ -145,8 +151,17 @@ def _decode(file: str, size: int, aside: Aside) -> np.ndarray:
     with Image.open(file) as picture:
         if getattr(picture, "is_animated", False):
             aside.moving.append(file)
+        scale_transparent_level(picture)
         ImageOps.exif_transpose(picture, in_place=True)
         return np.asarray(ImageOps.fit(to_rgb(picture), (size, size), Image.Resampling.BILINEAR))
+
+
+def scale_transparent_level(picture: "Image") -> None:
+    """Scale the transparent level of a grey PNG of 2 or 4 bits as Pillow scales its pixels, before they are read."""
+    level, tile = picture.info.get("transparency"), getattr(picture, "tile", [])
+    bits = {"L;2": 2, "L;4": 4}.get(str(tile[0][3]) if tile else "")
+    if bits and isinstance(level, int):
+        picture.info["transparency"] = level * 255 // (2**bits - 1)
 
 
 def to_rgb(picture: "Image") -> "Image":

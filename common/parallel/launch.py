@@ -75,6 +75,19 @@ def launcher_size() -> int | None:
     return launched[1] if launched else None
 
 
+def foreign_launcher() -> str:
+    """Why MPI may see fewer processes than the launcher started, and the way out."""
+    if "OMPI_COMM_WORLD_SIZE" in os.environ:
+        return (
+            "the mpirun on PATH belongs to another MPI than mpi4py; activate .venv, or run scripts/setup.sh --system-mpi to "
+            "build against the MPI on PATH"
+        )
+    return (
+        "it did not connect them; start with `srun --mpi=pmix` or with the mpirun of .venv, or run scripts/setup.sh "
+        "--system-mpi to build against the cluster's MPI"
+    )
+
+
 def prepare_environment() -> None:
     """Set what Open MPI and Horovod read once, at their start. Call before `mpi4py.MPI` is imported.
 
@@ -194,14 +207,19 @@ def threads_wanted() -> int | None:
 def check_environment() -> None:
     """Refuse variables of OpenMP and Horovod that cannot be read: Horovod takes them for 0, or aborts. Raises UsageError."""
     threads_wanted()
-    for name in HOROVOD_NUMBERS:
+    for name in (*HOROVOD_NUMBERS, *HOROVOD_CHOICES):
         text = os.environ.get(name)
-        if text is not None and not re.fullmatch(r"\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)\s*", text):
-            raise UsageError(f"{name}='{text}' is no number: set it to one of 0 or more, or unset it")
-    for name, choices in HOROVOD_CHOICES.items():
-        text = os.environ.get(name)
-        if text is not None and text.lower() not in choices:
-            raise UsageError(f"{name}='{text}' cannot work here: set it to {' or '.join(choices)}, or unset it")
+        if text is not None and (wrong := wrong_setting(name, text)):
+            raise UsageError(f"{name}='{text}' {wrong}")
+
+
+def wrong_setting(name: str, text: str) -> str:
+    """Why a variable of Horovod's cannot have this value, and what would do; empty where it can."""
+    if name in HOROVOD_NUMBERS and not re.fullmatch(r"\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)\s*", text):
+        return "is no number: set it to one of 0 or more, or unset it"
+    if name in HOROVOD_CHOICES and text.lower() not in HOROVOD_CHOICES[name]:
+        return f"cannot work here: set it to {' or '.join(HOROVOD_CHOICES[name])}, or unset it"
+    return ""
 
 
 def _has_distribution(name: str) -> bool:

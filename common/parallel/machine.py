@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 ROOT = Path("/")
+MOST_THREADS = 1024  # of one process: torch ends the process where the system does not grant so many
 
 
 class Quota(NamedTuple):
@@ -77,12 +78,12 @@ def threads_wanted(text: str | None) -> int | None:
     """Threads that OMP_NUM_THREADS asks for, as OpenMP defines it; None where it is unset or blank.
 
     A list is for nested parallel regions and the first number counts; blanks around numbers are allowed. Raises ValueError
-    where it is no list of whole numbers of at least 1.
+    where it is no list of whole numbers from 1 to `MOST_THREADS`.
     """
     if text is None or not text.strip():
         return None
     parts = [part.strip() for part in text.split(",")]
-    if not all(re.fullmatch(r"\+?[0-9]+", part) and int(part) > 0 for part in parts):
+    if not all(re.fullmatch(r"\+?[0-9]+", part) and 0 < int(part) <= MOST_THREADS for part in parts):
         raise ValueError(text)
     return int(parts[0])
 

@@ -73,8 +73,7 @@ def world_size() -> int:
     size, promised = MPI.COMM_WORLD.Get_size(), launch.launcher_size()
     if promised is not None and promised != size:
         raise UsageError(
-            f"the launcher started {promised} processes, but MPI sees a world of {size}: the mpirun on PATH belongs to another "
-            "MPI than mpi4py; activate .venv, or run scripts/setup.sh --system-mpi to build against the MPI on PATH"
+            f"the launcher started {promised} processes, but MPI sees a world of {size}: {launch.foreign_launcher()}"
         )
     return size
 

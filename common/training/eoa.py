@@ -205,7 +205,8 @@ def check_space(args: EoaArgs) -> None:
     """Refuse a damping that is a size of rates where logarithms move."""
     if args.lr_space == "log" and args.damping not in LOG_DAMPINGS:
         raise UsageError(
-            f"--lr-space log needs --damping {' or '.join(LOG_DAMPINGS)}, not {args.damping}, which measures rates"
+            f"--lr-space log needs --damping {' or '.join(LOG_DAMPINGS)}, not {args.damping}"
+            f"{', which --reference sets and' * args.reference} which is in units of rates"
         )
 
 
@@ -227,8 +228,12 @@ def settle_reference(args: A, given: set[str], column: str, ranks: int) -> tuple
     }
     if column == "vit" and args.preset == "paper":
         wanted |= {"batch_size": VIT_WORKER_BATCH * ranks, "learning_rate": VIT_RATE}
-    fixed = given.union(without(args.model))
+    sharp = "sam" in args.optimizer or "sam" in args.populations
+    fixed = given.union(without(args.model), () if sharp else ("sam_scope",))
     changed = {name: value for name, value in wanted.items() if name not in fixed and getattr(args, name) != value}
+    kept = {name: getattr(args, name) for name in wanted if name in given and getattr(args, name) != wanted[name]}
+    if args.label_smoothing and "label_smoothing" in given:
+        kept["label_smoothing"] = args.label_smoothing
     options = [_option(name, value, getattr(args, name)) for name, value in changed.items()]
     if args.label_smoothing and "label_smoothing" not in given:
         options.append("label smoothing over the K - 1 wrong classes alone: K/(K - 1) times as much by torch's rule")
@@ -236,23 +241,30 @@ def settle_reference(args: A, given: set[str], column: str, ranks: int) -> tuple
     rules = replace(reference.rules, damping=args.damping, space=args.lr_space)
     said = [f"reference behaviour of the {column} script; against the defaults:"]
     said += [f"  {line}" for line in [*options, *reference_lines(rules)]]
-    said += ["not reproduced:", *(f"  {line}" for line in not_reproduced(column))]
+    said += ["kept as given: " + " ".join(_words(name, value) for name, value in kept.items())] if kept else []
+    said += ["not reproduced:", *(f"  {line}" for line in not_reproduced(column, sharp))]
     return args, replace(reference, base_rule=args.base_rate, rules=rules), said
 
 
 def _option(name: str, value: object, before: object) -> str:
+    """A change, as `--option value (instead of before)`."""
+    return f"{_words(name, value)} (instead of {_words(name, before) if isinstance(value, bool) else before})"
+
+
+def _words(name: str, value: object) -> str:
+    """An option as it is written on the command line."""
     option = name.replace("_", "-")
     if isinstance(value, bool):
         return f"--{'' if value else 'no-'}{option}"
-    return f"--{option} {value} (instead of {before})"
+    return f"--{option} {value}"
 
 
 def reference_lines(rules: Rules) -> list[str]:
     """What of the reference behaviour has no option of its own, in words."""
     lines = [
-        "k = number of workers (instead of images behind one gradient / 128)",
+        "starting rates scale with the number of workers (instead of images behind one gradient / 128)",
         "no warm-up, no limits on the rates",
-        "wolves equal in fitness and rate: higher rank first",
+        "ties among wolves: higher rank first",
     ]
     if not rules.signed:
         lines.append("distances D are absolute (instead of signed)")
@@ -263,22 +275,25 @@ def reference_lines(rules: Rules) -> list[str]:
     return lines
 
 
-def not_reproduced(column: str) -> list[str]:
-    """What a published script does and --reference does not, in words."""
+def not_reproduced(column: str, sharp: bool = True) -> list[str]:
+    """What a published script does and --reference does not, in words. sharp: whether SAM takes part."""
     lines = [
-        "fitness on the test set: ours is measured on held-out training images, which the script trains on as well",
-        "four wolves whatever the number of workers: ours are as --populations says, half of the workers by default",
-        "wolves that draw the moves of their superiors anew, so that ranks disagree on them: ours agree",
-        "rates rounded to float32 where they are shared: ours stay float64",
-        "numbers that are not finite spread from rank to rank: ours stay out of every mean",
+        "fitness: theirs is accuracy on the test set; ours on held-out training images, which the script trains on as well",
+        "wolves: theirs are four, whatever the number of workers; ours as --populations says, by default half of the workers",
+        "superiors of a wolf: theirs draw the moves of their superiors anew, so that ranks disagree; ours agree",
+        "shared rates: theirs are rounded to float32; ours stay float64",
+        "numbers that are not finite: theirs spread from rank to rank; ours stay out of every mean",
     ]
     if column == "cifar100":
-        lines.append("a reference rate of 0.8 (8 x 0.1) in `blend` whatever the workers and the base rate: ours is k eta0")
+        lines.append("reference rate of `blend`: theirs is 0.8 (8 x 0.1), whatever workers and base rate are; ours is k eta0")
     if column == "vit":
-        return [*lines, "position embeddings resized bilinearly for images of another size: timm resizes them bicubically"]
+        return [
+            *lines,
+            "position embeddings at another image size: theirs are resized bilinearly; ours bicubically, by timm",
+        ]
     return [
         *lines,
-        "rank 0's batch-norm statistics, broadcast at every forward pass, evaluation included: ours are each worker's own, "
-        "averaged with the weights after a round",
-        "batch-norm statistics that SAM's second pass moves once more: ours are frozen in it",
+        "batch-norm statistics: theirs are rank 0's, broadcast at every forward pass, evaluation included; ours each worker's "
+        "own, averaged with the weights after a round",
+        *["SAM's second pass: theirs moves batch-norm statistics once more; ours leaves them"] * sharp,
     ]

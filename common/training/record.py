@@ -110,6 +110,13 @@ def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume:
     return directory
 
 
+def _make(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"cannot make the folder {directory} ({error.strerror}): choose another --out") from None
+
+
 def _check_writable(directory: Path) -> None:
     existing = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
@@ -137,12 +144,14 @@ class Record:
         self.directory, self.topology = directory, topology
         self.active = topology.world.rank == 0
         self.events = None
+        self.environment = environment(topology) if self.active else {}  # before the first file: no half record for its sake
+        with topology.world.raise_together():
+            if self.active:
+                _make(directory)
         if not self.active:
             return
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import, and only rank 0 needs it
 
-        self.environment = environment(topology)  # before the first file: a record is never half written for its sake
-        directory.mkdir(parents=True, exist_ok=True)
         self._forget_rounds_from(first_round)
         self.events = SummaryWriter(str(directory), purge_step=first_round)
 

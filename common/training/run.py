@@ -189,7 +189,7 @@ class Run:
         self.first_round = first
         self.record = Record(self.directory, self.topology, first)
         self.record.start(config)
-        self.reporter = Reporter(self.lengths, first)
+        self.reporter = Reporter([n for t in range(len(self.lengths)) if (n := self._steps_left(t)) > 0], first)
         self._describe(first)
         self._note_time("setup", machine.seconds_since_start())
         self._total_before = self.totals.seconds["total"]

@@ -86,7 +86,7 @@ def test_the_reference_behaviour_is_announced_and_recorded(tmp_path, script, col
     )  # 0.1 to the wrong ones
     assert record.summary["precision"] == "float32"
     assert "not reproduced:" in done.out
-    assert "four wolves" in done.out
+    assert "theirs are four" in done.out
     # k = N = 2 and no warm-up: wolves start a little above 2 eta0, whales above its square root.
     wolf, whale = record.column("lr", round=0)
     assert 0.2 <= wolf <= 0.22

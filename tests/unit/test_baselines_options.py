@@ -116,6 +116,9 @@ def test_the_lineage_is_replayed_where_there_is_one_without_a_warm_up(script, tm
     table.write_text("round,mean,lineage\n0,0.1,0.3\n1,0.2\n")  # the round that lost everybody has no descendants
     with pytest.raises(UsageError, match="cannot read rates"):
         script.read_rates(args)
+    table.write_text("round,mean\n")
+    with pytest.raises(UsageError, match="holds no rates"):
+        script.read_rates(args)
 
 
 @pytest.mark.parametrize(("method", "power"), [("linear", 1.0), ("sqrt", 0.5)])

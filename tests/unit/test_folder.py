@@ -3,8 +3,10 @@
 import struct
 import warnings
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -178,6 +180,35 @@ def png(width, height):
     header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
     chunks = (header, b"IDAT" + zlib.compress(b""), b"IEND")
     return b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+
+
+def grey_png(path, bits, levels, transparent):
+    """A grey picture of 2 or 4 bits with one transparent level; Pillow writes none. levels: one row, a whole byte of them."""
+    packed = bytes([0, int("".join(f"{level:0{bits}b}" for level in levels), 2)]) * len(levels)  # filter 0, one byte a row
+    header = b"IHDR" + struct.pack(">IIBBBBB", len(levels), len(levels), bits, 0, 0, 0, 0)
+    chunks = (header, b"tRNS" + struct.pack(">H", transparent), b"IDAT" + zlib.compress(packed), b"IEND")
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + b"".join(struct.pack(">I", len(c) - 4) + c + struct.pack(">I", zlib.crc32(c)) for c in chunks)
+    )
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(2, (0, 1, 2, 3)), (4, (5, 15))])
+def test_the_transparent_level_of_few_bits_is_scaled_as_the_pixels_are(tmp_path, bits, levels):
+    most = 2**bits - 1
+    for transparent in levels:
+        grey_png(tmp_path / "a.png", bits, levels, transparent)
+        wanted = [GROUND if level == transparent else 255 * level // most for level in levels]
+        assert (grey(decoded(tmp_path / "a.png")) == wanted).all()
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_before_any_is_read(tmp_path, monkeypatch):
+    folder = write(tmp_path / "d")
+    needed = 4 * 3 * SIDE**2  # both parts together
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=needed))
+    load_folder(folder, SIDE)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=needed - 1))
+    with pytest.raises(UsageError, match=r"4 images of 4 x 4 pixels take .* GiB are free: choose a smaller --image-size"):
+        load_folder(folder, SIDE)
 
 
 def with_long_text(path):

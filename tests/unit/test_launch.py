@@ -242,6 +242,10 @@ def test_a_fault_happens_only_where_and_when_it_was_asked_for(monkeypatch):
         faults.trip("train", 1, 2)
     monkeypatch.setenv("ECOSPHERE_FAULT", "nan:1:train:2")
     assert faults.trip("train", 1, 2)
+    for misspelt in ("bogus", "nan:1", "nan:1:evaluate:1", "nan:x:train:1", "raise:0:trian:1", "kill:0:train:-1"):
+        monkeypatch.setenv("ECOSPHERE_FAULT", misspelt)
+        with pytest.raises(UsageError, match="is no fault: write KIND:RANK:PHASE:ROUND"):
+            faults.trip("train", 0, 0)
     killed = []
     monkeypatch.setattr(os, "kill", lambda *who: killed.append(who))
     monkeypatch.setenv("ECOSPHERE_FAULT", "kill:0:exchange:0")

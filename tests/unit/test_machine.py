@@ -141,7 +141,7 @@ def test_the_first_of_a_list_of_threads_counts(text, threads):
     assert threads_wanted(text) == threads
 
 
-@pytest.mark.parametrize("text", ["0", "abc", "-1", "4,", ",4", "4,0", "2.5", "4 2", "4;2", "²", "0x4"])
+@pytest.mark.parametrize("text", ["0", "abc", "-1", "4,", ",4", "4,0", "2.5", "4 2", "4;2", "²", "0x4", "1025", "99999999999"])
 def test_what_openmp_does_not_define_is_refused(text):
     with pytest.raises(ValueError):
         threads_wanted(text)

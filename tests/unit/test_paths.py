@@ -43,6 +43,11 @@ def test_an_empty_path_is_refused_by_the_name_of_its_option(path):
         expand(path, "--out")
 
 
+def test_a_path_that_is_no_utf8_is_refused():
+    with pytest.raises(UsageError, match=r"^--out caf\ufffd is not UTF-8"):
+        expand(os.fsdecode(b"caf\xe9"), "--out")
+
+
 def test_the_home_of_nobody_is_refused():
     with pytest.raises(UsageError, match=r"~no-such-user-here is not known.*'\./~no-such-user-here/x'"):
         expand("~no-such-user-here/x", "--out")

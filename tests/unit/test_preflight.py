@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import UsageError
+from common.parallel import launch
 from common.parallel.machine import Quota
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -87,6 +89,15 @@ def test_what_is_set_for_mpi_is_listed(tmp_path):
         (f"{tmp_path}/.openmpi/mca-params.conf: btl = tcp,self", NOTE),
     ]
     assert preflight.settings_rows({}, tmp_path / "nobody") == []
+
+
+@pytest.mark.parametrize(("name", "value"), [("HOROVOD_CYCLE_TIME", "abc"), ("HOROVOD_CONTROLLER", "gloo")])
+def test_what_the_scripts_refuse_is_missing_here(name, value, tmp_path, monkeypatch):
+    (row,) = preflight.settings_rows({name: value}, tmp_path)
+    assert (row.value, row.state) == (f"{name}={value}", MISSING)
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=rf"^{name}='{value}' "):
+        launch.check_environment()
 
 
 @pytest.mark.parametrize(("threads", "state"), [("4,2", NOTE), ("", None), ("0", MISSING), ("abc", MISSING)])
