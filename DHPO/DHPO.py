@@ -14,7 +14,7 @@ import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 
@@ -23,6 +23,7 @@ from common.ecosphere.rates import SHAPES
 from common.errors import UsageError
 from common.evaluate import evaluate
 from common.models import model_title
+from common.options import For, PathText, Range, check
 from common.parallel import launch, machine
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology, split_world, world_size
@@ -39,23 +40,21 @@ from common.search.steady import Order, Steady
 from common.search.strategies import Evolution, Grid, Random, Strategy
 from common.search.trial import State, Trial
 from common.search.worker import run
-from common.training.options import CommonArgs, PathText, check_common, headline, make_presets, parse_args, settle_precision
+from common.training.options import CommonArgs, headline, make_presets, parse_args, settle_precision
 from common.training.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
 
 STATIC = ("grid", "random", "evolution")
-WHOSE = {  # options that are for some choices of another one
-    "grid_size": ("strategy", ("grid",)),
-    "population": ("strategy", ("evolution", "async-evolution")),
-    "lag": ("strategy", ("async-evolution", "tpe")),
-    "reduction": ("pruning", ("halving",)),
-    "schedule": ("objective", ("train",)),
-    "populations": ("objective", ("eoa",)),
-}
+if TYPE_CHECKING:
+    Schedule: TypeAlias = str
+else:
+    Schedule = Literal[*SHAPES]
 
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
-    """Options of the search, after those of its trials."""
+    """Search."""
+
+    one_optimizer: ClassVar[bool] = False  # a space may name several
 
     resume: bool = False
     """go on with the search in --out where its journal ends, on as many ranks as there are now"""
@@ -63,39 +62,39 @@ class Args(CommonArgs):
     """what proposes settings (published: grid, random, evolution)"""
     space: PathText = "cifar10"
     """what is searched: a TOML file, or the name of one in DHPO/spaces"""
-    trials: int = 64
+    trials: Annotated[int, Range(1, 10**5)] = 64
     """settings to try (published: 64)"""
-    population: int = 4
+    population: Annotated[int, Range(2, 10**5), For("strategy", ("evolution", "async-evolution"))] = 4
     """mu of both evolutions, and children per generation (published: 4)"""
-    grid_size: int = 4
+    grid_size: Annotated[int, Range(1), For("strategy", ("grid",))] = 4
     """values of a numeric variable on a grid, where the space does not say (published: 4)"""
     order: Literal["lag", "free"] = "lag"
     """what a proposal, and a decision to stop a trial, knows of others: those --lag before it, so that results do not depend on
     timing or on the number of ranks, or whatever has ended"""
-    lag: int = 16
+    lag: Annotated[int, Range(1), For("strategy", ("async-evolution", "tpe"))] = 16
     """W: trial i waits for trials up to i - W and knows these; up to W workers are busy at a time"""
     pruning: Literal["none", "median", "halving"] = "none"
     """stop poor trials early: median rule, or asynchronous successive halving"""
-    reduction: int = 4
+    reduction: Annotated[int, Range(2), For("pruning", ("halving",))] = 4
     """one of how many goes on at each rung of --pruning halving"""
-    time_budget: float = 0.0
+    time_budget: Annotated[float, Range(0)] = 0.0
     """seconds after which no trial is started; 0 for no limit"""
-    target: float = 0.0
+    target: Annotated[float, Range(0, 1)] = 0.0
     """accuracy (a fraction) after which no trial is started; 0 for none"""
-    retries: int = 1
+    retries: Annotated[int, Range(0)] = 1
     """further attempts at a trial that raised an error"""
     trial_seeds: Literal["common", "own"] = "common"
     """whether all trials are trained with --seed, so that settings are compared, or each with a seed of its own (published:
     common)"""
     ranks_per_trial: int = 1
     """ranks that train one trial together"""
-    threads: int = 1
+    threads: Annotated[int, Range(1, 1024)] = 1
     """threads of a rank; of networks this small more are slower, and others round differently"""
     objective: Literal["train", "eoa"] = "train"
     """what a trial is: training as in baselines/, or an ecosphere (EOA) of its ranks"""
-    schedule: Literal[*SHAPES] = "cosine"  # type: ignore[valid-type]
+    schedule: Annotated[Schedule, For("objective", ("train",))] = "cosine"
     """of the learning rate of --objective train (published: constant)"""
-    populations: str = "auto"
+    populations: Annotated[str, For("objective", ("eoa",))] = "auto"
     """of --objective eoa, as in EOA-SAM"""
 
 
@@ -121,7 +120,7 @@ def main() -> None:
     """Parse, read the data once, search, and train the winner again to judge it on the test images."""
     args, given = parse_args(PRESETS, __doc__)
     ranks = world_size()
-    space = settle(args, given, ranks)
+    space = read_checked_space(args, given, ranks)
     topology = build_topology([PopulationSpec("search", ranks, args.optimizer)], "worker", horovod=False)
     trial = trial_topology(args, topology)
     torch.set_num_threads(args.threads)
@@ -231,34 +230,14 @@ def settings_of(args: Args, training: Training, trial: Trial) -> CommonArgs:
     return replace(settled, batch_size=sizes_of(settled, len(training.data.train), args.ranks_per_trial)[0])
 
 
-def settle(args: Args, given: set[str], ranks: int) -> Space:
+def read_checked_space(args: Args, given: set[str], ranks: int) -> Space:
     """The space, once all options are known to work together. Raises UsageError."""
-    check_common(args)
-    for name, least in (
-        ("trials", 1),
-        ("population", 2),
-        ("grid_size", 1),
-        ("lag", 1),
-        ("reduction", 2),
-        ("retries", 0),
-        ("threads", 1),
-    ):
-        if getattr(args, name) < least:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least {least}")
-    if not args.time_budget >= 0:
-        raise UsageError(f"--time-budget {args.time_budget:g} is to be a number of seconds, 0 for no limit")
-    if not 0 <= args.target <= 1:
-        raise UsageError(f"--target {args.target:g} is to be an accuracy in [0, 1], e.g. 0.95, 0 for none")
+    check(args, given)
     if args.ranks_per_trial < 1 or ranks % args.ranks_per_trial:
         size = args.ranks_per_trial
         raise UsageError(
             f"--ranks-per-trial {size} does not divide the {ranks} ranks: start as many as it divides, or leave it out"
         )
-    for name, (of, choices) in WHOSE.items():
-        if name in given and getattr(args, of) not in choices:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for --{of} {', '.join(choices)}, not {getattr(args, of)}: leave it out"
-            )
     if "max_steps" in given:
         raise UsageError("--max-steps is of a single run: trials are as long as --rounds and --round-steps say")
     check_order(args, given)

@@ -17,7 +17,7 @@ For example:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor
@@ -33,26 +33,19 @@ from common.coupling.elastic import (
     MomentumRule,
     NoSync,
 )
+from common.coupling.options import refuse_both_batches
 from common.coupling.server import ServedCenter, WindowCenter, slices_of
 from common.coupling.synchronous import SynchronousElastic
 from common.ecosphere.rates import RateRule, ScheduledRates
 from common.errors import UsageError
 from common.models.flat import FlatModel
+from common.optim.options import NO_RATE, has_rate, refuse_averages
 from common.optim.protocols import Coupling
+from common.options import For, Needs, Range, check
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
-from common.training.options import (
-    CommonArgs,
-    check_batches,
-    check_common,
-    headline,
-    make_presets,
-    parse_args,
-    refuse_averages,
-    refuse_options_of_others,
-    refuse_rates,
-)
+from common.training.options import CommonArgs, headline, make_presets, parse_args
 from common.training.round_ends import CenterEnd
 from common.training.run import Run
 from common.training.served_run import ServedEnd, ServedRun
@@ -65,13 +58,7 @@ WITH_MOMENTUM = ("eamsgd", "mdownpour", "msgd")
 AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # over all of the centre's past; the others' rate is --average-rate
 MOVING = ("mvadownpour", "mvasgd")
 PULLED = (*TOGETHER, "aeasgd", "eamsgd", "admm")
-WHOSE = {  # options that not every method has
-    **{"period": (*TOGETHER, *SERVED), "beta": PULLED, "variant": ("mdownpour",), "average_rate": MOVING},
-    **{"servers": SERVED, "server": SERVED},
-    "shards": (*TOGETHER, *SERVED),
-    "optimizer": tuple(m for m in METHODS if m not in WITH_MOMENTUM),  # these have the paper's own
-    **dict.fromkeys(("decay", "clip_norm"), tuple(m for m in METHODS if m != "mdownpour")),  # its master steps, at one rate
-}
+NOT_MDOWNPOUR = tuple(m for m in METHODS if m != "mdownpour")  # its master steps, at one rate
 # Learning rates where none is given. paper: those of its figures 8 and 9, else the middle one that was tried. cpu: by
 # validation accuracy at periods 4 and 16 for aeasgd, eamsgd, downpour and mvadownpour (periods.md), else by analogy.
 SLOW, SLOWEST = ("downpour", "adownpour", "mvadownpour"), ("mdownpour",)
@@ -87,38 +74,57 @@ RATES = {
     },
 }
 
+if TYPE_CHECKING:
+    Method: TypeAlias = str
+else:
+    Method = Literal[*METHODS]
+
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
-    """Options of elastic averaging, after those that every script has."""
+    """Elastic averaging."""
 
-    method: Literal[*METHODS] = "aeasgd"  # type: ignore[valid-type]
+    method: Method = "aeasgd"
     """what couples the workers"""
-    learning_rate: float = 0.05
+    learning_rate: Annotated[float, Range(above=0)] = 0.05
     """eta of a worker, scaled by nothing; the default shown is replaced by one of the method's own, but in preset smoke"""
-    momentum_factor: float = 0.99
+    momentum_factor: Annotated[float, Range(0, below=1)] = 0.99
     """delta of eamsgd, msgd and mdownpour (paper: 0.99); the other methods have 0 unless it is given"""
-    batch_size: int = 256
+    batch_size: Annotated[int, Range(1)] = 256
     """images per step of all workers together; the default shown is replaced by --worker-batch for each worker"""
-    period: int = 10
+    period: Annotated[int, Range(1), For("method", (*TOGETHER, *SERVED))] = 10
     """tau: local steps between two exchanges of a worker (paper: 1 to 64; mdownpour knows 1 only)"""
-    beta: float = 0.9
+    beta: Annotated[float, Range(0, usual="0.9"), For("method", PULLED)] = 0.9
     """moving rate of the centre: an exchange moves a worker by beta / workers of its distance (paper: 0.9)"""
-    worker_batch: int = 128
+    worker_batch: Annotated[int, Range(1)] = 128
     """images per step of one worker, unless --batch-size says how many all workers together have (paper: 128)"""
-    variant: Literal["printed", "nesterov"] = "printed"
+    variant: Annotated[Literal["printed", "nesterov"], For("method", ("mdownpour",))] = "printed"
     """how mdownpour's master steps: as printed, or as Nesterov's momentum is usually meant"""
-    shards: Literal["all", "own"] = "all"
+    shards: Annotated[Literal["all", "own"], For("method", (*TOGETHER, *SERVED))] = "all"
     """which images a worker trains on: all of them, in an order of its own, or a part that is its own for the whole run
     (paper: all)"""
-    average_rate: float = 0.001
+    average_rate: Annotated[float, Range(above=0, most=1), For("method", MOVING)] = 0.001
     """rate of the moving average of mvadownpour and mvasgd (paper: 0.001)"""
-    decay: float = 0.0
+    decay: Annotated[float, Range(0), For("method", NOT_MDOWNPOUR), Needs(has_rate, NO_RATE)] = 0.0
     """gamma: the learning rate after t steps of a worker is eta / sqrt(1 + gamma t) (paper: 0, or 1e-4)"""
-    servers: int = 1
+    servers: Annotated[int, Range(1), For("method", SERVED)] = 1
     """ranks that keep a slice of the centre each"""
-    server: Literal["messages", "rma"] = "messages"
+    server: Annotated[Literal["messages", "rma"], For("method", SERVED)] = "messages"
     """how workers reach the centre: by messages to its servers, or one-sidedly, in a window of rank 0's memory"""
+
+    def refuse(self, given: set[str]) -> None:
+        """What does not go together with the method. Raises UsageError."""
+        refuse_both_batches(given)
+        refuse_averages([self.optimizer], "workers that are pulled to a centre")
+        if "optimizer" in given and self.method in WITH_MOMENTUM:  # these have the paper's own
+            others = tuple(m for m in METHODS if m not in WITH_MOMENTUM)
+            raise UsageError(f"--optimizer {For('method', others).wrong(self)}")
+        if "clip_norm" in given and self.method == "mdownpour":
+            raise UsageError(f"--clip-norm {For('method', NOT_MDOWNPOUR).wrong(self)}")
+        if self.method == "mdownpour" and self.period != 1:
+            raise UsageError(f"--method mdownpour exchanges every step: leave --period {self.period} out")
+        if self.server == "rma" and (self.method in AVERAGED or self.method in (*MOVING, "mdownpour") or self.servers > 1):
+            raise UsageError("--server rma has one window that is only added to: no averages, no momentum, no --servers")
 
 
 PRESETS = make_presets(
@@ -147,7 +153,7 @@ COST = {
 def main() -> None:
     """Parse, choose the ranks' parts, train."""
     args, given = parse_args(PRESETS, __doc__)
-    args = settle(args, given)
+    args = resolve(args, given)
     ranks, method = world_size(), args.method
     if method in ALONE and ranks > 1:
         launch.say(f"{method} is sequential: rank 0 trains, {ranks - 1} other rank(s) wait")
@@ -168,40 +174,18 @@ def main() -> None:
         train_together(run)
 
 
-def settle(args: Args, given: set[str]) -> Args:
-    """The arguments as the method needs them. Raises UsageError for those that cannot work."""
-    check_common(args)
-    check_batches(args, given)
-    refuse_rates(args, given, "decay")
-    refuse_averages([args.optimizer], "workers that are pulled to a centre")
-    for name in ("period", "servers", "worker_batch"):
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
-    if args.beta < 0:
-        raise UsageError(f"--beta {args.beta} has to be 0 or more; 0.9 is usual")
-    if not 0 < args.average_rate <= 1:
-        raise UsageError(f"--average-rate {args.average_rate} has to lie in (0, 1]")
-    if args.decay < 0:
-        raise UsageError(f"--decay {args.decay} has to be 0 or more")
-    for name, methods in WHOSE.items():
-        if name in given and args.method not in methods:
-            raise UsageError(
-                f"--{name.replace('_', '-')} is for --method {', '.join(methods)}, not {args.method}: leave it out"
-            )
-    if args.method == "mdownpour" and args.period != 1:
-        if "period" in given:
-            raise UsageError(f"--method mdownpour exchanges every step: leave --period {args.period} out")
-        args = replace(args, period=1)
-    if args.server == "rma" and (args.method in AVERAGED or args.method in (*MOVING, "mdownpour") or args.servers > 1):
-        raise UsageError("--server rma has one window that is only added to: no averages, no momentum, no --servers")
-    if "learning_rate" not in given:
-        args = replace(args, learning_rate=RATES[args.preset].get(args.method, args.learning_rate))
-    if "optimizer" not in given and args.method in WITH_MOMENTUM and args.method != "mdownpour":
-        args = replace(args, optimizer="nesterov")
-    refuse_options_of_others(args, given)
-    if args.method in WITH_MOMENTUM or "momentum_factor" in given:
-        return args
-    return replace(args, momentum_factor=0.0)
+def resolve(args: Args, given: set[str]) -> Args:
+    """The arguments with what the method brings along, checked. Raises UsageError for those that cannot work."""
+    own: dict[str, Any] = {"learning_rate": RATES[args.preset].get(args.method, args.learning_rate)}
+    if args.method in WITH_MOMENTUM and args.method != "mdownpour":
+        own["optimizer"] = "nesterov"
+    if args.method not in WITH_MOMENTUM:
+        own["momentum_factor"] = 0.0
+    if args.method == "mdownpour":
+        own["period"] = 1
+    args = replace(args, **{name: value for name, value in own.items() if name not in given})
+    check(args, given)
+    return args
 
 
 def count_servers(args: Args, ranks: int) -> int:

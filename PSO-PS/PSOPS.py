@@ -11,85 +11,101 @@ For example:
     mpirun --oversubscribe --bind-to none -np 4 python PSO-PS/PSOPS.py --preset smoke --swarm clerc --rand scalar
 """
 
-import math
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 from common.coupling import stability
+from common.coupling.options import refuse_both_batches
 from common.coupling.swarm import EXCHANGES, FITNESSES, Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
 from common.coupling.swarm_rules import MEMORIES, MOTIONS, RANDS, UNITS, Motion
 from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
 from common.models.flat import FlatModel
+from common.optim.options import refuse_averages
 from common.optim.registry import lr_option
+from common.options import For, Needs, Range, check
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
-from common.training.options import (
-    CommonArgs,
-    check_batches,
-    check_common,
-    headline,
-    make_presets,
-    parse_args,
-    refuse_averages,
-    refuse_options_of_others,
-    refuse_rates,
-)
+from common.training.options import CommonArgs, headline, make_presets, parse_args
 from common.training.run import Run
 from common.training.swarm_end import SwarmEnd
 
 METHOD = "PSO-PS (our reconstruction)"
 
+if TYPE_CHECKING:
+    Swarms: TypeAlias = str
+    Rand: TypeAlias = str
+    Unit: TypeAlias = str
+    FitnessName: TypeAlias = str
+    Memory: TypeAlias = str
+    ExchangeName: TypeAlias = str
+else:
+    Swarms, Rand, Unit, Memory = Literal[*MOTIONS], Literal[*RANDS], Literal[*UNITS], Literal[*MEMORIES]
+    FitnessName, ExchangeName = Literal[*FITNESSES], Literal[*EXCHANGES]
+
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
-    """Options of the swarm, after those that every script has. What the paper's values are is not known."""
+    """Swarm. The paper's values are not known."""
 
-    learning_rate: float = 0.1
+    learning_rate: Annotated[float, Range(above=0)] = 0.1
     """eta of a worker, constant, scaled by nothing"""
-    batch_size: int = 256
+    batch_size: Annotated[int, Range(1)] = 256
     """images per step of all workers together; the default shown is replaced by --worker-batch for each worker"""
-    period: int = 10
+    period: Annotated[int, Range(1)] = 10
     """n: local steps between two moves of the swarm"""
-    swarm: Literal[*MOTIONS] = "hull"  # type: ignore[valid-type]
+    swarm: Swarms = "hull"
     """coefficients of the move: hull (ours; within the hull of x, P and G), clerc (constriction), shi (falling inertia), oz
     (those of another method, as a thesis used them); the next eight options override single ones (None: its own)"""
-    inertia: float | None = None
+    inertia: Annotated[float | None, Range(0, 1)] = None
     """w, at the start"""
-    inertia_end: float | None = None
+    inertia_end: Annotated[float | None, Range(0, 1)] = None
     """w after the last move, linear in between (where only --inertia is given: the same)"""
-    cognitive: float | None = None
+    cognitive: Annotated[float | None, Range(0)] = None
     """c1: pull to the best place of this worker"""
-    social: float | None = None
+    social: Annotated[float | None, Range(0)] = None
     """c2: pull to the best place of all"""
     decay: bool | None = None
     """shrink c1 and c2 by (1 - 1/K)^k at move k of K; --decay True or --decay False"""
-    rand: Literal[*RANDS] | None = None  # type: ignore[valid-type]
+    rand: Rand | None = None
     """r1 and r2 are drawn for every coordinate, for every parameter tensor, or once a move"""
-    v_max: float | None = None
+    v_max: Annotated[float | None, Range(0)] = None
     """largest velocity of a coordinate, in units of --v-max-unit; 0 for any"""
-    v_max_unit: Literal[*UNITS] | None = None  # type: ignore[valid-type]
+    v_max_unit: Annotated[
+        Unit | None, Needs(lambda args: args.v_max > 0, "is for a --v-max above 0: add one, or leave it out")
+    ] = None
     """absolute, or multiples of the root mean square of the parameter tensor"""
-    fitness: Literal[*FITNESSES] = "probe"  # type: ignore[valid-type]
+    fitness: FitnessName = "probe"
     """what places are compared by: the loss on a few training images, the same for all workers; the mean loss of the local
     steps since the last move; or that of the last one (paper: training loss, not known which)"""
-    probe_images: int = 256
+    probe_images: Annotated[int, Range(1), For("fitness", ("probe",))] = 256
     """images of the probe, at most all there are"""
-    memory: Literal[*MEMORIES] = "standard"  # type: ignore[valid-type]
+    memory: Memory = "standard"
     """best places are kept until better ones are found (standard); likewise, but measured again on a new probe at every move
     (reeval); or are always the present ones (fresh)"""
     consensus: bool = False
     """after a move all workers take over the weights of the one that found G; each keeps its own velocity"""
     opt_state: Literal["keep", "reset"] = "keep"
     """what becomes of local momentum at a move"""
-    exchange: Literal[*EXCHANGES] = "broadcast"  # type: ignore[valid-type]
+    exchange: ExchangeName = "broadcast"
     """how the best place travels: from its worker to all; by gathering everybody's, which costs more and changes nothing; or
     delayed, while the next steps train, so that a move knows the best place of the meeting before"""
-    worker_batch: int = 64
+    worker_batch: Annotated[int, Range(1)] = 64
     """images per step of one worker, unless --batch-size says how many all workers together have"""
     shards: Literal["own", "all"] = "own"
     """which images a worker trains on: a part that is its own for the whole run, or all of them, in an order of its own"""
+
+    def refuse(self, given: set[str]) -> None:
+        """What a swarm cannot have together. Raises UsageError."""
+        refuse_both_batches(given)
+        refuse_averages([self.optimizer], "workers that fly to a best place")
+        if self.fitness != "probe" and self.memory == "reeval":
+            raise UsageError(
+                f"--memory reeval measures places again, which --fitness {self.fitness} cannot: use --fitness probe"
+            )
+        if self.opt_state == "reset" and lr_option(self.optimizer) == "sgd" and not self.momentum_factor:
+            raise UsageError("--opt-state reset is for local momentum: add --momentum-factor 0.9, or leave it out")
 
 
 LOCAL = {"optimizer": "sgd", "momentum_factor": 0.0, "label_smoothing": 0.0}
@@ -116,7 +132,7 @@ def main() -> None:
     """Parse, form the swarm, train."""
     args, given = parse_args(PRESETS, __doc__)
     ranks = world_size()
-    args, motion = settle(args, given, ranks)
+    args, motion = resolve(args, given, ranks)
     topology = build_topology([PopulationSpec(METHOD, ranks, args.optimizer)], "worker", horovod=False)
     titles = [headline(METHOD, args.preset, COST), *cautions(motion)]
     run = Run("pso-ps", METHOD, args, given, topology, titles, shards=args.shards)
@@ -135,39 +151,15 @@ def main() -> None:
             run.close(t, run.end_round(t, result))
 
 
-def settle(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
-    """The arguments with the swarm's coefficients filled in, and these alone. Raises UsageError for what cannot work."""
-    check_common(args)
-    check_batches(args, given)
-    refuse_rates(args, given)
-    refuse_averages([args.optimizer], "workers that fly to a best place")
-    refuse_options_of_others(args, given)
-    for name in ("period", "probe_images", "worker_batch"):
-        require(getattr(args, name) >= 1, args, name, "has to be at least 1")
+def resolve(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
+    """The arguments with the swarm's coefficients filled in, checked, and these coefficients. Raises UsageError."""
     own = {f.name: getattr(args, f.name) for f in fields(Motion) if getattr(args, f.name) is not None}
     if "inertia" in own:
         own = {"inertia_end": own["inertia"], **own}
     motion = replace(MOTIONS[args.swarm], **own)
     args = replace(args, **asdict(motion))
-    for name in ("inertia", "inertia_end"):
-        require(0 <= getattr(args, name) <= 1, args, name, "has to lie in [0, 1]")
-    for name in ("cognitive", "social", "v_max"):
-        require(0 <= getattr(args, name) < math.inf, args, name, "has to be 0 or more, and finite")
-    if "v_max_unit" in given and not motion.v_max:
-        raise UsageError("--v-max-unit is for a --v-max above 0: add one, or leave it out")
-    if args.fitness != "probe" and "probe_images" in given:
-        raise UsageError(f"--probe-images is for --fitness probe, not {args.fitness}: leave it out")
-    if args.fitness != "probe" and args.memory == "reeval":
-        raise UsageError(f"--memory reeval measures places again, which --fitness {args.fitness} cannot: use --fitness probe")
-    if args.opt_state == "reset" and lr_option(args.optimizer) == "sgd" and not args.momentum_factor:
-        raise UsageError("--opt-state reset is for local momentum: add --momentum-factor 0.9, or leave it out")
+    check(args, given)
     return args if "batch_size" in given else replace(args, batch_size=args.worker_batch * ranks), motion
-
-
-def require(condition: bool, args: Args, name: str, what: str) -> None:
-    """Raises UsageError naming an option, its value and what would do."""
-    if not condition:
-        raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} {what}")
 
 
 def cautions(motion: Motion) -> list[str]:

@@ -16,10 +16,11 @@ from typing import Literal
 from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
 from common.optim.armijo import PAPER, PLAIN, RELEASED, Rules
+from common.options import check, flag
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
-from common.training.options import CommonArgs, check_common, headline, make_presets, parse_args, refuse_options_of_others
+from common.training.options import CommonArgs, headline, make_presets, parse_args
 from common.training.round_ends import DataParallelEnd
 from common.training.run import Run
 
@@ -28,7 +29,7 @@ WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # every scr
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
-    """Options of the line search, after those that every script has."""
+    """Line search."""
 
     direction: Literal["adam", "sgd"] = "adam"
     """what is searched along"""
@@ -44,6 +45,15 @@ class Args(CommonArgs):
     """follow the paper, or the authors' released class where that differs (docs/algorithms.md)"""
     plain: bool = False
     """test the present batch alone, without averages"""
+
+    def refuse(self, given: set[str]) -> None:
+        """What a line search has no use for. Raises UsageError."""
+        for name in sorted(given & set(WITHOUT_EFFECT)):
+            raise UsageError(f"{flag(name)} is for optimizers with a rate: SaLSA has --eta0 and --direction")
+        if self.plain and {"beta3", "variant"} & given:
+            raise UsageError("--plain has no averages and no variants: leave --beta3 and --variant out")
+        if self.variant == "released" and "momentum_factor" in given:
+            raise UsageError("--variant released has no momentum along SGD's direction: leave --momentum-factor out")
 
 
 PLAIN_LOSS = {"label_smoothing": 0.0, "weight_decay": 0.0, "adam_decay": 0.0, "precision": "float32"}  # what is searched on
@@ -63,7 +73,7 @@ COST = {
 def main() -> None:
     """Parse, build one population over all ranks, train."""
     args, given = parse_args(PRESETS, __doc__)
-    args, rules = settle(args, given)
+    args, rules = resolve(args, given)
     method = "sls" if args.plain else "salsa-released" if rules.released else "salsa"
     topology = build_topology([PopulationSpec(method, world_size(), args.optimizer)])
     run = Run("salsa", method, args, given, topology, [headline(f"SaLSA, direction {args.direction}", args.preset, COST)])
@@ -78,25 +88,16 @@ def main() -> None:
             run.close(t, run.end_round(t, result))  # batch-norm statistics are averaged
 
 
-def settle(args: Args, given: set[str]) -> tuple[Args, Rules]:
-    """The arguments as the search needs them, and its rules. Raises UsageError for those that cannot work."""
-    for name in sorted(given & set(WITHOUT_EFFECT)):
-        raise UsageError(f"--{name.replace('_', '-')} is for optimizers with a rate: SaLSA has --eta0 and --direction")
-    if args.plain and {"beta3", "variant"} & given:
-        raise UsageError("--plain has no averages and no variants: leave --beta3 and --variant out")
+def resolve(args: Args, given: set[str]) -> tuple[Args, Rules]:
+    """The arguments as the line search needs them, checked, and its rules. Raises UsageError for what cannot work."""
     base = PLAIN if args.plain else RELEASED if args.variant == "released" else PAPER
     chosen = {name: getattr(args if name in given else base, name) for name in ("eta0", "c", "beta3")}
+    settled = replace(args, **chosen, optimizer="salsa" if args.direction == "adam" else "salsa-sgd")
+    check(settled, given)
     try:
-        rules = replace(base, **chosen, every=args.every)
+        return settled, replace(base, **chosen, every=args.every)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
-    optimizer = "salsa" if args.direction == "adam" else "salsa-sgd"
-    settled = replace(args, **chosen, optimizer=optimizer)
-    refuse_options_of_others(settled, given)
-    if rules.released and "momentum_factor" in given:
-        raise UsageError("--variant released has no momentum along SGD's direction: leave --momentum-factor out")
-    check_common(settled)
-    return settled, rules
 
 
 if __name__ == "__main__":

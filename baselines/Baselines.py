@@ -29,29 +29,22 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule
+from common.coupling.options import refuse_both_batches
 from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import REFERENCE_BATCH_SIZE, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates
 from common.errors import UsageError
+from common.optim.options import NO_RATE, has_rate
 from common.optim.registry import has_line_search, is_schedule_free, lr_option, split_name
+from common.options import For, Needs, PathText, Range, check, flag
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
 from common.training.lr_finder import RangeTest
-from common.training.options import (
-    CommonArgs,
-    PathText,
-    check_batches,
-    check_common,
-    headline,
-    make_presets,
-    parse_args,
-    refuse_options_of_others,
-    refuse_rates,
-)
+from common.training.options import CommonArgs, headline, make_presets, parse_args
 from common.training.round_ends import CenterEnd, DataParallelEnd, EcosphereEnd, EndOfRound, IndependentEnd
 from common.training.run import Run
 from common.training.worker import Worker
@@ -71,44 +64,84 @@ COUPLED = ("sync", *LOCAL, *APART)  # a worker has a batch, and by default image
 METHODS = (*SCHEDULED, *COUPLED)
 STEADY = ("constant", "sync", "independent")  # what a schedule-free optimizer can be under
 SEARCHABLE = (*LOCAL, "independent")  # where a worker may find its steps by a line search of its own
-WHOSE = {  # options that not every method has
-    **{"period": ("sync", *LOCAL), "switch": ("post-local",), "outer_rate": ("diloco",), "outer_momentum": ("diloco",)},
-    **{"schedule": ("sync", *LOCAL, "independent"), "worker_batch": COUPLED, "shards": COUPLED},
-    "warmup": SCHEDULED[:-1],
-}
 PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # where none is given
 WARMUPS = {"linear": 1.0, "sqrt": 1.0}  # epochs, where none are given
+
+if TYPE_CHECKING:
+    Method: TypeAlias = str
+    Schedule: TypeAlias = str
+else:
+    Method, Schedule = Literal[*METHODS], Literal[*SHAPES]
 
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
-    """Options of the baselines, after those that every script has."""
+    """Baselines."""
 
-    method: Literal[*METHODS] = "cosine"  # type: ignore[valid-type]
+    method: Method = "cosine"
     """what couples the workers, and by which schedule; replay is implied by --replay"""
     replay: PathText = ""
     """a rates.csv: use its column `lineage` where there is one, else `mean`, round by round"""
-    period: int = 0
+    period: Annotated[int, For("method", ("sync", *LOCAL))] = 0
     """n: steps between two exchanges of sync, average, post-local and diloco; where none is given, 1 (sync) or 10
     (the others) (DiLoCo's paper: 500)"""
-    schedule: Literal[*SHAPES] = "constant"  # type: ignore[valid-type]
+    schedule: Annotated[Schedule, For("method", ("sync", *LOCAL, "independent")), Needs(has_rate, NO_RATE)] = "constant"
     """of the learning rate, where the method brings none"""
-    warmup: float = 0.0
+    warmup: Annotated[float, Range(0), For("method", SCHEDULED[:-1])] = 0.0
     """epochs of linear warm-up from 0; linear and sqrt begin at eta0 instead, and have one unless told otherwise"""
     find_lr: bool = False
     """only look for a learning rate: 200 steps, or --max-steps, in which it rises from 1e-4 to 100 times the base rate"""
-    worker_batch: int = 128
+    worker_batch: Annotated[int, Range(1), For("method", COUPLED)] = 128
     """images per step of one worker, unless --batch-size says how many all workers together have"""
-    shards: Literal["own", "all"] = "own"
+    shards: Annotated[Literal["own", "all"], For("method", COUPLED)] = "own"
     """which images a worker trains on: a part that is its own for the whole run, or all of them in an order of its own, as
     under pbt by default"""
-    switch: float = 0.5
+    switch: Annotated[float, Range(0, 1), For("method", ("post-local",))] = 0.5
     """share of the steps after which post-local averages weights only every --period steps (paper: when the rate first
     falls)"""
-    outer_rate: float = 0.7
+    outer_rate: Annotated[float, Range(above=0, usual="0.7"), For("method", ("diloco",))] = 0.7
     """nu, rate of diloco's outer step (paper: 0.7)"""
-    outer_momentum: float = 0.9
+    outer_momentum: Annotated[float, Range(0, below=1, usual="0.9"), For("method", ("diloco",))] = 0.9
     """mu, Nesterov momentum of diloco's outer step (paper: 0.9)"""
+
+    def refuse(self, given: set[str]) -> None:
+        """What does not go together with the method. Raises UsageError."""
+        if "period" in given and self.period < 1:
+            raise UsageError(f"--period {self.period} has to be at least 1")
+        refuse_both_batches(given)
+        self._refuse_line_search()
+        self._refuse_schedule(given)
+        name = self.optimizer
+        if self.method == "pbt" and lr_option(name) != "sgd":
+            raise UsageError(
+                f"--method pbt copies weights, rate and momentum, but not the moments of {name}: choose sgd or sam"
+            )
+        if self.method == "sync" and self.period > 1 and split_name(name)[1] == "nesterov":
+            raise UsageError(f"--optimizer {name} looks ahead at every batch, sync steps every {self.period}: choose sgd")
+
+    def _refuse_line_search(self) -> None:
+        """Where the method is about a rate, or adds up gradients without the losses that belong to them."""
+        if has_line_search(self.optimizer) and self.method not in SEARCHABLE:
+            raise UsageError(
+                f"--method {self.method} is for optimizers with a rate, and {self.optimizer} finds its steps by itself: use "
+                f"SaLSA/SaLSA.py, or --method {', '.join(SEARCHABLE)}"
+            )
+
+    def _refuse_schedule(self, given: set[str]) -> None:
+        """Where there is to be none: over a schedule-free optimizer, and in a range test."""
+        if self.find_lr:
+            if self.method != "constant":
+                raise UsageError(f"--find-lr tries rates, --method {self.method} moves them: leave one of them out")
+            if lr_option(self.optimizer) == "one":
+                raise UsageError(f"--find-lr: {self.optimizer} estimates its rate by itself")
+            for name in sorted(given & {"resume", "rounds", "round_steps", "warmup"}):
+                raise UsageError(f"{flag(name)} is for training, --find-lr only tries rates: leave it out")
+        if is_schedule_free(self.optimizer) and (self.method not in STEADY or self.schedule != "constant"):
+            moving = f"--schedule {self.schedule}" if self.method in STEADY else f"--method {self.method}"
+            raise UsageError(
+                f"{moving}: {self.optimizer} is for a constant rate and weights that no other worker moves: use --method "
+                f"{', '.join(STEADY)}"
+            )
 
 
 PRESETS = make_presets(
@@ -132,7 +165,7 @@ def main() -> None:
     """Parse, build the topology the method needs, train."""
     args, given = parse_args(PRESETS, __doc__)
     ranks = world_size()
-    args = settle(args, given, ranks)
+    args = resolve(args, given, ranks)
     method = args.method
     replayed = read_rates(args) if method == "replay" else ()
     apart = method in APART
@@ -154,9 +187,8 @@ def main() -> None:
             run.close(t, run.end_round(t, result))
 
 
-def settle(args: Args, given: set[str], ranks: int) -> Args:
-    """The arguments as the method needs them. Raises UsageError for those that cannot work."""
-    check_common(args)
+def resolve(args: Args, given: set[str], ranks: int) -> Args:
+    """The arguments with what the method brings along, checked. Raises UsageError for those that cannot work."""
     if args.replay:
         if "method" in given and args.method != "replay":
             raise UsageError(f"--replay and --method {args.method} exclude each other: leave one of them out")
@@ -166,74 +198,13 @@ def settle(args: Args, given: set[str], ranks: int) -> Args:
     if (is_schedule_free(args.optimizer) or args.find_lr) and "method" not in given:
         args = replace(args, method="constant")
     method = args.method
-    for name, methods in WHOSE.items():
-        if name in given and method not in methods:
-            raise UsageError(f"--{name.replace('_', '-')} is for --method {', '.join(methods)}, not {method}: leave it out")
-    check_numbers(args, given)
-    check_search(args, given)
-    check_steady(args, given)
-    if method in SCHEDULED:
-        refuse_options_of_others(args, given)
-        return args if "warmup" in given else replace(args, warmup=WARMUPS.get(method, 0.0))
-    own: dict[str, Any] = {"batch_size": args.worker_batch * ranks, "period": PERIODS.get(method, 0)}
-    own |= {"optimizer": "adamw" if method == "diloco" else "sgd", "shards": "all" if method == "pbt" else "own"}
+    own: dict[str, Any] = {"warmup": WARMUPS.get(method, 0.0)}
+    if method in COUPLED:
+        own = {"batch_size": args.worker_batch * ranks, "period": PERIODS.get(method, 0)}
+        own |= {"optimizer": "adamw" if method == "diloco" else "sgd", "shards": "all" if method == "pbt" else "own"}
     args = replace(args, **{name: value for name, value in own.items() if name not in given})
-    check_optimizer(args, given)
+    check(args, given)
     return args
-
-
-def check_numbers(args: Args, given: set[str]) -> None:
-    """Refuse numbers that cannot work. Raises UsageError."""
-    for name in given & {"period", "worker_batch"}:
-        if getattr(args, name) < 1:
-            raise UsageError(f"--{name.replace('_', '-')} {getattr(args, name)} has to be at least 1")
-    check_batches(args, given)
-    if not 0 <= args.warmup < math.inf:
-        raise UsageError(f"--warmup {args.warmup} is a number of epochs, 0 or more")
-    if not 0 <= args.switch <= 1:
-        raise UsageError(f"--switch {args.switch} is a share of the run, in [0, 1]")
-    if not 0 < args.outer_rate < math.inf:
-        raise UsageError(f"--outer-rate {args.outer_rate} has to be positive and finite; 0.7 is usual")
-    if not 0 <= args.outer_momentum < 1:
-        raise UsageError(f"--outer-momentum {args.outer_momentum} has to lie in [0, 1); 0.9 is usual")
-
-
-def check_search(args: Args, given: set[str]) -> None:
-    """Refuse a line search where the method is about a rate, or gathers gradients without the losses that belong to them, and
-    options of a rate beside one. Raises UsageError.
-    """
-    if has_line_search(args.optimizer) and args.method not in SEARCHABLE:
-        raise UsageError(
-            f"--method {args.method} is for optimizers with a rate, and {args.optimizer} finds its steps by itself: use "
-            f"SaLSA/SaLSA.py, or --method {', '.join(SEARCHABLE)}"
-        )
-    refuse_rates(args, given, "schedule")
-
-
-def check_steady(args: Args, given: set[str]) -> None:
-    """Refuse a schedule where there is to be none: over a schedule-free optimizer, and in a range test. Raises UsageError."""
-    if args.find_lr:
-        if args.method != "constant":
-            raise UsageError(f"--find-lr tries rates, --method {args.method} moves them: leave one of them out")
-        if lr_option(args.optimizer) == "one":
-            raise UsageError(f"--find-lr: {args.optimizer} estimates its rate by itself")
-        for name in sorted(given & {"resume", "rounds", "round_steps", "warmup"}):
-            raise UsageError(f"--{name.replace('_', '-')} is for training, --find-lr only tries rates: leave it out")
-    if is_schedule_free(args.optimizer) and (args.method not in STEADY or args.schedule != "constant"):
-        moving = f"--schedule {args.schedule}" if args.method in STEADY else f"--method {args.method}"
-        raise UsageError(
-            f"{moving}: {args.optimizer} is for a constant rate and weights that nobody moves: use --method {', '.join(STEADY)}"
-        )
-
-
-def check_optimizer(args: Args, given: set[str]) -> None:
-    """Refuse weight optimizers that a method cannot have, and options of the others. Raises UsageError."""
-    name = args.optimizer
-    if args.method == "pbt" and lr_option(name) != "sgd":
-        raise UsageError(f"--method pbt copies weights, rate and momentum, but not the moments of {name}: choose sgd or sam")
-    if args.method == "sync" and args.period > 1 and split_name(name)[1] == "nesterov":
-        raise UsageError(f"--optimizer {name} looks ahead at every batch, sync steps every {args.period}: choose sgd")
-    refuse_options_of_others(args, given)
 
 
 def start(run: Run, args: Args, rates: RateRule) -> None:

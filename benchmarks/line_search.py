@@ -23,11 +23,11 @@ from common.ecosphere.rates import ScheduledRates
 from common.models import build_model, model_title
 from common.optim.armijo import PAPER, Rules
 from common.optim.bases import OptimizerSettings
+from common.options import PathText, read_options
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology
 from common.training.loop import Plan, train_round
-from common.training.options import PathText, read_options
 from common.training.record import commit
 from common.training.worker import build_worker, share_model
 

@@ -21,6 +21,7 @@ from mpi4py.futures import MPICommExecutor
 
 from common.data.dataset import open_data
 from common.errors import UsageError
+from common.options import PathText, read_options
 from common.parallel import launch
 from common.parallel.comm import Group, Traffic
 from common.parallel.mpi import MPI
@@ -35,7 +36,7 @@ from common.search.space import Space
 from common.search.steady import FREE, Order, Steady
 from common.search.strategies import Random, Strategy
 from common.search.worker import Objective, run
-from common.training.options import CommonArgs, PathText, read_options
+from common.training.options import CommonArgs
 from common.training.record import commit
 
 RANKS = (1, 2, 4, 8, 16, 64, 1024)

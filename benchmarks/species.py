@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from common.ecosphere.election import Standings
 from common.ecosphere.rates import EcosphereRates, EoaSettings
 from common.ecosphere.species import SPACES, SPECIES, Rules
+from common.options import PathText, read_options
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
-from common.training.options import PathText, read_options
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#8A9099", "#56B4E9")
 COLOURS = dict(zip(SPECIES, cycle(PALETTE), strict=False))

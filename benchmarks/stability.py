@@ -18,8 +18,8 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
 from common.coupling import stability
+from common.options import PathText, read_options
 from common.parallel import launch
-from common.training.options import PathText, read_options
 
 SHOWN = (3, 8)  # workers, one column each, as in the paper
 ETA, RHO, START = 0.001, 2.5, 1000.0  # the paper's demonstration

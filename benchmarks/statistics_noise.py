@@ -22,11 +22,11 @@ from common import evaluate as evaluation
 from common.data.dataset import DataSet, Pictures, open_data
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, EvalResult, Evaluator, evaluate
 from common.models import build_model
+from common.options import PathText, read_options
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology
 from common.paths import data_directory
-from common.training.options import PathText, read_options
 from common.training.record import commit
 
 IMAGES, EPOCHS, BATCH = 20_000, 12, 256

@@ -37,11 +37,11 @@ from common.coupling.synchronous import SynchronousElastic
 from common.errors import UsageError
 from common.models import build_model
 from common.models.flat import FlatModel
+from common.options import PathText, read_options
 from common.parallel import launch
 from common.parallel.comm import Group, Traffic
 from common.parallel.mpi import MPI
 from common.parallel.topology import world_size
-from common.training.options import PathText, read_options
 from common.training.record import commit
 from common.training.served_run import progress_hooks
 

@@ -32,11 +32,12 @@ from common.evaluate import autocast
 from common.models import build_model, model_title
 from common.models.flat import FlatModel
 from common.optim.bases import OptimizerSettings
+from common.options import PathText, read_options
 from common.parallel import launch
 from common.parallel.populations import parse_populations
 from common.parallel.topology import Topology, build_topology, world_size
 from common.training.loop import Plan, train_round
-from common.training.options import PathText, read_options, settle_precision
+from common.training.options import settle_precision
 from common.training.record import environment
 from common.training.worker import Worker, build_worker, share_model
 from common.vision import import_torchvision

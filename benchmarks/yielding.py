@@ -17,8 +17,8 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from common.options import PathText, read_options
 from common.parallel import launch
-from common.training.options import PathText, read_options
 
 # (Open MPI yields while it waits, milliseconds of a Horovod cycle); the first row is what both do when left alone.
 SETTINGS = [(0, 1.0), (0, 5.0), (1, 1.0), (1, 2.5), (1, 5.0), (1, 10.0)]

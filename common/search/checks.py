@@ -13,12 +13,13 @@ from common.data.dataset import DataSet
 from common.ecosphere.species import DAMPINGS
 from common.errors import UsageError
 from common.models import MODELS, build_model, without
+from common.optim.options import refuse_clipping, without_effect
 from common.optim.registry import OPTIMIZERS, has_line_search, is_schedule_free
 from common.parallel.populations import PopulationSpec
 from common.search.objective import population_specs, sizes_of, with_setting
 from common.search.space import Setting, Space, Value, Variable
 from common.training.eoa import EoaArgs, check_sam_scope, check_search, check_space
-from common.training.options import CommonArgs, refuse_clipping, without_effect
+from common.training.options import CommonArgs
 
 SEARCHABLE = (  # options of a script that a space may name
     *("learning_rate", "momentum_factor", "weight_decay", "batch_size", "rounds", "optimizer", "adam_rate", "adam_decay"),

@@ -20,6 +20,7 @@ from common.models import build_model, load_published
 from common.models.flat import FlatModel
 from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, lr_scale
+from common.options import check
 from common.parallel.populations import PopulationSpec, default_populations, parse_populations
 from common.parallel.topology import Topology
 from common.search.coordinator import Task
@@ -28,7 +29,7 @@ from common.search.worker import Reporter
 from common.seeding import Purpose, stream, torch_seed
 from common.training.eoa import EoaArgs
 from common.training.loop import Plan, train_round
-from common.training.options import CommonArgs, check_common, settle_batch
+from common.training.options import CommonArgs, settle_batch
 from common.training.round_ends import DataParallelEnd, EcosphereEnd, EndOfRound
 from common.training.worker import Worker, build_worker, share_model
 
@@ -151,7 +152,7 @@ def with_setting(base: CommonArgs, setting: Mapping[str, Value], kind: str, popu
     }
     values = {**plain, **own, "seed": seed}
     args = EoaArgs(**values, populations=populations) if kind == "eoa" else CommonArgs(**values)
-    check_common(args)
+    check(args)
     return args
 
 

@@ -15,15 +15,17 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from common.data.options import is_text
 from common.errors import UsageError
 from common.models import without
+from common.optim.options import without_effect
 from common.search.journal import differences
 from common.search.schedule import utilisation
 from common.search.search import Search
 from common.search.space import Space
 from common.search.trial import State, Trial
 from common.training.eoa import EoaArgs
-from common.training.options import SIZES, TEXT_SIZES, CommonArgs, is_text, without_effect
+from common.training.options import SIZES, TEXT_SIZES, CommonArgs
 
 COLUMNS = ("id", "state", "value", "steps", "worker", "start", "end", "cost", "seed", "attempts", "parents", "error")
 ALWAYS = ("rounds", "batch_size", "optimizer", "fitness_images", "label_smoothing", "precision", "seed")  # differ by script

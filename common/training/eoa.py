@@ -6,7 +6,7 @@ The round loop itself is in the scripts.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from common.coupling.synchronous import couple
 from common.ecosphere.end_of_round import Ecosphere
@@ -16,18 +16,28 @@ from common.ecosphere.rates import REFERENCE, EcosphereRates, EoaSettings, RateR
 from common.ecosphere.species import LOG_DAMPINGS, SPECIES, Rules
 from common.errors import UsageError
 from common.models import NETWORKS, without
+from common.optim.options import refuse_averages
 from common.optim.registry import OPTIMIZERS, has_line_search, lr_option, split_name
+from common.options import Needs, Range, check, flag
 from common.parallel.populations import PopulationSpec, default_populations, parse_populations
 from common.parallel.topology import build_topology, world_size
-from common.training.options import CommonArgs, check_common, refuse_averages
+from common.training.options import CommonArgs
 from common.training.round_ends import EcosphereEnd, SmoothedWeights
 from common.training.run import Run
 from common.training.worker import Worker
 
+FORAGING = Needs(lambda args: args.base_rate == "forage", "is for --base-rate forage: add that, or leave it out")
+COUPLED = Needs(
+    lambda args: args.inside != "gradients",
+    "is for --inside easgd, easgd-gs or average: gradients are averaged every step",
+)
+
 
 @dataclass(frozen=True)
 class EoaArgs(CommonArgs):
-    """Options of the ecosphere, after those that every script has."""
+    """Ecosphere."""
+
+    one_optimizer: ClassVar[bool] = False  # populations may name their own
 
     populations: str = "auto"
     """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% or pso:4:sgd,de:4:sam+adamw; species are gwo, woa, pso,
@@ -40,9 +50,9 @@ class EoaArgs(CommonArgs):
     """rule for the base rate of the next round; forage (experimental) finds it from a start that is wrong by decades, needs two
     populations, and cuts epochs (--rounds) into shorter rounds, see docs/algorithms.md (paper: best for CIFAR-10 and ViT, blend
     for CIFAR-100)"""
-    forage_rule: Literal["improved", "specified"] = "improved"
+    forage_rule: Annotated[Literal["improved", "specified"], FORAGING] = "improved"
     """how --base-rate forage searches: scouting first and not for long, or as first specified, see docs/algorithms.md"""
-    forage_proposals: Literal["species", "spread"] = "species"
+    forage_proposals: Annotated[Literal["species", "spread"], FORAGING] = "species"
     """who spreads the populations' rates under --base-rate forage: their species, or chance"""
     damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
     """how far a worker may move (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
@@ -50,16 +60,28 @@ class EoaArgs(CommonArgs):
     """whether species move rates or their logarithms (paper: linear)"""
     inside: Literal["gradients", "easgd", "easgd-gs", "average"] = "gradients"
     """what workers of a population share: gradients, every step, or weights, every --period steps (common/coupling)"""
-    period: int = 10
+    period: Annotated[int, Range(1), COUPLED] = 10
     """steps between two exchanges of weights inside a population, where --inside is not gradients"""
     sam_scope: Literal["local", "population", "world"] = "local"
     """over whom SAM's first gradient is averaged (paper: world)"""
     momentum: Literal["keep", "reset"] = "keep"
     """whether momentum outlives a round (paper: reset; keep for ViT)"""
-    ring_weight: float = 0.5
+    ring_weight: Annotated[float, Range(0, 1)] = 0.5
     """share of the left neighbour's weights under --exchange ring"""
     reference: bool = False
     """behave as the published scripts do, wherever no option says otherwise; prints what that changes and what it leaves out"""
+
+    def refuse(self, given: set[str]) -> None:
+        """What an ecosphere cannot have together. Raises UsageError."""
+        check_space(self)
+        check_inside(self, given)
+        if self.base_rate == "forage":
+            for name in sorted(given & {"reference", "damping", "lr_space"}):
+                raise UsageError(f"--base-rate forage has rules of its own for the moves: leave {flag(name)} out")
+            if self.inside != "gradients":
+                raise UsageError(
+                    f"--base-rate forage judges weights that a population shares: leave --inside {self.inside} out"
+                )
 
 
 A = TypeVar("A", bound=EoaArgs)
@@ -82,21 +104,17 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     column: which reference script --reference follows, a key of `rates.REFERENCE`. title: the first line to print.
     Collective over the world. Raises UsageError.
     """
-    check_common(args)
     ranks = world_size()
     args, settings, changes = settle_reference(args, given, column, ranks)
+    check(args, given)
     forage = args.base_rate == "forage"
-    if forage:
-        args = settle_forage(args, given)
-    for name in sorted(given & {"forage_rule", "forage_proposals"} if not forage else ()):
-        raise UsageError(f"--{name.replace('_', '-')} is for --base-rate forage: add that, or leave it out")
+    if forage and "exchange" not in given:
+        args = replace(args, exchange="kin")  # foraging's own
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
     specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
     check_sam_scope(args, specs)
     check_search(args, specs)
-    check_space(args)
     exchange = Exchange(args.exchange, args.ring_weight)
-    check_inside(args, given)
     topology = build_topology(specs, args.scope if args.inside == "gradients" else "worker")
     method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
     if forage and len(specs) == 1:
@@ -159,14 +177,11 @@ def settle_forage(args: A, given: set[str]) -> A:
 
 def check_inside(args: EoaArgs, given: set[str]) -> None:
     """Refuse what has no meaning where weights are shared instead of gradients, or the other way round."""
-    if args.period < 1:
-        raise UsageError(f"--period {args.period} has to be at least 1")
     if args.inside == "gradients":
-        if "period" in given:
-            raise UsageError("--period is for --inside easgd, easgd-gs or average: gradients are averaged every step")
-    elif args.reference:
+        return
+    if args.reference:
         raise UsageError(f"--reference averages gradients over the world: leave it or --inside {args.inside} out")
-    elif "scope" in given:
+    if "scope" in given:
         raise UsageError(
             f"--scope {args.scope} is about gradients, which --inside {args.inside} does not average: leave one out"
         )

@@ -28,6 +28,7 @@ from common.models import build_model, load_published, model_title
 from common.models.flat import FlatModel
 from common.optim.armijo import PAPER, Rules
 from common.optim.bases import OptimizerSettings
+from common.optim.options import refuse_clipping
 from common.optim.protocols import Coupling
 from common.optim.registry import lr_scale
 from common.parallel import faults, launch, machine
@@ -36,7 +37,7 @@ from common.paths import data_directory
 from common.seeding import Purpose, torch_seed
 from common.training import checkpoint
 from common.training.loop import Plan, Trained, train_round
-from common.training.options import CommonArgs, refuse_clipping, settle_batch, settle_precision
+from common.training.options import CommonArgs, settle_batch, settle_precision
 from common.training.progress import Reporter, span
 from common.training.record import Record, Totals, check_same_config, choose_directory, commit
 from common.training.round_ends import EndOfRound, Evaluated, Outcome, OwnWeights

@@ -21,7 +21,7 @@ def script():
 
 def settled(script, options, ranks=4):
     args, given = parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()])
-    return script.settle(args, given, ranks)
+    return script.resolve(args, given, ranks)
 
 
 def test_every_option_has_a_help_text(script):
@@ -95,7 +95,7 @@ def test_what_a_method_takes_where_nothing_else_is_asked_for(script, options, ex
         ("--find-lr --optimizer salsa", "salsa finds its steps by itself"),
         ("--find-lr --rounds 3", "--rounds is for training"),
         ("--method average --warmup 1", "--warmup is for --method constant, cosine, step, onecycle, linear, sqrt"),
-        ("--warmup -1", "--warmup -1.0 is a number of epochs"),
+        ("--warmup -1", "--warmup -1.0 has to be 0 or more, and finite"),
         ("--method linear --replay somewhere", "--replay and --method linear exclude each other"),
     ],
 )

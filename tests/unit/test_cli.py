@@ -15,21 +15,17 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.data.options import DataOptions
 from common.errors import UsageError
 from common.models import build_model
+from common.models.options import ModelOptions
+from common.optim.options import OptimizerOptions, refuse_clipping
 from common.optim.registry import OPTIMIZERS
+from common.options import check
 from common.parallel.populations import PopulationSpec
 from common.training import options as cli
 from common.training.eoa import EoaArgs, check_search, settle_reference
-from common.training.options import (
-    PRESETS,
-    CommonArgs,
-    check_common,
-    parse_args,
-    refuse_clipping,
-    settle_batch,
-    settle_precision,
-)
+from common.training.options import PRESETS, CommonArgs, RunOptions, parse_args, settle_batch, settle_precision
 from common.training.run import over_wrong_classes
 
 OURS = {
@@ -60,15 +56,15 @@ def undocumented(kind):
     body = ast.parse(inspect.getsource(kind)).body[0].body
     missing = []
     for statement, following in zip(body, [*body[1:], None], strict=True):
-        if isinstance(statement, ast.AnnAssign):
+        if isinstance(statement, ast.AnnAssign) and "ClassVar" not in ast.unparse(statement.annotation):
             described = isinstance(following, ast.Expr) and isinstance(getattr(following.value, "value", None), str)
             missing += [] if described else [statement.target.id]
     return missing
 
 
 def test_every_option_of_every_script_has_a_help_text():
-    assert undocumented(CommonArgs) == []
-    assert undocumented(EoaArgs) == []
+    for owner in (RunOptions, DataOptions, ModelOptions, OptimizerOptions, CommonArgs, EoaArgs):
+        assert undocumented(owner) == []
 
 
 def test_help_is_printed_names_every_option_and_ends_with_success(capsys):
@@ -164,12 +160,12 @@ def test_an_unreadable_command_line_is_refused_in_one_line(argv, named, capsys):
 def test_numbers_that_cannot_work_are_refused_by_option_and_value(option, values):
     for value in values:
         with pytest.raises(UsageError) as refusal:
-            check_common(replace(CommonArgs(), **{option: value}))
+            check(replace(CommonArgs(), **{option: value}))
         assert f"--{option.replace('_', '-')} {value} " in str(refusal.value)
 
 
 def test_the_largest_seed_is_taken():
-    check_common(CommonArgs(seed=2**63 - 1))
+    check(CommonArgs(seed=2**63 - 1))
 
 
 @pytest.mark.parametrize("name", ["prodigy", "salsa", "salsa-sgd"])
@@ -185,7 +181,7 @@ def test_presets_pass_their_own_checks(preset, monkeypatch):
     for script in ("EOASAM", "EOASAM-cifar100"):
         module = load_script(script, monkeypatch)
         args = (module.PRESETS if script == "EOASAM" else module.PRESETS_CIFAR100)[preset]
-        check_common(args)
+        check(args)
         assert args.preset == preset
         assert (args.dataset == "digits") == (preset == "smoke")
 
@@ -335,7 +331,7 @@ def test_options_that_were_given_or_that_the_network_has_not_are_left_alone_by_r
 )
 def test_options_that_would_do_nothing_are_refused(argv, said):
     with pytest.raises(UsageError, match=said):
-        parse(*argv.split())
+        check(*parse(*argv.split()))
 
 
 def test_flips_can_be_turned_off_and_initial_weights_chosen():
@@ -379,7 +375,7 @@ def test_the_line_search_takes_what_is_not_given_from_its_variant(monkeypatch):
     module = load_script("SaLSA", monkeypatch, SALSA)
 
     def settled(*argv):
-        return module.settle(*parse_args(module.PRESETS, "x", ["--preset", "smoke", *argv]))
+        return module.resolve(*parse_args(module.PRESETS, "x", ["--preset", "smoke", *argv]))
 
     args, rules = settled()
     assert (args.optimizer, rules) == ("salsa", module.PAPER)
@@ -390,7 +386,7 @@ def test_the_line_search_takes_what_is_not_given_from_its_variant(monkeypatch):
     assert (args.c, args.beta3, rules) == (0.1, 0.0, replace(module.PLAIN, every=3))
     assert undocumented(module.Args) == []
     for preset in PRESETS:
-        check_common(module.PRESETS[preset])
+        check(module.PRESETS[preset])
     for argv, said in (
         (("--optimizer", "sgd"), "--optimizer is for optimizers with a rate"),
         (("--plain", "--beta3", "0.5"), "leave --beta3 and --variant out"),
@@ -423,7 +419,7 @@ def test_workers_may_search_alone_where_they_are_coupled_but_not_beside_options_
 
     def settled(*argv):
         args, given = parse_args(module.PRESETS, "x", ["--preset", "cpu", "--optimizer", "salsa", *argv])
-        return module.settle(args, given, *([4] if name == "PSOPS" else []))
+        return module.resolve(args, given, *([4] if name == "PSOPS" else []))
 
     for argv in ((), ("--dataset", "topics")):
         settled(*(("--method", "easgd") if name == "EASGD" else ()), *argv)

@@ -22,7 +22,7 @@ def script():
 
 def settled(script, options, ranks=4):
     args, given = parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()])
-    return args, script.settle(args, given, ranks)
+    return args, script.read_checked_space(args, given, ranks)
 
 
 def test_every_option_is_documented(script):
@@ -32,7 +32,7 @@ def test_every_option_is_documented(script):
 @pytest.mark.parametrize("preset", ["smoke", "cpu", "paper"])
 def test_a_preset_is_in_order(script, preset):
     args = script.PRESETS[preset]
-    space = script.settle(args, set(), 1)
+    space = script.read_checked_space(args, set(), 1)
     assert isinstance(script.strategy_of(args, space), Steady)
     model = build_model(args.model, 1, 10, args.depth, args.width, args.dropout, image_size=28)
     if preset == "paper":

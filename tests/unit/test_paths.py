@@ -11,8 +11,9 @@ import pytest
 
 from common.errors import UsageError
 from common.models.vit import load_published
+from common.options import PathText, expand_paths, read_options
 from common.paths import data_directory, expand
-from common.training.options import CommonArgs, PathText, expand_paths, make_presets, parse_args, read_options
+from common.training.options import CommonArgs, make_presets, parse_args
 from common.training.record import choose_directory
 
 ROOT = Path(__file__).parents[2]

@@ -18,7 +18,7 @@ def script():
 
 def settled(script, options):
     args, given = parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()])
-    return script.settle(args, given)
+    return script.resolve(args, given)
 
 
 def test_every_option_has_a_help_text(script):

@@ -13,10 +13,11 @@ from test_cli import SCRIPTS, load_script
 from test_weight_optimizer import adopt, batches, closure_of, network
 
 from common.errors import UsageError
+from common.optim.options import refuse_averages
 from common.optim.registry import OPTIMIZERS, is_schedule_free, lr_option, lr_scale, split_name
 from common.parallel.populations import PopulationSpec
 from common.training.eoa import EoaArgs, check_search
-from common.training.options import parse_args, refuse_averages
+from common.training.options import parse_args
 
 BETA, RATE = 0.9, 0.05
 AVERAGING = ("schedulefree-sgd", "schedulefree-adamw")
@@ -155,7 +156,7 @@ def test_workers_that_are_coupled_refuse_them(monkeypatch, folder, script):
     module = load_script(script, monkeypatch, SCRIPTS.parent / folder)
     args, options = parse_args(module.PRESETS, "x", ["--preset", "smoke", "--optimizer", "schedulefree-sgd"])
     with pytest.raises(UsageError, match="schedulefree-sgd is judged by an average of its weights"):
-        module.settle(args, options, *([4] if script == "PSOPS" else []))
+        module.resolve(args, options, *([4] if script == "PSOPS" else []))
 
 
 def test_only_they_are_refused():

@@ -13,6 +13,7 @@ from test_cli import load_script
 
 from common.errors import UsageError
 from common.models import without
+from common.optim.options import without_effect
 from common.search.figures import _ticks, write_figures
 from common.search.importance import importance
 from common.search.objective import Training, with_setting
@@ -23,7 +24,7 @@ from common.search.space import Space
 from common.search.steady import FREE, Steady
 from common.search.tpe import study_of
 from common.search.trial import State, Trial
-from common.training.options import SIZES, CommonArgs, parse_args, without_effect
+from common.training.options import SIZES, CommonArgs, parse_args
 
 ROOT = Path(__file__).parents[2]
 UNIT = {"kind": "float", "low": 0.0, "high": 1.0}
@@ -193,7 +194,7 @@ def test_the_command_of_the_winner_says_all_that_it_was_trained_with(monkeypatch
     again, given = parse_args(module.PRESETS, "a test", called[at + 1 :])
     used = set(vars(args)) - {"out", "resume"} - set(without(args.model))
     if kind == "train":
-        again = module.settle(again, given, 2)
+        again = module.resolve(again, given, 2)
         assert again.method == "cosine"
         used -= without_effect(optimizer)
     assert {k: getattr(again, k) for k in used} == {k: getattr(args, k) for k in used}

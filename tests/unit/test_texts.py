@@ -12,7 +12,8 @@ from common.data.dataset import open_data
 from common.data.texts import ALPHABET, WINDOW, divide, encode, load_topics, windows, without_repetitions
 from common.errors import UsageError
 from common.models import MODELS, build_model
-from common.training.options import PRESETS, TEXT_SIZES, CommonArgs, check_common, parse_args
+from common.options import check
+from common.training.options import PRESETS, TEXT_SIZES, CommonArgs, parse_args
 
 words = st.text(st.sampled_from("ab \n"), max_size=400)
 
@@ -117,14 +118,14 @@ def test_a_text_implies_the_transformer_at_the_presets_size_unless_one_is_named(
     assert args.crop == 0, "a script's own crop is for images"
     assert (args.model, args.depth, args.width) == ("transformer", 3, TEXT_SIZES[preset]["width"])
     assert given_names == {"preset", "dataset", "depth"}
-    check_common(args)
+    check(args)
     assert "transformer" in MODELS
 
 
 @pytest.mark.parametrize(("dataset", "model"), [("topics", "cnn"), ("digits", "transformer"), ("imagefolder", "transformer")])
 def test_texts_and_networks_for_images_do_not_go_together(dataset, model):
     with pytest.raises(UsageError, match=f"--dataset {dataset} is .*, --model {model}"):
-        check_common(CommonArgs(dataset=dataset, model=model, image_size=8 if dataset == "imagefolder" else 0))
+        check(CommonArgs(dataset=dataset, model=model, image_size=8 if dataset == "imagefolder" else 0))
 
 
 def test_images_are_cropped_and_resized_and_texts_are_not(alone):

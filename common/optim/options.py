@@ -1,0 +1,86 @@
+"""Options of the weight optimizer, and which of them each optimizer looks at."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
+
+from common.errors import UsageError
+from common.optim.registry import OPTIMIZERS, has_line_search, is_schedule_free, lr_option, split_name
+from common.options import Range, flag
+
+if TYPE_CHECKING:
+    Optimizer: TypeAlias = str
+else:
+    Optimizer = Literal[*OPTIMIZERS]  # what is registered can be named
+
+OF_OTHERS = {  # by `lr_option`: what such an optimizer does not look at
+    "sgd": ("adam_rate", "adam_decay"),
+    "adam": ("learning_rate", "momentum_factor", "weight_decay"),
+    "one": ("learning_rate", "adam_rate", "momentum_factor", "weight_decay"),
+}
+
+
+@dataclass(frozen=True)
+class OptimizerOptions:
+    """Weight optimizer."""
+
+    optimizer: Optimizer = "asam"
+    """weight optimizer of populations that name none; sam and asam alone are over sgd (EOA: asam; sgd in EOA-ViT)"""
+    learning_rate: Annotated[float, Range(above=0)] = 0.1
+    """base rate eta0, quoted for 128 images behind one averaged gradient (EOA: 0.1 for one worker; 0.03 in EOA-ViT)"""
+    adam_rate: Annotated[float, Range(above=0)] = 0.001
+    """base rate eta0 of adamw, muon and schedulefree-adamw, where --learning-rate is that of sgd (prodigy's is 1); rates are
+    compared as multiples of eta0"""
+    adam_decay: Annotated[float, Range(0)] = 0.05
+    """weight decay of adamw, muon, schedulefree-adamw, prodigy and salsa"""
+    clip_norm: Annotated[float, Range(0)] = 0.0
+    """largest norm of an averaged gradient; 0 for any (EOA: 1 in EOA-ViT)"""
+    rho: Annotated[float, Range(above=0)] = 0.5
+    """radius of SAM's perturbation (EOA: 0.5, ASAM)"""
+    momentum_factor: Annotated[float, Range(0, below=1)] = 0.9
+    """momentum of SGD (EOA: 0.9)"""
+    weight_decay: Annotated[float, Range(0)] = 5e-4
+    """weight decay of SGD (EOA: 5e-4; 0 in EOA-ViT)"""
+    label_smoothing: Annotated[float, Range(0, below=1)] = 0.1
+    """of the training loss (EOA: 0.1; 0 in EOA-ViT)"""
+
+    one_optimizer: ClassVar[bool] = True  # whether a run has no other than --optimizer
+
+    def refuse(self, given: set[str]) -> None:
+        """Options that the only weight optimizer of a run does not have. Raises UsageError."""
+        if not self.one_optimizer:
+            return
+        if has_line_search(self.optimizer):
+            for name in sorted(given & {"learning_rate", "adam_rate"}):
+                raise UsageError(f"{flag(name)} {NO_RATE.format(optimizer=self.optimizer)}")
+        for name in sorted(given & without_effect(self.optimizer)):
+            raise UsageError(f"{flag(name)} is not an option of {self.optimizer}: leave it out, or take another optimizer")
+
+
+NO_RATE = "is for optimizers with a rate, and {optimizer} finds its steps by itself: leave one of them out"
+
+
+def has_rate(args: OptimizerOptions) -> bool:
+    """Whether the optimizer has a learning rate, rather than a line search."""
+    return not has_line_search(args.optimizer)
+
+
+def without_effect(optimizer: str) -> set[str]:
+    """Options that one of OPTIMIZERS does not look at."""
+    return {*OF_OTHERS[lr_option(optimizer)], *(() if split_name(optimizer)[0] else ("rho",))}
+
+
+def refuse_averages(optimizers: Iterable[str], beside: str) -> None:
+    """Refuse a schedule-free optimizer where its two sets of weights cannot be. Raises UsageError."""
+    for name in sorted({name for name in optimizers if is_schedule_free(name)}):
+        raise UsageError(
+            f"{name} is judged by an average of its weights, which does not go together with {beside}: leave one of them out"
+        )
+
+
+def refuse_clipping(clip_norm: float, optimizers: Iterable[str]) -> None:
+    """Refuse a bound on the gradient's norm where steps or rates follow from the gradient as it is. Raises UsageError."""
+    for name in sorted(set(optimizers)) if clip_norm else ():
+        if has_line_search(name) or lr_option(name) == "one":
+            why = "bounds its steps by itself" if has_line_search(name) else "estimates its rate from the gradients as they are"
+            raise UsageError(f"--clip-norm {clip_norm:g}: {name} {why}; give --clip-norm 0, or take another optimizer")

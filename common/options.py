@@ -1,0 +1,215 @@
+"""Options as dataclasses: help, bounds and applicability beside each field, one function that checks them, one command line.
+
+    @dataclass(frozen=True)
+    class DataOptions:
+        \"\"\"Data sets.\"\"\"
+
+        train_images: Annotated[int, Range(0)] = 0
+        \"\"\"train on so many images only, a stratified part; 0 for all\"\"\"
+
+An options class lies beside the code that it configures. A script's options are a class that inherits from several: its values
+are flat (`args.train_images`), and `--help` groups them by the class that declares them. What no bound can say is refused by a
+method `refuse(self, given)` of the class, which `check` calls.
+"""
+
+import ast
+import contextlib
+import inspect
+import io
+import math
+import re
+import textwrap
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import Field, dataclass, field, fields, make_dataclass, replace
+from functools import cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar, get_type_hints
+
+import tyro
+
+from common.errors import UsageError
+from common.parallel.launch import say
+from common.paths import expand
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    PathText: TypeAlias = str
+else:
+    PathText = Annotated[str, tyro.conf.arg(metavar="PATH")]  # an option that holds a path: `~` is expanded, empty is refused
+
+MOST = 2**31 - 1  # of integers without a bound of their own: what is larger overflows somewhere, or would fill the memory
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+@dataclass(frozen=True)
+class Range:
+    """Bounds of a number: least <= value <= most, above < value < below; without upper bounds, finite. usual: a hint."""
+
+    least: float = -math.inf
+    most: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+    usual: str = ""
+
+    def wrong(self, value: float) -> str:
+        """What a value has to be that is not; empty where it is."""
+        most = min(self.most, MOST) if isinstance(value, int) and self.most == math.inf else self.most
+        if self.least <= value <= most and self.above < value < self.below:
+            return ""
+        return f"{self._words(value, most)}{f'; {self.usual} is usual' if self.usual else ''}"
+
+    def _words(self, value: float, most: float) -> str:
+        if isinstance(value, int):
+            return f"has to be at least {self.least:g}" if value < self.least else f"has to be at most {most:.0f}"
+        if most == self.below == math.inf:
+            return "has to be positive and finite" if self.above == 0 else f"has to be {self.least:g} or more, and finite"
+        low = f"[{self.least:g}" if self.above == -math.inf else f"({self.above:g}"
+        high = f"{most:g}]" if self.below == math.inf else f"{self.below:g})"
+        return f"has to lie in {low}, {high}"
+
+
+@dataclass(frozen=True)
+class For:
+    """An option that only some choices of another one have."""
+
+    option: str
+    choices: tuple[str, ...]
+
+    def wrong(self, args: Any) -> str:
+        """Why it may not be given; empty where it may."""
+        chosen = getattr(args, self.option)
+        return (
+            ""
+            if chosen in self.choices
+            else f"is for {flag(self.option)} {', '.join(self.choices)}, not {chosen}: leave it out"
+        )
+
+
+@dataclass(frozen=True)
+class Needs:
+    """An option that has an effect only where `holds(args)`. words: why it may not be given, with {names} of other options."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+    def wrong(self, args: Any) -> str:
+        """Why it may not be given; empty where it may."""
+        return "" if self.holds(args) else self.words.format(**vars(args))
+
+
+def flag(name: str) -> str:
+    """An option as it is written on the command line."""
+    return f"--{name.replace('_', '-')}"
+
+
+def check(args: "DataclassInstance", given: Collection[str] = ()) -> None:
+    """Refuse values out of bounds, given options that have no effect, and what the options' own classes refuse.
+
+    given: names of the options that were given on the command line. Raises UsageError naming the option, its value and what
+    would do.
+    """
+    for name, rules in sorted(rules_of(type(args)).items(), key=lambda item: item[0] not in given):  # what was typed first
+        value = getattr(args, name)
+        for rule in rules:
+            if isinstance(rule, Range):
+                if value is not None and (wrong := rule.wrong(value)):
+                    raise UsageError(f"{flag(name)} {value} {wrong}")
+            elif name in given and (wrong := rule.wrong(args)):
+                raise UsageError(f"{flag(name)} {wrong}")
+    for owner in type(args).__mro__:  # the script's own first
+        if "refuse" in vars(owner):
+            owner.refuse(args, set(given))  # type: ignore[attr-defined]
+
+
+@cache
+def rules_of(kind: type) -> dict[str, list[Range | For | Needs]]:
+    """Bounds and applicability of every option of a class, in the order of its fields."""
+    hints = get_type_hints(kind, include_extras=True)
+    found = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(kind)}
+    rules = {name: [m for m in metadata if isinstance(m, Range | For | Needs)] for name, metadata in found.items()}
+    whole = {name: [Range()] for name, hint in hints.items() if hint is int}
+    return {name: [*whole.get(name, []), *own] for name, own in rules.items()}
+
+
+def read(default: T, description: str | None, argv: list[str]) -> tuple[T, set[str]]:
+    """Read a command line over default options, paths expanded; help is grouped by the classes that declare the options.
+
+    Returns the options and the names of those that were given. `--help` prints on rank 0 and exits with 0; an unreadable option
+    and an empty path raise UsageError.
+    """
+    output, groups = io.StringIO(), list(_groups(default))
+    grouped = make_dataclass(type(default).__name__, [(g.name, g.type, g) for g in groups], frozen=True)
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+            parts: Any = tyro.cli(grouped, args=argv, description=description)
+    except SystemExit as request:
+        if request.code:
+            raise UsageError(f"{_first_paragraph(output.getvalue())} (--help lists all options)") from None
+        say(output.getvalue())
+        raise
+    values = {name: value for g in groups for name, value in vars(getattr(parts, g.name)).items()}
+    given = {match[1].replace("-", "_") for a in argv if (match := re.match(r"--(?:no-)?([a-z0-9_-]+)", a))}
+    return expand_paths(replace(default, **values), given), given
+
+
+def _groups(default: Any) -> Iterator[Field]:
+    """A field for every class that declares options: a dataclass of its own with these, documented as there."""
+    hints, seen = get_type_hints(type(default), include_extras=True), set()
+    names = {f.name for f in fields(default)}
+    declared = {owner: [n for n in vars(owner).get("__annotations__", {}) if n in names] for owner in type(default).__mro__}
+    for owner in declared:  # the most derived class that declares an option has it
+        declared[owner] = [n for n in declared[owner] if n not in seen]
+        seen.update(declared[owner])
+    for owner in reversed(type(default).__mro__):
+        if declared[owner]:
+            helps = help_of(owner)
+            options = [
+                (n, Annotated[hints[n], tyro.conf.arg(help=helps.get(n, ""))], field(default=getattr(default, n)))
+                for n in declared[owner]
+            ]
+            kind: Any = make_dataclass(owner.__name__, options, frozen=True)
+            kind.__doc__ = (owner.__doc__ or "").split("\n\n")[0]
+            group = field(default=kind())
+            title = re.split(r"[:.]", kind.__doc__)[0]  # becomes the heading of the group
+            group.name, group.type = re.sub(r"\W", "_", title.lower()), tyro.conf.OmitArgPrefixes[kind]  # type: ignore[misc]
+            yield group
+
+
+@cache
+def help_of(kind: type) -> dict[str, str]:
+    """The strings that stand below the fields of a class."""
+    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    helps = {}
+    for statement, following in pairwise(body):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
+            helps[statement.target.id] = " ".join(str(following.value.value).split())
+    return helps
+
+
+def read_options(kind: type[T], description: str | None, argv: list[str] | None = None) -> T:
+    """The command line of a program without presets; no path may be empty. Raises UsageError."""
+    args = tyro.cli(kind, description=description, args=argv)
+    return expand_paths(args, {f.name for f in fields(args)})
+
+
+def expand_paths(args: T, given: Collection[str] = ()) -> T:
+    """The same options with `~` expanded in those that hold a path (`PathText`).
+
+    given: names of options that may not be empty; of the others an empty one stands for none. Raises UsageError.
+    """
+    kinds = get_type_hints(type(args), include_extras=True)
+    names = [name for name, kind in kinds.items() if kind == PathText and (name in given or getattr(args, name))]
+    return replace(args, **{name: expand(getattr(args, name), flag(name)) for name in names})
+
+
+def _first_paragraph(box: str) -> str:
+    """The sentence inside the box that tyro draws around an error: between its title and the rule below it."""
+    lines = [line.strip("│| ") for line in box.splitlines()][1:]
+    rules = [i for i, line in enumerate(lines) if line and set(line) <= set("─-")]
+    first = 1 if rules[:1] == [0] else 0
+    last = next((i for i in rules if i > 0), len(lines))
+    return " ".join(" ".join(lines[first:last]).split()) or "cannot read the command line"
