@@ -16,9 +16,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from common.ecosphere.election import Standings
 from common.ecosphere.rates import EcosphereRates, EoaSettings
 from common.ecosphere.species import SPACES, SPECIES, Rules
+from common.ecosphere.standings import Standings
 from common.options import PathText, read_options
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec

@@ -33,7 +33,7 @@ from common.models import build_model, model_title
 from common.models.flat import FlatModel
 from common.optim.bases import OptimizerSettings
 from common.options import PathText, read_options
-from common.parallel import launch
+from common.parallel import launch, machine
 from common.parallel.populations import parse_populations
 from common.parallel.topology import Topology, build_topology, world_size
 from common.training.loop import Plan, train_round
@@ -78,7 +78,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {}
     for repeat in range(-1, args.repeats):  # the first, unrecorded, warms everything up
         for name, measure in kinds.items():
-            torch.set_num_threads(launch.available_cores())
+            torch.set_num_threads(machine.available_cores())
             images = measure()
             rates.setdefault(name, []).extend([images] if repeat >= 0 else [])
         torch.set_num_threads(topology.threads)
@@ -261,7 +261,7 @@ def report(args: Args, topology: Topology, medians: dict[str, float], rates: dic
     prefix = f"mpirun --oversubscribe --bind-to none -np {ranks} " if ranks > 1 else ""
     lines = [
         f"{model_title('wrn', args.depth, args.width)} with ASAM, batch {args.batch_size} in one process, "
-        f"{args.world_batch_size} over all ranks; {launch.available_cores()} cores; median of {args.repeats}, interleaved.",
+        f"{args.world_batch_size} over all ranks; {machine.available_cores()} cores; median of {args.repeats}, interleaved.",
         "",
         "| measured | images/s | of the ceiling | against the ordinary loop |",
         "| --- | --- | --- | --- |",

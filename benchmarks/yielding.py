@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from common.options import PathText, read_options
-from common.parallel import launch
+from common.parallel import launch, machine
 
 # (Open MPI yields while it waits, milliseconds of a Horovod cycle); the first row is what both do when left alone.
 SETTINGS = [(0, 1.0), (0, 5.0), (1, 1.0), (1, 2.5), (1, 5.0), (1, 10.0)]
@@ -114,7 +114,7 @@ def report(args: Args, rates: dict[tuple[int, float], list[float]]) -> None:
     medians = {setting: statistics.median(values) for setting, values in rates.items()}
     first = medians[SETTINGS[0]]
     lines = [
-        f"WRN-{args.depth}-1, {args.optimizer}, {args.ranks} ranks on {launch.available_cores()} cores, batch "
+        f"WRN-{args.depth}-1, {args.optimizer}, {args.ranks} ranks on {machine.available_cores()} cores, batch "
         f"{args.batch_size}; images/s, median of {args.repeats} (lowest to highest), measured in turn.",
         "",
         "| MPI yields while it waits | Horovod's cycle, ms | images/s | against the first row |",
@@ -131,7 +131,7 @@ def report(args: Args, rates: dict[tuple[int, float], list[float]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     table = [{"yields": bool(y), "cycle_ms": c, "images_per_second": values} for (y, c), values in rates.items()]
-    record = {"arguments": asdict(args), "cores": launch.available_cores(), "settings": table}
+    record = {"arguments": asdict(args), "cores": machine.available_cores(), "settings": table}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 

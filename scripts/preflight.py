@@ -23,7 +23,8 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from common.parallel import launch, machine  # noqa: E402  (the standard library is all that they need)
+from common.parallel import machine  # noqa: E402  (the standard library is all that they need)
+from common.parallel.environment import wrong_setting  # noqa: E402
 
 SETUP = "run scripts/setup.sh, then source .venv/bin/activate"
 ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
@@ -269,7 +270,7 @@ def settings_rows(environment: Mapping[str, str] = os.environ, home: Path | None
         rows = [Row("threads", f"OMP_NUM_THREADS={threads}", MISSING, "is refused: a whole number of at least 1, or unset it")]
     for name, value in sorted(environment.items()):
         if name.startswith(SETTINGS):
-            if wrong := launch.wrong_setting(name, value):
+            if wrong := wrong_setting(name, value):
                 rows.append(Row("set for MPI", f"{name}={value}", MISSING, f"is refused: {wrong}"))
                 continue
             followed = not name.startswith("MPI4PY_RC_")

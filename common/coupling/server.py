@@ -25,9 +25,8 @@ import torch
 from torch import Tensor
 
 from common.coupling.elastic import CenterVariable, is_finite
-from common.models.flat import host_array
 from common.parallel.backoff import Nap
-from common.parallel.comm import Group, Tag
+from common.parallel.comm import Group, Tag, host_array
 from common.parallel.mpi import MPI
 
 NOTHING = np.empty(0, dtype=np.float32)

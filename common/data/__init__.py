@@ -1,1 +1,1 @@
-"""Data sets: `sources` (by name), `dataset` (splits and batches), `augment`, `texts`, `folder` (your own images), `files`."""
+"""Data sets: `registry` (by name), `sources` (reading), `dataset` (splits, batches), `augment`, `texts`, `folder`, `files`."""

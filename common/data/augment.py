@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.data.sources import Source
+from common.data.registry import Source
 from common.seeding import Purpose, stream
 
 CUTOUT_PROBABILITY = 0.5

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, in_unit_range, permutation, shard
-from common.data.sources import SOURCES, Source, Split, load
+from common.data.registry import SOURCES, Source, Split
+from common.data.sources import load
 from common.data.texts import Texts
 from common.errors import UsageError
 from common.parallel.topology import Topology

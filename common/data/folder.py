@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import psutil
 
-from common.data.sources import Source, Split, brief
+from common.data.registry import Source, Split, brief
 from common.errors import UsageError
 from common.vision import import_torchvision
 

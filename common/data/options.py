@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from common.data.sources import SOURCES
+from common.data.registry import SOURCES
 from common.errors import UsageError
 from common.options import PathText, Range
 

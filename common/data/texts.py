@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.sources import SOURCES, Source, Split
+from common.data.registry import SOURCES, Source, Split
 
 WINDOW = 128  # characters of an example
 TEST_SHARE = 0.1  # of every topic, at its end

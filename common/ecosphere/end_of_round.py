@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.ecosphere.election import Standings, elect
+from common.ecosphere.election import elect
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import RateRule
+from common.ecosphere.standings import Standings
 from common.parallel import faults
 from common.parallel.topology import Topology
 

@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.ecosphere.election import Standings
+from common.ecosphere.standings import Standings
 from common.errors import UsageError
-from common.models.flat import host_array
-from common.parallel.comm import finite_mean_
+from common.parallel.comm import finite_mean_, host_array
 from common.parallel.topology import Topology
 
 POLICIES = ("average", "kin", "best", "migrate", "ring", "exploit", "apart")

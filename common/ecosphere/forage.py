@@ -25,9 +25,9 @@ from typing import Any
 
 import numpy as np
 
-from common.ecosphere.election import Standings
 from common.ecosphere.rates import RateRule
 from common.ecosphere.species import SPECIES, Moment, Rules, View
+from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
 

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.ecosphere.election import Standings
 from common.ecosphere.species import SPECIES, Memory, Moment, Rules, View, coordinates, rates_at
+from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
 

@@ -11,7 +11,6 @@ layout whatever memory format the activations have.
 import hashlib
 from collections.abc import Iterable, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -104,8 +103,3 @@ def _adopt(tensors: Sequence[Tensor], storage: Tensor, gradient: Tensor | None) 
         if gradient is not None:
             tensor.grad = gradient[place].view(tensor.shape)
             yield tensor, tensor.grad
-
-
-def host_array(tensor: Tensor) -> np.ndarray:
-    """The tensor as a float32 array that MPI can send: a view on CPU, a copy from an accelerator."""
-    return tensor.detach().cpu().numpy()

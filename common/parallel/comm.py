@@ -20,7 +20,6 @@ import torch
 from torch import Tensor
 
 from common.errors import UsageError
-from common.models.flat import host_array
 from common.parallel.mpi import MPI
 
 
@@ -280,6 +279,11 @@ def finite_mean_(group: Group, values_and_flag: Tensor, name: str, weight: int =
     if total > 1:
         values.div_(total)
     return total
+
+
+def host_array(tensor: Tensor) -> np.ndarray:
+    """The tensor as a float32 array that MPI can send: a view on CPU, a copy from an accelerator."""
+    return tensor.detach().cpu().numpy()
 
 
 def _put_back(buffer: Tensor, array: np.ndarray) -> Tensor:

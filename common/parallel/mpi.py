@@ -1,11 +1,11 @@
 """The one import of MPI: `from common.parallel.mpi import MPI`, after the environment has been prepared for it."""
 
-from common.parallel import launch
+from common.parallel import environment
 
-launch.prepare_environment()
-launch.prepare_mpi4py()
+environment.prepare_environment()
+environment.prepare_mpi4py()
 
-with launch.outside_slurm_step(), launch.on_one_node():  # Open MPI reads the environment when it is loaded
+with environment.outside_slurm_step(), environment.on_one_node():  # Open MPI reads the environment when it is loaded
     from mpi4py import MPI
 
 __all__ = ["MPI"]

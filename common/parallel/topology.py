@@ -10,7 +10,7 @@ from types import ModuleType
 import torch
 
 from common.errors import UsageError
-from common.parallel import launch, machine
+from common.parallel import environment, launch, machine
 from common.parallel.comm import Group, Traffic
 from common.parallel.mpi import MPI
 from common.parallel.populations import PopulationSpec
@@ -70,10 +70,10 @@ class Topology:
 
 def world_size() -> int:
     """Ranks in this job. Raises UsageError if the launcher started more processes than MPI can see."""
-    size, promised = MPI.COMM_WORLD.Get_size(), launch.launcher_size()
+    size, promised = MPI.COMM_WORLD.Get_size(), environment.launcher_size()
     if promised is not None and promised != size:
         raise UsageError(
-            f"the launcher started {promised} processes, but MPI sees a world of {size}: {launch.foreign_launcher()}"
+            f"the launcher started {promised} processes, but MPI sees a world of {size}: {environment.foreign_launcher()}"
         )
     return size
 
@@ -88,7 +88,7 @@ def build_topology(
     scope: `population`, `world`, or `worker`: then every worker steps on its own gradient, and Horovod is there for what a
     population does with its weights. With `horovod` false, or where Horovod is not installed, MPI takes its place.
     """
-    launch.keep_freed_memory()
+    environment.keep_freed_memory()
     rank = comm.Get_rank()
     traffic = Traffic()
     offsets = [sum(s.workers for s in specs[:k]) for k in range(len(specs))]
@@ -156,7 +156,7 @@ def set_threads(node: Group) -> int:
     so are quotas, which may be of all ranks together or of each. Collective over the node; raises UsageError.
     """
     with node.raise_together():
-        wanted = launch.threads_wanted()
+        wanted = environment.threads_wanted()
     visible, quotas = zip(*node.comm.allgather((machine.visible_cores(), machine.quotas())), strict=True)
     threads = wanted or machine.share_of_cores(visible, quotas, node.rank)
     torch.set_num_threads(threads)

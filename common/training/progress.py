@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from common.parallel.launch import launcher_rank, launcher_size
+from common.parallel.environment import launcher_rank, launcher_size
 
 
 class Reporter:

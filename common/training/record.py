@@ -32,8 +32,9 @@ from torch import nn
 from common.ecosphere.species import best_first
 from common.errors import UsageError
 from common.optim.armijo import COUNTS
-from common.parallel import launch
+from common.parallel import machine
 from common.parallel.comm import Group
+from common.parallel.environment import launcher_size
 from common.parallel.mpi import MPI
 from common.parallel.topology import Topology
 from common.paths import expand
@@ -278,7 +279,7 @@ def environment(topology: Topology) -> dict[str, Any]:
         "threads_per_rank": lambda: topology.threads,
         "device": lambda: torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "cpu",
         "processor": _processor,
-        "cores": launch.available_cores,
+        "cores": machine.available_cores,
         "memory_gib": lambda: round(psutil.virtual_memory().total / 2**30, 1),
         "system": platform.platform,
         "command": lambda: command(topology),
@@ -316,7 +317,7 @@ def command(topology: Topology) -> str:
 
 def launcher() -> str:
     """What started this process: `horovodrun`, `mpirun` (any MPI launcher) or `python`."""
-    if launch.launcher_size() is None:
+    if launcher_size() is None:
         return "python"
     # horovodrun leaves no variable behind; it starts mpirun with options that hardly anybody would type.
     return "horovodrun" if any({"--tag-output", "-map-by", "ob1"} <= words for words in _ancestors()) else "mpirun"

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.ecosphere.election import Standings
 from common.ecosphere.rates import REFERENCE, EcosphereRates, EoaSettings
+from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 
 HERE = Path(__file__).parent

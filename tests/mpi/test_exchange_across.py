@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_split, numbers, population_of, small_model
 
-from common.ecosphere.election import Standings
 from common.ecosphere.exchange import POLICIES, Exchange, payload, schedule, slice_bounds
+from common.ecosphere.standings import Standings
 
 each_policy = pytest.mark.parametrize("policy", POLICIES)
 SEEDS = st.integers(0, 2**31)

@@ -5,9 +5,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.ecosphere.election import TRUNCATED
 from common.ecosphere.exchange import copy_everywhere, sum_everywhere
 from common.ecosphere.forage import IMPROVED
+from common.ecosphere.standings import TRUNCATED
 
 FILES = {"config.json", "environment.json", "metrics.csv", "rates.csv", "summary.json", "weights.safetensors"}
 COLUMNS = [

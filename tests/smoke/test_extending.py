@@ -42,7 +42,7 @@ def copy(tmp_path):
     (tmp_path / "common/optim/bases.py").write_text(
         content.replace("def _sgd(", f"{function}\ndef _sgd(", 1) + f'BASES["rmsprop"]{line}'
     )
-    put(tmp_path / "common/data/sources.py", "SOURCES = {\n", block('"kmnist"'))
+    put(tmp_path / "common/data/registry.py", "SOURCES = {\n", block('"kmnist"'))
     put(tmp_path / "common/models/__init__.py", "MODELS: dict[str, Callable[[Shape], nn.Module]] = {\n", block('"linear"'))
     return tmp_path
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common.data.augment import Augmenter, ResizingAugmenter, crop_sizes
 from common.data.dataset import DataSet, Pictures, permutation, shard
-from common.data.sources import Source
+from common.data.registry import Source
 from common.seeding import Purpose, stream
 from common.vision import import_torchvision
 

@@ -13,7 +13,8 @@ import torch
 
 from common.data import files
 from common.data.files import RAW_FILES, RawFile
-from common.data.sources import SOURCES, _read
+from common.data.registry import SOURCES
+from common.data.sources import _read
 from common.errors import UsageError
 from common.vision import import_torchvision
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ecosphere.election import Standings
 from common.ecosphere.exchange import POLICIES, Effect, Exchange, contributions, payload, schedule, slice_bounds
+from common.ecosphere.standings import Standings
 from common.errors import UsageError
 
 EPS = float(np.finfo(np.float32).eps)

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.models.flat import FlatModel, host_array
+from common.models.flat import FlatModel
+from common.parallel.comm import host_array
 
 
 def network(channels=2, width=3, seed=0):

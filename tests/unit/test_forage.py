@@ -14,12 +14,12 @@ from torch import nn
 
 from common.data.augment import Augmenter
 from common.data.dataset import SOURCES, DataSet, Pictures
-from common.ecosphere.election import Standings
 from common.ecosphere.exchange import Exchange, contributions
 from common.ecosphere.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
 from common.ecosphere.membership import Membership
 from common.ecosphere.smoothing import Smoother
 from common.ecosphere.species import SPECIES, Moment, Rules, View
+from common.ecosphere.standings import Standings
 from common.evaluate import Evaluator, evaluate
 from common.models.flat import FlatModel
 from common.parallel.populations import PopulationSpec

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import Diverged, UsageError
-from common.parallel import faults, launch
+from common.parallel import environment, faults, launch
 
 
 @pytest.fixture(autouse=True)
@@ -25,7 +25,7 @@ def no_launcher(monkeypatch):
         "HOROVOD_",
         "OMP_",
         "ECOSPHERE_",
-        *launch.LOCAL_SIZE_VARIABLES,
+        *environment.LOCAL_SIZE_VARIABLES,
     )
     for name in [name for name in os.environ if name.startswith(foreign)]:
         monkeypatch.delenv(name)
@@ -61,12 +61,12 @@ def test_any_other_error_ends_with_one_its_traceback_rank_and_population(capsys,
         assert part in printed
 
 
-@pytest.mark.parametrize(("rank_name", "size_name", "least"), launch.LAUNCHERS)
+@pytest.mark.parametrize(("rank_name", "size_name", "least"), environment.LAUNCHERS)
 def test_only_rank_zero_speaks_under_every_launcher(rank_name, size_name, least, capsys, monkeypatch):
     monkeypatch.setenv(size_name, "3")
     for rank, expected in (("0", "hello\n"), ("2", "")):
         monkeypatch.setenv(rank_name, rank)
-        assert (launch.launcher_rank(), launch.launcher_size()) == (int(rank), 3)
+        assert (environment.launcher_rank(), environment.launcher_size()) == (int(rank), 3)
         launch.say("hello")
         assert capsys.readouterr().out == expected
 
@@ -110,7 +110,7 @@ def test_what_counts_as_launched(variables, launched, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     rank, size = launched or (0, None)
-    assert (launch.launcher_rank(), launch.launcher_size()) == (rank, size)
+    assert (environment.launcher_rank(), environment.launcher_size()) == (rank, size)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_mpi_starts_outside_an_interactive_step(variables, hidden, monkeypatch):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     before = dict(os.environ)
-    with launch.outside_slurm_step():
+    with environment.outside_slurm_step():
         assert ("SLURM_STEP_ID" in variables and "SLURM_STEP_ID" not in os.environ) == hidden
     assert dict(os.environ) == before
 
@@ -163,11 +163,11 @@ def test_mpi4py_is_told_what_we_need_and_only_contradictions_are_named(monkeypat
 
     monkeypatch.setattr(mpi4py, "rc", SimpleNamespace())
     env = {"MPI4PY_RC_THREAD_LEVEL": "MULTIPLE", "MPI4PY_RC_INITIALIZE": "yes", "MPI4PY_RC_RECV_MPROBE": "0"}
-    launch.prepare_mpi4py(env)
+    environment.prepare_mpi4py(env)
     assert env == {"MPI4PY_RC_RECV_MPROBE": "0"}
     assert vars(mpi4py.rc) == {"initialize": True, "finalize": True, "threads": True, "thread_level": "multiple"}
     assert capsys.readouterr().out == ""
-    launch.prepare_mpi4py({"MPI4PY_RC_THREADS": "False", "MPI4PY_RC_THREAD_LEVEL": "funneled"})
+    environment.prepare_mpi4py({"MPI4PY_RC_THREADS": "False", "MPI4PY_RC_THREAD_LEVEL": "funneled"})
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(" is ")[0] for line in lines] == [
         "note: MPI4PY_RC_THREADS=False",
@@ -179,8 +179,8 @@ def test_mpi4py_is_told_what_we_need_and_only_contradictions_are_named(monkeypat
     ("name", "value"),
     [
         *(("OMP_NUM_THREADS", value) for value in ("0", "abc", "4,", "-1")),
-        *((name, value) for name in launch.HOROVOD_NUMBERS for value in ("abc", "", "-1")),
-        *((name, value) for name in launch.HOROVOD_CHOICES for value in ("abc", "")),
+        *((name, value) for name in environment.HOROVOD_NUMBERS for value in ("abc", "", "-1")),
+        *((name, value) for name in environment.HOROVOD_CHOICES for value in ("abc", "")),
         ("HOROVOD_CONTROLLER", "gloo"),  # a segmentation fault otherwise
     ],
 )
@@ -218,7 +218,7 @@ def test_threads_follow_openmp(monkeypatch, alone):
         monkeypatch.setattr("common.parallel.machine.quotas", lambda: [])
         monkeypatch.setattr("common.parallel.machine.visible_cores", lambda: [0, 1, 2, 3, 4])
         assert set_threads(alone.node) == torch.get_num_threads() == 5
-        monkeypatch.setattr("common.parallel.machine.quotas", lambda: [launch.machine.Quota(2.5, (0, 1), "/x")])
+        monkeypatch.setattr("common.parallel.machine.quotas", lambda: [environment.machine.Quota(2.5, (0, 1), "/x")])
         assert set_threads(alone.node) == 2
         monkeypatch.setenv("OMP_NUM_THREADS", "abc")
         with pytest.raises(UsageError, match="OMP_NUM_THREADS='abc'"):
@@ -229,7 +229,7 @@ def test_threads_follow_openmp(monkeypatch, alone):
 
 def test_the_environment_keeps_what_the_user_set(monkeypatch):
     monkeypatch.setenv("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "7")
-    launch.prepare_environment()
+    environment.prepare_environment()
     assert os.environ["HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"] == "7"
 
 
@@ -269,14 +269,14 @@ def test_a_fault_happens_only_where_and_when_it_was_asked_for(monkeypatch):
 def test_ranks_yield_where_their_threads_and_horovods_outnumber_the_cores(
     local_size, cores, threads, horovod, expected, monkeypatch
 ):
-    assert launch.outnumbered(local_size, cores, threads, horovod) is expected
+    assert environment.outnumbered(local_size, cores, threads, horovod) is expected
     for name in ("OMPI_MCA_mpi_yield_when_idle", "HOROVOD_CYCLE_TIME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(local_size))
     monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
-    monkeypatch.setattr(launch, "available_cores", lambda: cores)
-    monkeypatch.setattr(launch, "_has_distribution", lambda name: horovod and name == "horovod")
-    launch.prepare_environment()
+    monkeypatch.setattr(environment, "available_cores", lambda: cores)
+    monkeypatch.setattr(environment, "_has_distribution", lambda name: horovod and name == "horovod")
+    environment.prepare_environment()
     assert ("OMPI_MCA_mpi_yield_when_idle" in os.environ) is expected
     assert ("HOROVOD_CYCLE_TIME" in os.environ) is expected
 
@@ -294,15 +294,15 @@ def test_ranks_yield_where_their_threads_and_horovods_outnumber_the_cores(
 def test_mpi_starts_without_libfabric_where_all_ranks_are_on_one_node(size, local_size, given, expected, monkeypatch):
     for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(launch, "launcher_size", lambda: size)
+    monkeypatch.setattr(environment, "launcher_size", lambda: size)
     if local_size:
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(local_size))
     env = {"OMPI_MCA_btl": given} if given else {}
-    with launch.on_one_node(env):
+    with environment.on_one_node(env):
         assert env.get("OMPI_MCA_btl") == expected
     assert env == ({"OMPI_MCA_btl": given} if given else {})
 
 
 def test_the_cores_are_shared_out_where_no_number_of_threads_is_asked_for(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [launch.threads_per_rank(n, 8) for n in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]
+    assert [environment.threads_per_rank(n, 8) for n in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.parallel import machine
+from common.parallel import environment, machine
 from common.parallel.machine import Quota, share_of_cores, threads_wanted
 
 V1 = "4:cpu,cpuacct:/job/step\n2:memory:/elsewhere\n"
@@ -101,9 +101,8 @@ def test_without_a_quota_the_affinity_counts(tree):
 
 
 def test_launch_counts_the_same_cores():
-    from common.parallel import launch
 
-    assert launch.available_cores is machine.available_cores
+    assert environment.available_cores is machine.available_cores
 
 
 def test_cores_are_shared_out_over_the_ranks_of_a_node():

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.ecosphere.election import Standings
 from common.ecosphere.rates import EcosphereRates, EoaSettings
 from common.ecosphere.species import SPACES, SPECIES, Moment, Rules, View, rates_at
 from common.ecosphere.species.pso import INERTIA, PULL
+from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 
 DRAWN = sorted(set(SPECIES) - {"hold"})  # the others are not random

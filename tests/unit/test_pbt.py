@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ecosphere.election import Standings
 from common.ecosphere.exchange import Effect, schedule
 from common.ecosphere.rates import PopulationBasedRates
+from common.ecosphere.standings import Standings
 
 ETA0 = 0.1
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import UsageError
-from common.parallel import launch
+from common.parallel import environment
 from common.parallel.machine import Quota
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "scripts"))
@@ -97,7 +97,7 @@ def test_what_the_scripts_refuse_is_missing_here(name, value, tmp_path, monkeypa
     assert (row.value, row.state) == (f"{name}={value}", MISSING)
     monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match=rf"^{name}='{value}' "):
-        launch.check_environment()
+        environment.check_environment()
 
 
 @pytest.mark.parametrize(("threads", "state"), [("4,2", NOTE), ("", None), ("0", MISSING), ("abc", MISSING)])

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slow_eoa import SLOW, Case, numbers_needed
 
-from common.ecosphere.election import Standings
 from common.ecosphere.rates import (
     REFERENCE,
     SHAPES,
@@ -22,6 +21,7 @@ from common.ecosphere.rates import (
     warmed_up,
 )
 from common.ecosphere.species import DAMPINGS, SPECIES, Moment, Rules
+from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
 

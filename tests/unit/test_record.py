@@ -228,7 +228,7 @@ def refuse(*_, **__):
         ("common.training.record.launcher", "launcher"),
         ("common.training.record.command", "command"),
         ("common.training.record.commit", "commit"),
-        ("common.parallel.launch.available_cores", "cores"),
+        ("common.parallel.machine.available_cores", "cores"),
         ("platform.platform", "system"),
     ],
 )
