@@ -19,7 +19,7 @@ from torch.utils.hooks import RemovableHandle
 from common.coupling.server import RemoteCenter, Server, slices_of
 from common.errors import Diverged
 from common.parallel import faults
-from common.training import checkpoint
+from common.training import checkpoint, resumption
 from common.training.round_ends import NOT_EVALUATED, WAY_OUT, CenterEnd, Outcome
 from common.training.run import Run
 
@@ -85,7 +85,7 @@ class ServedRun(Run):
                 self.end.begin_anew(present)
             self.worker.rate, self.last_round = outcome.rate, t
             center.settle()  # what this worker remembers as sent has been taken in before the server saves
-            checkpoint.save_own(self.directory / "checkpoints", t, world.rank, *self._state())
+            self._save_own(t)
             center.report((t, {"round": t, "rank": world.rank, **row}))
         for hook in hooks:
             hook.remove()
@@ -127,9 +127,15 @@ class ServedRun(Run):
         if rank == 0:  # before it is saved: a round that is complete has its lines
             self.record.write_round(t, rows)
             self.reporter.round(t, rows)
-        checkpoint.save_own(checkpoints, t, rank, *self._state())
+        self._save_own(t)
         if rank == 0:
             checkpoint.forget(checkpoints, self.topology.world.size)
+
+    def _save_own(self, t: int) -> None:
+        """A checkpoint of this rank alone."""
+        self.note_total()
+        rank = self.topology.world.rank
+        checkpoint.save_own(self.directory / "checkpoints", t, rank, *resumption.state_of(self))
 
     def bring_center(self) -> None:
         """After their parts all ranks wait for each other and take over the center; the last finite one where it is not."""
@@ -153,8 +159,9 @@ class ServedRun(Run):
         if not self.sound[self.servers :].any():
             raise Diverged(f"all workers lost their weights in the last round. {WAY_OUT}")
 
-    def _engine(self) -> str:
-        return f"weights: {self.servers} server(s)"
+    def engine(self) -> str:
+        """Who averages what, in words."""
+        return f"weights: {self.servers} server{'s'[: self.servers > 1]}"
 
 
 def progress_hooks(module: nn.Module, progress: Callable[[], None]) -> list[RemovableHandle]:

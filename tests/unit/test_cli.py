@@ -26,7 +26,7 @@ from common.parallel.populations import PopulationSpec
 from common.training import options as cli
 from common.training.eoa import EoaArgs, check_search, settle_reference
 from common.training.options import PRESETS, CommonArgs, RunOptions, parse_args, settle_batch, settle_precision
-from common.training.run import over_wrong_classes
+from common.training.setup import over_wrong_classes
 
 OURS = {
     "smoke": CommonArgs(preset="smoke", dataset="digits", rounds=2, batch_size=64),

@@ -32,9 +32,10 @@ def room_of(module):
 
 
 def imports_of(path):
-    """Modules of the package that a file imports, also inside functions."""
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    """Modules of the package that a file imports, also inside functions, but not for type checking alone."""
+    found, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    tree.body = [n for n in tree.body if not (isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING")]
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "common":
             for alias in node.names:
                 below = f"{node.module}.{alias.name}"
