@@ -41,7 +41,8 @@ from common.search.strategies import Evolution, Grid, Random, Strategy
 from common.search.trial import State, Trial
 from common.search.worker import run
 from common.training.options import CommonArgs, headline, make_presets, parse_args, settle_precision
-from common.training.record import all_reduce, choose_directory, commit, environment, write_json, write_weights
+from common.training.provenance import all_reduce, commit, environment
+from common.training.record import choose_directory, write_json, write_weights
 
 STATIC = ("grid", "random", "evolution")
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology
 from common.training.loop import Plan, train_round
-from common.training.record import commit
+from common.training.provenance import commit
 from common.training.worker import build_worker, share_model
 
 ADAM = "Adam, no search"

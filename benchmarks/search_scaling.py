@@ -37,7 +37,7 @@ from common.search.steady import FREE, Order, Steady
 from common.search.strategies import Random, Strategy
 from common.search.worker import Objective, run
 from common.training.options import CommonArgs
-from common.training.record import commit
+from common.training.provenance import commit
 
 RANKS = (1, 2, 4, 8, 16, 64, 1024)
 SPREADS = (0.1, 0.5, 1.0)

@@ -27,7 +27,7 @@ from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology
 from common.paths import data_directory
-from common.training.record import commit
+from common.training.provenance import commit
 
 IMAGES, EPOCHS, BATCH = 20_000, 12, 256
 SIZES = {REPORTED: (STATISTICS_BATCH, 128), COMPARED: (STATISTICS_BATCH, 128), 128: (STATISTICS_BATCH,)}  # images: of batches

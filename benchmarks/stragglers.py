@@ -42,7 +42,7 @@ from common.parallel import launch
 from common.parallel.comm import Group, Traffic
 from common.parallel.mpi import MPI
 from common.parallel.topology import world_size
-from common.training.record import commit
+from common.training.provenance import commit
 from common.training.served_run import progress_hooks
 
 RULES: dict[str, Callable[[Tensor, Centre, int, int], Coupling]] = {  # of (x, centre, workers, period)

@@ -38,7 +38,7 @@ from common.parallel.populations import parse_populations
 from common.parallel.topology import Topology, build_topology, world_size
 from common.training.loop import Plan, train_round
 from common.training.options import settle_precision
-from common.training.record import environment
+from common.training.provenance import environment
 from common.training.worker import Worker, build_worker, share_model
 from common.vision import import_torchvision
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from common.evaluate import REPORTED, EvalResult
 from common.models import model_title
 from common.training.progress import span
-from common.training.record import commit
+from common.training.provenance import commit
 
 if TYPE_CHECKING:
     from common.training.run import Run

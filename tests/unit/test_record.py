@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 from common.errors import UsageError
+from common.training import provenance
 from common.training import record as module
-from common.training.record import Record, Totals, check_same_config, choose_directory, commit_and_reason, environment, launcher
+from common.training.provenance import commit_and_reason, environment, launcher
+from common.training.record import Record, Totals, check_same_config, choose_directory
 
 
 def row(lr, fitness=0.5):
@@ -224,10 +226,10 @@ def refuse(*_, **__):
     ("target", "field"),
     [
         ("psutil.virtual_memory", "memory_gib"),
-        ("common.training.record._processor", "processor"),
-        ("common.training.record.launcher", "launcher"),
-        ("common.training.record.command", "command"),
-        ("common.training.record.commit", "commit"),
+        ("common.training.provenance._processor", "processor"),
+        ("common.training.provenance.launcher", "launcher"),
+        ("common.training.provenance.command", "command"),
+        ("common.training.provenance.commit", "commit"),
         ("common.parallel.machine.available_cores", "cores"),
         ("platform.platform", "system"),
     ],
@@ -307,7 +309,7 @@ def test_a_commit_that_git_does_not_tell_is_unknown_with_gits_reason(git):
 
 
 def test_a_git_that_says_nothing_is_given_up(git, monkeypatch):
-    monkeypatch.setattr(module, "GIT_PATIENCE", 0.3)
+    monkeypatch.setattr(provenance, "GIT_PATIENCE", 0.3)
     began = time.monotonic()
     assert git("exec sleep 30") == ("unknown", "git gave no answer in 0.3 s")
     assert time.monotonic() - began < 10
@@ -336,7 +338,7 @@ def test_a_checkout_of_another_owner_has_a_reason(tmp_path, alone, monkeypatch):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True, timeout=60)
     for path in (tmp_path, tmp_path / ".git"):
         os.chown(path, 12345, 12345)
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "common/training/record.py"))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "common/training/provenance.py"))
     commit_and_reason.cache_clear()
     told = environment(alone)
     commit_and_reason.cache_clear()

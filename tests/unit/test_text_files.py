@@ -101,7 +101,8 @@ def test_records_and_spaces_are_utf_8_in_another_locale(foreign, tmp_path):
     code = f"""
 import json, sys
 from pathlib import Path
-from common.training.record import write_json, _processor
+from common.training.provenance import _processor
+from common.training.record import write_json
 from common.search.space import read_space
 folder = Path({str(tmp_path)!r})
 write_json(folder / "a.json", {{"processor": json.loads({json.dumps(json.dumps(NAME))})}})
