@@ -62,7 +62,7 @@ class Range:
 
     def _words(self, value: float, most: float) -> str:
         if isinstance(value, int):
-            return f"has to be at least {self.least:g}" if value < self.least else f"has to be at most {most:.0f}"
+            return f"has to be at least {self.least:g}" if value < self.least else f"has to be at most {most}"
         if most == self.below == math.inf:
             return "has to be positive and finite" if self.above == 0 else f"has to be {self.least:g} or more, and finite"
         low = f"[{self.least:g}" if self.above == -math.inf else f"({self.above:g}"

@@ -7,7 +7,7 @@ import pytest
 from launching import run, run_each
 from run_records import COLUMNS, RunRecord
 
-from common.training.swarm_run import COLUMNS as SWARM_COLUMNS
+from common.training.swarm_end import COLUMNS as SWARM_COLUMNS
 
 PSOPS, METHOD = "PSO-PS/PSOPS.py", "PSO-PS (our reconstruction)"
 SHORT = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--worker-batch", 16, "--probe-images", 40)
