@@ -1,13 +1,13 @@
-"""Base rates, starts, limits, warm-up, and EOA's rates end to end against the slow formulation of slow_eoa.py."""
+"""Base rates, starts, limits, warm-up, and EOA's rates end to end against EOA-SAM/eoa_simple.py."""
 
 from math import cos, pi
 
 import numpy as np
 import pytest
 import torch
+from eoa_cases import SLOW, Case, eoa_simple, numbers_needed
 from hypothesis import given
 from hypothesis import strategies as st
-from slow_eoa import SLOW, Case, numbers_needed
 
 from common.ecosphere.rates import (
     REFERENCE,
@@ -247,3 +247,35 @@ def test_steps_down_are_those_of_wide_resnets():
 @given(name=st.sampled_from(list(SHAPES)), progress=st.floats(0, 1))
 def test_a_schedule_stays_between_nothing_and_its_peak(name, progress):
     assert 0 <= SHAPES[name](progress) <= 1
+
+
+@pytest.mark.parametrize("ranks", [2, 4, 7, 8])
+def test_the_single_file_moves_the_rates_of_the_reference_script_alike(ranks, monkeypatch):
+    """Whole rounds of eoa_simple.py with its own rules, given the random numbers of `EcosphereRates`."""
+    half, rounds, seed = ranks // 2, eoa_simple.ROUNDS, 3
+    specs = [PopulationSpec("gwo", half, "sgd"), PopulationSpec("woa", ranks - half, "sgd")]
+    rates = EcosphereRates(specs, eoa_simple.ETA0, rounds, [1.0, 1.0], seed, REFERENCE["cifar100"])
+    present, rng = rates.start.tolist(), np.random.default_rng(0)
+    lowest = [(ranks if k < half else ranks**0.5) * eoa_simple.ETA0 for k in range(ranks)]
+    assert all(low <= x <= 1.1 * low for low, x in zip(lowest, present, strict=True))
+    assert all(low <= x <= 1.1 * low for low, x in zip(lowest, eoa_simple.starting_rates(ranks), strict=True))
+
+    class Given:
+        def __init__(self, address):
+            _, t, kind = address.split()
+            self.random = stream(seed, Purpose.MOVE, int(t), 0 if kind == "wolves" else 1).random
+
+    monkeypatch.setattr(eoa_simple, "Random", Given)
+    for t in range(rounds):
+        fitness = rng.random(ranks).round(1)
+        standings = Standings(fitness, np.array(present), [half, ranks - half])
+        expected = np.concatenate([rates.next(t, standings, k) for k in range(2)])
+        present = eoa_simple.next_rates(present, fitness.tolist(), t, eoa_simple.Rules())
+        np.testing.assert_allclose(present, expected, **CLOSE)
+
+
+@given(st.sampled_from(["best", "blend", "anneal"]), st.floats(1e-4, 10), st.floats(1e-4, 10), st.integers(1, 40), st.data())
+def test_the_single_files_base_rates_are_those_of_the_scripts(rule, leader, start, rounds, data):
+    t = data.draw(st.integers(0, rounds - 1))
+    expected = base_rate(rule, leader, start, 1.0, Moment(t, rounds))
+    assert eoa_simple.base_rate(rule, leader, start, t, rounds) == pytest.approx(expected, rel=1e-12)

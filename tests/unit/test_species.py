@@ -1,13 +1,13 @@
-"""Wolves and whales against the slow formulation of slow_eoa.py, their forced branches, closed forms and scaling laws."""
+"""Wolves and whales against EOA-SAM/eoa_simple.py, their forced branches, closed forms and scaling laws."""
 
 import math
 from dataclasses import asdict
 
 import numpy as np
 import pytest
+from eoa_cases import SLOW, Case, Numbers, numbers_needed
 from hypothesis import given
 from hypothesis import strategies as st
-from slow_eoa import SLOW, Case, Numbers, numbers_needed
 
 from common.ecosphere.species import DAMPINGS, Moment, Rules, View, best_first, rates_at
 from common.ecosphere.species.gwo import propose_wolves
