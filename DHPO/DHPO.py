@@ -23,7 +23,7 @@ from common.ecosphere.rates import SHAPES
 from common.errors import UsageError
 from common.evaluate import evaluate
 from common.models import model_title
-from common.options import For, PathText, Range, check
+from common.options import For, PathText, Range, check, flag
 from common.parallel import launch, machine
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology, split_world, world_size
@@ -245,7 +245,7 @@ def read_checked_space(args: Args, given: set[str], ranks: int) -> Space:
     path = Path(args.space)
     space = read_space(path if path.suffix else Path(__file__).parent / "spaces" / f"{args.space}.toml")
     if searched := sorted(given.intersection(space.names)):
-        raise UsageError(f"--{searched[0].replace('_', '-')} is searched in {args.space}: leave it out, or out of the space")
+        raise UsageError(f"{flag(searched[0])} is searched in {args.space}: leave it out, or out of the space")
     if args.pruning != "none" and (args.rounds < 2 or "rounds" in space.names):
         raise UsageError(
             f"--pruning {args.pruning} stops trials between rounds: give all of them the same --rounds, at least 2"

@@ -284,7 +284,7 @@ def train_with_servers(run: ServedRun) -> None:
 
     coupling = make_coupling(args, x, remote, run.workers) if remote else NoSync(x)
     worker = run.build_worker(model, rates, coupling)
-    run.start(worker, ServedEnd(worker, evaluated, run.evaluator, run.data.fitness, center, serving=serving))
+    run.start(worker, ServedEnd(worker, evaluated, run.evaluator, run.data.fitness, center))
     if args.method == "admm" and run.first_round:
         restore_admm(run, coupling)
     world.barrier()  # no worker looks into a window before it holds what was resumed

@@ -21,6 +21,7 @@ from torch import Tensor
 from common.data.dataset import DataSet, open_data
 from common.ecosphere.rates import ScheduledRates
 from common.models import build_model, model_title
+from common.models.flat import share_model
 from common.optim.armijo import PAPER, Rules
 from common.optim.bases import OptimizerSettings
 from common.options import PathText, read_options
@@ -29,7 +30,7 @@ from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology
 from common.training.loop import Plan, train_round
 from common.training.provenance import commit
-from common.training.worker import build_worker, share_model
+from common.training.worker import build_worker
 
 ADAM = "Adam, no search"
 KINDS: dict[str, tuple[str, Rules]] = {
@@ -65,7 +66,7 @@ class Trainer:
         source = data.source
         module = build_model(model, source.channels, source.classes, depth, width, image_size=data.train.size)
         settings = OptimizerSettings(optimizer, adam_decay=0.0, search=rules)
-        self.worker = build_worker(topology, share_model(module, topology), rates, settings)
+        self.worker = build_worker(topology, share_model(module, topology.world), rates, settings)
         self.batches = self._endless(data)
 
     def _endless(self, data: DataSet) -> Iterator[tuple[Tensor, Tensor]]:

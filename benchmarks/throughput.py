@@ -30,7 +30,7 @@ from common.data.dataset import SOURCES, DataSet, Pictures
 from common.ecosphere.rates import EcosphereRates
 from common.evaluate import autocast
 from common.models import build_model, model_title
-from common.models.flat import FlatModel
+from common.models.flat import FlatModel, share_model
 from common.optim.bases import OptimizerSettings
 from common.options import PathText, read_options
 from common.parallel import launch, machine
@@ -39,7 +39,7 @@ from common.parallel.topology import Topology, build_topology, world_size
 from common.training.loop import Plan, train_round
 from common.training.options import settle_precision
 from common.training.provenance import environment
-from common.training.worker import Worker, build_worker, share_model
+from common.training.worker import Worker, build_worker
 from common.vision import import_torchvision
 
 RHO = 0.5
@@ -182,7 +182,7 @@ def member_of(args: Args, topology: Topology, batch_size: int) -> Worker:
     behind = [batch_size * s.workers / topology.world.size for s in topology.specs]
     rates = EcosphereRates(topology.specs, 0.1, 10, behind, 0)
     return build_worker(
-        topology, share_model(build(args, topology.device), topology), rates, OptimizerSettings("asam", rho=RHO)
+        topology, share_model(build(args, topology.device), topology.world), rates, OptimizerSettings("asam", rho=RHO)
     )
 
 

@@ -83,17 +83,18 @@ def measure(args: Args) -> None:
 
     from common.ecosphere.rates import EcosphereRates
     from common.models import build_model
+    from common.models.flat import share_model
     from common.optim.bases import OptimizerSettings
     from common.parallel.populations import PopulationSpec
     from common.parallel.topology import build_topology
     from common.training.loop import Plan, train_round
     from common.training.options import settle_precision
-    from common.training.worker import build_worker, share_model
+    from common.training.worker import build_worker
 
     specs = [PopulationSpec("gwo", args.ranks, args.optimizer)]
     topology = build_topology(specs)
     data = random_images(Images(world_batch_size=args.batch_size, steps=args.steps), topology)
-    model = share_model(build_model("wrn", 3, 10, args.depth, 1).to(topology.device), topology)
+    model = share_model(build_model("wrn", 3, 10, args.depth, 1).to(topology.device), topology.world)
     rates = EcosphereRates(specs, 0.1, 10, [args.batch_size], 0)
     worker = build_worker(topology, model, rates, OptimizerSettings(args.optimizer))
     plan = Plan(args.batch_size, args.steps, 0.1, settle_precision("auto", topology.device.type))

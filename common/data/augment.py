@@ -20,7 +20,6 @@ from torch import Tensor
 from common.data.registry import Source
 from common.seeding import Purpose, stream
 
-CUTOUT_PROBABILITY = 0.5
 ATTEMPTS, WIDEST = 10, 4 / 3  # of random resized crops: torchvision's numbers
 
 

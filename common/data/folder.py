@@ -82,6 +82,7 @@ def _find(path: Path, aside: Aside) -> tuple[list[str], list[str], list[int]]:
     datasets = import_torchvision().datasets.folder
 
     def is_image(file: str) -> bool:
+        """Whether a file is read; what is not is noted."""
         parts = Path(file).relative_to(path).parts
         if (depth := next((i for i, part in enumerate(parts) if is_hidden(part)), None)) is not None:
             aside.hidden.add(str(path.joinpath(*parts[: depth + 1])))

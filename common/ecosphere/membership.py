@@ -15,17 +15,10 @@ from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import EcosphereRates, EoaSettings, RateRule
 from common.ecosphere.species import SPECIES
 from common.errors import Diverged
-from common.models.flat import FlatModel
+from common.models.flat import share_model
 from common.parallel.comm import finite_mean_
 from common.parallel.populations import default_populations, parse_populations
 from common.parallel.topology import Topology, build_topology, world_size
-
-
-def share_model(module: nn.Module, topology: Topology) -> FlatModel:
-    """The module in flat buffers, with rank 0's weights on every rank. Collective over the world."""
-    model = FlatModel(module)
-    topology.world.broadcast_(model.state.detach(), root=0)
-    return model
 
 
 class Membership:
@@ -38,7 +31,7 @@ class Membership:
 
     def __init__(self, topology: Topology, module: nn.Module, rates: RateRule, exchange: Exchange) -> None:
         self.topology, self.rates = topology, rates
-        self.model = share_model(module, topology)
+        self.model = share_model(module, topology.world)
         self.ecosphere = Ecosphere(topology, self.model.state, rates, exchange)
         self.rate = float(rates.start[topology.world.rank])
 

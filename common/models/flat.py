@@ -10,9 +10,13 @@ layout whatever memory format the activations have.
 
 import hashlib
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from common.parallel.comm import Group
 
 
 class FlatModel:
@@ -78,6 +82,13 @@ class FlatModel:
     def sha256(self) -> str:
         """Digest of the little-endian float32 parameters followed by the floating buffers."""
         return hashlib.sha256(self.state.detach().cpu().numpy().astype("<f4", copy=False).tobytes()).hexdigest()
+
+
+def share_model(module: nn.Module, world: "Group") -> FlatModel:
+    """The module in flat buffers, with rank 0's weights on every rank. Collective over the world."""
+    model = FlatModel(module)
+    world.broadcast_(model.state.detach(), root=0)
+    return model
 
 
 def _check(tensors: Sequence[Tensor]) -> None:

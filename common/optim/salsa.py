@@ -185,6 +185,7 @@ class Salsa(Eager, torch.optim.Optimizer):
         versions = [move.direction._version for move in moves]
 
         def trial(eta: float) -> float:
+            """Mean loss at the trial point of this step size."""
             for move in moves:
                 move.try_at(eta)
             there = self._mean(self._tried(closure))

@@ -150,6 +150,7 @@ class WeightOptimizer:
         first: list[Tensor] = []
 
         def averaged(backwards: bool) -> Tensor:
+            """The closure with the averaged gradient; NaN where there is no step to take."""
             report = closure(backwards)
             if not backwards:
                 return report

@@ -15,6 +15,7 @@ from common.errors import UsageError
 from common.models import MODELS, build_model, without
 from common.optim.options import refuse_clipping, without_effect
 from common.optim.registry import OPTIMIZERS, has_line_search, is_schedule_free
+from common.options import flag
 from common.parallel.populations import PopulationSpec
 from common.search.objective import population_specs, sizes_of, with_setting
 from common.search.space import Setting, Space, Value, Variable
@@ -157,7 +158,7 @@ def _check_use(space: Space, trials: Trials, given: set[str]) -> None:
                 )
     kinds = [trials.options(setting) for setting in space.corners(("optimizer", "model"), _ends)]
     for name in sorted(given.intersection(*(_unused(trials, args) for args in kinds))):
-        raise UsageError(f"--{name.replace('_', '-')} is looked at by no trial of this space: leave it out")
+        raise UsageError(f"{flag(name)} is looked at by no trial of this space: leave it out")
 
 
 def _unused(trials: Trials, args: CommonArgs) -> set[str]:

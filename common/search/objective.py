@@ -17,7 +17,7 @@ from common.ecosphere.species import SPECIES, Rules
 from common.errors import Diverged, UsageError
 from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
 from common.models import build_model, load_published
-from common.models.flat import FlatModel
+from common.models.flat import FlatModel, share_model
 from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, lr_scale
 from common.options import check
@@ -31,7 +31,7 @@ from common.training.eoa import EoaArgs
 from common.training.loop import Plan, train_round
 from common.training.options import CommonArgs, settle_batch
 from common.training.round_ends import DataParallelEnd, EcosphereEnd, EndOfRound
-from common.training.worker import Worker, build_worker, share_model
+from common.training.worker import Worker, build_worker
 
 NOT_COMPARED = EvalResult(0.0, 0.0, 0.0, 0.0)  # where all workers hold the same weights
 
@@ -116,7 +116,7 @@ class Training:
         ranks = self.topology.world.size
         specs = population_specs(args, ranks) if self.kind == "eoa" else [PopulationSpec(self.schedule, ranks, args.optimizer)]
         topology = replace(self.topology, specs=specs)
-        model = share_model(self._network(args, seed), topology)
+        model = share_model(self._network(args, seed), topology.world)
         settings = _settings(args, topology.spec.optimizer)
         scale = lr_scale(topology.spec.optimizer, args.learning_rate, args.adam_rate, args.momentum_factor)
         if not isinstance(args, EoaArgs):

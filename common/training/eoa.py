@@ -166,15 +166,6 @@ def build_eoa_worker(run: Run, args: EoaArgs, rates: RateRule, equal_inside: boo
     return run.build_worker(model, rates, coupling, args.sam_scope, reset, equal_inside=peers)
 
 
-def settle_forage(args: A, given: set[str]) -> A:
-    """Foraging's own exchange, unless another was asked for. Raises UsageError where it cannot work."""
-    for name in sorted(given & {"reference", "damping", "lr_space"}):
-        raise UsageError(f"--base-rate forage has rules of its own for the moves: leave --{name.replace('_', '-')} out")
-    if args.inside != "gradients":
-        raise UsageError(f"--base-rate forage judges weights that a population shares: leave --inside {args.inside} out")
-    return args if "exchange" in given else replace(args, exchange="kin")
-
-
 def check_inside(args: EoaArgs, given: set[str]) -> None:
     """Refuse what has no meaning where weights are shared instead of gradients, or the other way round."""
     if args.inside == "gradients":
@@ -268,10 +259,9 @@ def _option(name: str, value: object, before: object) -> str:
 
 def _words(name: str, value: object) -> str:
     """An option as it is written on the command line."""
-    option = name.replace("_", "-")
     if isinstance(value, bool):
-        return f"--{'' if value else 'no-'}{option}"
-    return f"--{option} {value}"
+        return flag(name if value else f"no_{name}")
+    return f"{flag(name)} {value}"
 
 
 def reference_lines(rules: Rules) -> list[str]:

@@ -114,6 +114,7 @@ def commit_and_reason() -> tuple[str, str]:
     environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # asking takes no lock, in English
 
     def git(*words: str) -> str:
+        """What git answers about this checkout."""
         command = ["git", "-C", str(root), *words]
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "timeout": GIT_PATIENCE}
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, **options)

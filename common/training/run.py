@@ -97,6 +97,7 @@ class Run(Setup):
         self.evaluated.begin_round()
 
         def after_step(step: int) -> None:
+            """Progress, and what the evaluated weights need of each step."""
             self.reporter.step(t, step)
             self.evaluated.after_step()
 

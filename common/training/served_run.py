@@ -25,18 +25,11 @@ from common.training.run import Run
 
 
 class ServedEnd(CenterEnd):
-    """The end of a served run: a rank holds a slice of the center, or asks for it; `ServedRun.bring_center` brings all of it.
-
-    serving: whether this rank holds a slice.
-    """
-
-    def __init__(self, *of_a_center: Any, serving: bool, **more: Any) -> None:
-        super().__init__(*of_a_center, **more)
-        self.serving = serving
+    """The end of a served run: servers hold a slice of the center, workers ask for it; `ServedRun.bring_center` brings it."""
 
     def begin(self) -> None:
         """The present slice is the last finite one; workers have none."""
-        if self.serving:
+        if self.center:
             self.keep_finite()
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
@@ -74,6 +67,8 @@ class ServedRun(Run):
             self.train(t)
             self.lost = not model.is_finite()
             mine = world.rank - self.servers == t % self.workers
+            if mine:
+                faults.trip("evaluate", world.rank, t)
             self.result = self.end.evaluate_center(t, self.topology.gradients) if mine else NOT_EVALUATED
             self._note_time("evaluate", self.result.seconds)
             outcome = Outcome(-np.inf if self.lost else self.result.fitness, self.worker.rate_at(t + 1))
@@ -110,6 +105,7 @@ class ServedRun(Run):
         lines: dict[int, list[dict[str, Any]]] = {}
 
         def on_report(rank: int, report: tuple[int, dict[str, Any]]) -> None:
+            """A worker's line of a round."""
             t, row = report
             lines.setdefault(t, []).append(row)
             if len(lines[t]) == self.workers:

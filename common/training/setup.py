@@ -11,7 +11,7 @@ from common.ecosphere.rates import RateRule
 from common.errors import UsageError
 from common.evaluate import Evaluator
 from common.models import build_model, load_published
-from common.models.flat import FlatModel
+from common.models.flat import FlatModel, share_model
 from common.optim.armijo import PAPER, Rules
 from common.optim.bases import OptimizerSettings
 from common.optim.options import refuse_clipping
@@ -24,7 +24,7 @@ from common.seeding import Purpose, torch_seed
 from common.training.loop import Plan
 from common.training.options import CommonArgs, settle_batch, settle_precision
 from common.training.record import choose_directory
-from common.training.worker import Worker, build_worker, share_model
+from common.training.worker import Worker, build_worker
 
 
 class Setup:
@@ -108,7 +108,7 @@ class Setup:
         if args.pretrained:
             with self.topology.world.raise_together():
                 load_published(module, args.model, args.pretrained)
-        return share_model(module.to(self.topology.device), self.topology)
+        return share_model(module.to(self.topology.device), self.topology.world)
 
     def build_worker(
         self,

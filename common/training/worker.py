@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from functools import partial
 
-from torch import nn
-
 from common.ecosphere.rates import RateRule
 from common.models.flat import FlatModel
 from common.optim.bases import OptimizerSettings
@@ -32,13 +30,6 @@ class Worker:
     def rate_at(self, rounds_done: float) -> float:
         """The learning rate of one step; rounds_done = t + fraction of round t that is done."""
         return self.rates.at(self.rate, rounds_done)
-
-
-def share_model(module: nn.Module, topology: Topology) -> FlatModel:
-    """The module in flat buffers, with rank 0's weights on every rank. Collective over the world."""
-    model = FlatModel(module)
-    topology.world.broadcast_(model.state.detach(), root=0)
-    return model
 
 
 def build_worker(

@@ -11,9 +11,10 @@ from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.membership import Membership
 from common.ecosphere.rates import PopulationBasedRates, ScheduledRates
+from common.models.flat import share_model
 from common.optim.bases import OptimizerSettings
 from common.optim.weight_optimizer import WeightOptimizer
-from common.training.worker import build_worker, reductions_of, share_model
+from common.training.worker import build_worker, reductions_of
 
 STEPS, RATE, SEED = 12, 0.1, 5
 each_engine = pytest.mark.parametrize("engine", ENGINES)
@@ -33,7 +34,7 @@ def network():
 def worker(scope="worker", engine="mpi", momentum=0.0, couple=lambda x, group: None):
     """(topology, model, optimizer) of this rank; couple(x, group) gives its coupling."""
     topology = build([SIZE], scope, engine)
-    model = share_model(network(), topology)
+    model = share_model(network(), topology.world)
     settings = OptimizerSettings("sgd", momentum=momentum, weight_decay=0.01)
     topology.traffic.inside = topology.traffic.across = 0
     coupling = couple(model.parameters.data, topology.population)
@@ -188,7 +189,7 @@ def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
     """Everything a copier holds after a round is its source's, up to a factor of the rate; the others keep what they have."""
     topology = build(sizes)
     rates, module = PopulationBasedRates(sizes, RATE, SEED), nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
-    member = build_worker(topology, share_model(module, topology), rates, OptimizerSettings("sgd"))
+    member = build_worker(topology, share_model(module, topology.world), rates, OptimizerSettings("sgd"))
     model, optimizer = member.model, member.optimizer
     ecosphere = Ecosphere(topology, model.state, rates, Exchange("exploit"), optimizer.momentum)
     home = population_of(sizes)

@@ -15,6 +15,7 @@ from worlds import ENGINES, LAYOUTS, RANK, SIZE, WORLD, alone, build, each_layou
 
 from common.ecosphere.rates import ScheduledRates
 from common.evaluate import EvalResult
+from common.models.flat import share_model
 from common.optim import salsa
 from common.optim.armijo import PAPER, PLAIN, RELEASED
 from common.optim.bases import OptimizerSettings
@@ -23,7 +24,7 @@ from common.optim.weight_optimizer import WeightOptimizer
 from common.parallel.mpi import MPI
 from common.training.loop import train_round
 from common.training.round_ends import DataParallelEnd
-from common.training.worker import build_worker, reductions_of, share_model
+from common.training.worker import build_worker, reductions_of
 
 EVERY = replace(PAPER, every=1)
 
@@ -174,7 +175,7 @@ def test_ranks_that_no_longer_agree_are_found_out(monkeypatch):
 def member(topology, name="salsa", **options):
     rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, topology.world.size, 3)
     settings = OptimizerSettings(name, weight_decay=0.0, adam_decay=0.0, **options)
-    worker = build_worker(topology, share_model(network(), topology), rates, settings)
+    worker = build_worker(topology, share_model(network(), topology.world), rates, settings)
     return worker, worker.optimizer
 
 
@@ -222,7 +223,7 @@ def test_on_the_harness_masks_are_drawn_by_rank_and_by_seed():
         net = nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 3))
         masks = []
         net[1].register_forward_hook(lambda layer, args, out, masks=masks: masks.append((out != 0).numpy().tobytes()))
-        model = share_model(net, topology)
+        model = share_model(net, topology.world)
         optimizer = WeightOptimizer(model, OptimizerSettings("salsa", seed=seed), reductions_of(topology))
         x = torch.ones(4, 5)
 

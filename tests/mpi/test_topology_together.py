@@ -1,4 +1,4 @@
-"""Who is who, raise_together on by everybody: splits, counterparts, devices, and errors that belong to all ranks."""
+"""Communicators and ranks, the same for all: splits, counterparts, devices, and errors that belong to all ranks."""
 
 import pytest
 from worlds import LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_two, population_of

@@ -15,11 +15,11 @@ from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
-from common.models.flat import FlatModel
+from common.models.flat import FlatModel, share_model
 from common.optim.bases import OptimizerSettings
 from common.optim.weight_optimizer import WeightOptimizer
 from common.training.loop import Plan, train_round
-from common.training.worker import build_worker, reductions_of, share_model
+from common.training.worker import build_worker, reductions_of
 
 BATCH = 48 if 48 % SIZE == 0 else 16 * SIZE
 PLAN = Plan(BATCH, 20, label_smoothing=0.1, precision="float32")
@@ -46,7 +46,7 @@ def network() -> nn.Module:
 def trained(topology, settings=PLAIN, rounds=1, plan=PLAN, lr_scale=1.0):
     """The evaluated weights after so many rounds at one rate for all workers."""
     rates = ScheduledRates(lambda progress: 1.0, 0.1, 0.1, topology.world.size, rounds)
-    model = share_model(network(), topology)
+    model = share_model(network(), topology.world)
     worker = build_worker(topology, model, rates, settings, lr_scale)
     ecosphere = Ecosphere(topology, model.state, rates, Exchange())
     for t in range(rounds):
@@ -67,7 +67,7 @@ def test_a_round_that_is_cut_short_takes_the_rates_of_its_first_steps():
 
     topology = build(LAYOUTS[0])
     rates = Noted(lambda progress: 1.0, 0.1, 0.1, topology.world.size, 3)
-    worker = build_worker(topology, share_model(network(), topology), rates, PLAIN)
+    worker = build_worker(topology, share_model(network(), topology.world), rates, PLAIN)
     trained = train_round(worker, shard(topology, 2, 2), seed=3, t=2, plan=replace(PLAN, steps=8))
     assert asked == [2, 2 + 1 / 8]
     assert trained.images == 2 * BATCH // SIZE
@@ -175,7 +175,7 @@ def numpy_sam_step(sizes, scope, sam_scope, adaptive, weights, targets, rate, rh
 def test_the_first_gradient_of_sam_is_averaged_over_the_sam_scope(sizes, scope, sam_scope):
     for name in ("sam", "asam"):
         topology = build(sizes, scope)
-        model = share_model(nn.Linear(5, 1, bias=False), topology)
+        model = share_model(nn.Linear(5, 1, bias=False), topology.world)
         model.state.detach().copy_(torch.tensor([1.0, -2.0, 0.5, 3.0, -0.25]))
         settings = OptimizerSettings(name, momentum=0.0, weight_decay=0.0, rho=0.5, sam_scope=sam_scope)
         optimizer = WeightOptimizer(model, settings, reductions_of(topology, sam_scope))

@@ -25,7 +25,7 @@ def standings(draw, least=1, lost=False):
     return Standings(fitness, np.array(rates), sizes)
 
 
-def minloc(world, k):
+def best_of(world, k):
     """(fitness, rate) of population k's best worker, and its number where both are equal: the larger tuple comes first."""
     start = sum(world.sizes[:k])
     return max((world.fitness[i], world.rates[i]) for i in range(start, start + world.sizes[k])), -k
@@ -34,11 +34,11 @@ def minloc(world, k):
 @given(standings(least=2))
 def test_the_worst_fifth_copies_the_best_fifth_in_turn(world):
     n = len(world.sizes)
-    order = sorted(range(n), key=lambda k: minloc(world, k), reverse=True)
+    order = sorted(range(n), key=lambda k: best_of(world, k), reverse=True)
     count = {2: 1, 3: 1, 4: 1, 5: 1, 6: 1, 7: 1, 8: 2, 9: 2, 10: 2, 11: 2, 12: 2, 13: 3, 14: 3, 15: 3, 16: 3}[n]
     assert world.copies == dict(zip(order[::-1][:count], order[:count], strict=True))
     assert not set(world.copies) & set(world.copies.values())
-    assert all(minloc(world, k) <= minloc(world, source) for k, source in world.copies.items())
+    assert all(best_of(world, k) <= best_of(world, source) for k, source in world.copies.items())
     (transfers,) = schedule("exploit", world)  # all at once: nobody sends twice
     assert {(t.target, t.source) for t in transfers} == set(world.copies.items())
     assert {t.effect for t in transfers} == {Effect.REPLACE}
