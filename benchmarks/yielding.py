@@ -17,7 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.options import PathText, read_options
+from common.options import PathText, flag, read_options
 from common.parallel import launch, machine
 
 # (Open MPI yields while it waits, milliseconds of a Horovod cycle); the first row is what both do when left alone.
@@ -125,7 +125,9 @@ def report(args: Args, rates: dict[tuple[int, float], list[float]]) -> None:
         spread = f"{min(values):.0f} to {max(values):.0f}"
         median = medians[yields, cycle]
         lines.append(f"| {'yes' if yields else 'no'} | {cycle:g} | {median:.0f} ({spread}) | {median / first:.2f} x |")
-    lines += ["", f"Made by `python benchmarks/yielding.py --ranks {args.ranks} --optimizer {args.optimizer}`."]
+    given = {name: value for name, value in vars(args).items() if value != getattr(Args(), name) and name != "out"}
+    words = ["python benchmarks/yielding.py", *(f"{flag(name)} {value}" for name, value in given.items())]
+    lines += ["", f"Made by `{' '.join(words)}`."]
     print("\n".join(lines))
     name = f"yielding-{args.ranks}"
     folder = Path(args.out)

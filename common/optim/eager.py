@@ -1,7 +1,7 @@
 """Optimizers that leave torch's compiler unloaded.
 
 torch.optim tells the compiler to keep out of some methods, and for that imports `torch._dynamo` when the first optimizer is
-built: a third of the time that a script takes to start, on every rank. No script here compiles anything.
+built: a large part of the time that a script takes to start, on every rank. No script here compiles anything.
 """
 
 import inspect
