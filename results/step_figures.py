@@ -30,6 +30,7 @@ def steps(records: Records, subject: str, rows: pd.DataFrame) -> Picture:
         if (loss > edge).any():
             left.plot(edge, place, ">", ms=8, color=colour)
     left.set_yticks(places, chosen.title)
+    left.set_ylim(-0.5, len(chosen) - 0.5)  # the outermost dots whole, however few there are
     if len(losses) and edge > 3 * losses.min():  # in a narrower range a log axis has no room for its numbers
         left.set_xscale("log")
         left.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
