@@ -6,7 +6,7 @@
     onecycle      from eta0 / 25 up to eta0 at 30 % of the run, then down to next to nothing
     linear        cosine from k eta0 (k = batch / 128), after one epoch of linear warm-up
     sqrt          cosine from sqrt(k) eta0, likewise
-    replay        the rates that an ecosphere or pbt found, from its rates.csv; fair at the batch of one of its populations
+    replay        the rates of an EOA or pbt run, from its folder; fair at the batch of one of its populations
     sync          synchronous SGD, by default at a constant rate; --period n: one step with the gradients of n batches
     average       local SGD: every --period steps all workers take the mean of their weights
     post-local    synchronous first, local SGD from --switch on
@@ -20,11 +20,9 @@ SGD stands for any --optimizer. --find-lr trains at rates that rise by decades, 
     python baselines/Baselines.py --optimizer schedulefree-adamw --preset smoke
     python baselines/Baselines.py --find-lr --preset smoke
     mpirun --oversubscribe --bind-to none -np 4 python baselines/Baselines.py --method diloco --preset smoke
-    python baselines/Baselines.py --replay runs/eoa-sam/RUN/rates.csv --preset cpu
+    python baselines/Baselines.py --replay runs/eoa-sam/RUN --preset cpu
 """
 
-import csv
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -45,6 +43,7 @@ from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
 from common.training.lr_finder import RangeTest
 from common.training.options import CommonArgs, headline, make_presets, parse_args
+from common.training.replay import read_rates
 from common.training.round_ends import CenterEnd, DataParallelEnd, EcosphereEnd, EndOfRound, IndependentEnd
 from common.training.run import Run
 from common.training.worker import Worker
@@ -81,7 +80,7 @@ class Args(CommonArgs):
     method: Method = "cosine"
     """what couples the workers, and by which schedule; replay is implied by --replay"""
     replay: PathText = ""
-    """a rates.csv: use its column `lineage` where there is one, else `mean`, round by round"""
+    """folder (or metrics.csv) of an EOA or pbt run whose rates are used, round by round: the mean, or pbt's lineage"""
     period: Annotated[int, For("method", ("sync", *LOCAL))] = 0
     """n: steps between two exchanges of sync, average, post-local and diloco; where none is given, 1 (sync) or 10
     (the others) (DiLoCo's paper: 500)"""
@@ -167,7 +166,7 @@ def main() -> None:
     ranks = world_size()
     args = resolve(args, given, ranks)
     method = args.method
-    replayed = read_rates(args) if method == "replay" else ()
+    replayed = read_rates(Path(args.replay), args.rounds) if method == "replay" else ()
     apart = method in APART
     specs = [PopulationSpec(method, 1 if apart else ranks, args.optimizer)] * (ranks if apart else 1)
     topology = build_topology(specs, "population" if method in SCHEDULED else "worker")
@@ -194,7 +193,7 @@ def resolve(args: Args, given: set[str], ranks: int) -> Args:
             raise UsageError(f"--replay and --method {args.method} exclude each other: leave one of them out")
         args = replace(args, method="replay")
     elif args.method == "replay":
-        raise UsageError("--method replay needs --replay FILE: a rates.csv that an EOA or pbt run wrote")
+        raise UsageError("--method replay needs --replay RUN: the folder of an EOA or pbt run")
     if (is_schedule_free(args.optimizer) or args.find_lr) and "method" not in given:
         args = replace(args, method="constant")
     method = args.method
@@ -228,7 +227,7 @@ def end_of_round(run: Run, args: Args, worker: Worker) -> EndOfRound:
     """Of workers that have one gradient, or never meet, or copy each other."""
     match args.method:
         case "independent":
-            ecosphere = Ecosphere(run.topology, worker.model.state, worker.rates, Exchange("apart"))
+            ecosphere = Ecosphere(run.topology, worker.model.state, worker.rates, Exchange("none"))
             return IndependentEnd(worker, ecosphere, run.evaluator, run.data, args.rounds)
         case "pbt":  # momentum is copied together with weights and rate
             exchange, momentum = Exchange("exploit"), worker.optimizer.momentum
@@ -244,7 +243,7 @@ def sync_schedule(args: Args, run: Run) -> SyncSchedule:
 
 
 def rate_rule(args: Args, run: Run, replayed: Sequence[float] = (), warmed: bool = True) -> RateRule:
-    """The learning rates of one method for this world and batch. warmed: whether those replayed had a warm-up."""
+    """The learning rates of one method for this world and batch. warmed: whether the replayed run had a warm-up."""
     ranks, eta0, rounds = run.topology.world.size, args.learning_rate, args.rounds
     epoch = run.epoch_steps / run.plan.steps  # a warm-up is one epoch, counted in rounds
     k = run.plan.batch_size / REFERENCE_BATCH_SIZE
@@ -258,32 +257,6 @@ def rate_rule(args: Args, run: Run, replayed: Sequence[float] = (), warmed: bool
             return ScheduledRates(SHAPES["cosine"], scale * eta0, eta0, ranks, rounds, args.warmup * epoch)
     shape = SHAPES[args.method if args.method in SHAPES else args.schedule]
     return ScheduledRates(shape, eta0, 0.0, ranks, rounds, args.warmup * epoch)
-
-
-def read_rates(args: Args) -> tuple[list[float], bool]:
-    """The rates of a rates.csv, of as many rounds as are to be run, and whether they had a warm-up. Raises UsageError."""
-    _refuse_foraging(Path(args.replay))
-    try:
-        with open(Path(args.replay), newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        column = "lineage" if lines and "lineage" in lines[0] else "mean"
-        rates = [float(line[column]) for line in lines]
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise UsageError(
-            f"cannot read rates from '{args.replay}' ({error}): name a rates.csv that an EOA or pbt run wrote"
-        ) from None
-    if not rates:
-        raise UsageError(f"{args.replay} holds no rates: name a rates.csv that an EOA or pbt run wrote")
-    if len(rates) < args.rounds:
-        raise UsageError(f"{args.replay} holds the rates of {len(rates)} rounds, not {args.rounds}: add --rounds {len(rates)}")
-    return rates, column == "mean"
-
-
-def _refuse_foraging(path: Path) -> None:
-    """Rounds of different lengths, some of them taken back, are no schedule by epochs."""
-    config = path.with_name("config.json")
-    if config.exists() and json.loads(config.read_text(encoding="utf-8")).get("base_rate") == "forage":
-        raise UsageError(f"{path} is of a foraging run, which takes rounds back: replay the rates of a run without it")
 
 
 if __name__ == "__main__":

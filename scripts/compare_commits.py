@@ -57,9 +57,9 @@ RUNS: dict[str, tuple[int, str]] = {
     "eoa-species": (8, f"{EOA} --populations gwo:2:sam,woa:2:adamw,pso:2:sgd,de:2:sam --lr-space log --exchange kin"),
     "eoa-controls": (4, f"{EOA} --populations cmaes:2:muon,hold:1:sgd,random:1:asam+adamw --clip-norm 1 --accumulate 3"),
     "eoa-exploit": (4, f"{EOA} --populations gwo,woa,hold,random --exchange exploit"),
-    "eoa-none": (2, f"{EOA} --populations gwo,woa --exchange apart --optimizer sgd"),
-    "eoa-inside-easgd": (4, f"{EOA} --populations gwo:3,woa:1 --inside easgd --period 2 --optimizer nesterov"),
-    "eoa-inside-average": (4, f"{EOA} --inside average --period 3"),
+    "eoa-none": (2, f"{EOA} --populations gwo,woa --exchange none --optimizer sgd"),
+    "eoa-inside-easgd": (4, f"{EOA} --populations gwo:3,woa:1 --intra-coupling easgd --period 2 --optimizer nesterov"),
+    "eoa-inside-average": (4, f"{EOA} --intra-coupling average --period 3"),
     "eoa-wrn-bf16": (2, f"{EOA} --model wrn --depth 10 --width 1 --precision bfloat16 --dropout 0.1 --damping scaled"),
     "eoa-schedulefree": (3, f"{EOA} --populations gwo:2,woa:1 --optimizer schedulefree-sgd"),
     "eoa-salsa": (3, f"{EOA} --populations gwo:1:sgd,hold:2:salsa"),
@@ -81,7 +81,7 @@ RUNS: dict[str, tuple[int, str]] = {
     "independent": (2, f"{LOCALLY} --method independent --optimizer schedulefree-sgd"),
     "pbt": (4, f"{LOCALLY} --method pbt"),
     "find-lr": (1, "baselines/Baselines.py --preset smoke --find-lr --max-steps 30"),
-    "replay": (1, f"{BASELINE} --replay RUN/eoa-2/rates.csv"),
+    "replay": (1, f"{BASELINE} --replay RUN/eoa-2"),
     "easgd": (3, f"{EASGD} --method easgd --period 2"),
     "easgd-gs": (2, f"{EASGD} --method easgd-gs --period 2"),
     "msgd": (1, f"{EASGD} --method msgd"),
@@ -104,10 +104,15 @@ RUNS: dict[str, tuple[int, str]] = {
 }
 RESUMED = ("eoa-2", "diloco", "pso-hull", "salsa-adam")  # once more, ended by an error in the last round and gone on with
 ASYNCHRONOUS = ("aeasgd", "mvadownpour")
-RENAMED: dict[str, str] = {}  # today's option or choice: the base's
+RENAMED = {  # today's option or choice: the base's
+    "--intra-coupling": "--inside",
+    "--exchange none": "--exchange apart",
+    "RUN/eoa-2": "RUN/eoa-2/rates.csv",
+}
+RENAMED_VALUES = {"none": "apart"}  # of summary.json
 
 CLOCK = ("seconds", "images_per_second", "peak_memory", "start", "end", "cost", "utilisation", "worker", "attempts", "command")
-FILES = ("summary.json", "best.json", "metrics.csv", "rates.csv", "trials.csv", "find-lr.csv")
+FILES = ("summary.json", "best.json", "metrics.csv", "trials.csv", "find-lr.csv")
 COUNTS = ("ranks", "rounds", "train_images", "gradient_evaluations", "parameters", "batch_size", "round", "rank", "lr")
 
 
@@ -156,7 +161,9 @@ def make(name: str, folder: Path, checkout: Path, renamed: dict[str, str]) -> No
     folder.mkdir(parents=True, exist_ok=True)
     kind = name.removesuffix("-resumed")
     ranks, text = RUNS[kind]
-    words = [renamed.get(word, word).replace("RUN/", f"{folder}/") for word in text.split()]
+    for now, then in renamed.items():
+        text = text.replace(now, then)
+    words = text.replace("RUN/", f"{folder}/").split()
     if name != kind:
         last = int(words[words.index("--rounds") + 1]) - 1
         start(name, ranks, [*words, "--out", str(folder / name)], folder, checkout, ECOSPHERE_FAULT=f"raise:0:record:{last}")
@@ -193,7 +200,7 @@ def compare(base: Path, present: Path, counts_only: bool) -> list[str]:
                 continue
             if key not in after:
                 differences.append(f"{file} has no {key}")
-            elif before[key] != after[key]:
+            elif before[key] not in (after[key], RENAMED_VALUES.get(str(after[key]))):
                 differences.append(f"{file}: {key} {shown(before[key])} -> {shown(after[key])}")
     return differences
 

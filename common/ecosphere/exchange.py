@@ -19,7 +19,7 @@ from common.errors import UsageError
 from common.parallel.comm import finite_mean_, host_array
 from common.parallel.topology import Topology
 
-POLICIES = ("average", "kin", "best", "migrate", "ring", "exploit", "apart")
+POLICIES = ("average", "kin", "best", "migrate", "ring", "exploit", "none")
 KIN = 0.05  # populations whose fitness differs from the leader's by at most this share of it are its kin
 
 
@@ -75,9 +75,9 @@ def schedule(policy: str, standings: Standings) -> Schedule:
     leader, and divide by the total at the end).
     best: `copy_everywhere` from the leader's population. migrate: best population to worst, one round.
     ring: everybody to its right neighbour, one round. exploit: the best to the worst (`Standings.copies`), one round.
-    apart: nothing.
+    none: nothing.
     Populations without any finite worker take the leader's theta, one a round: with `ring` before it, with `migrate` and
-    `exploit` instead, with `apart` as well.
+    `exploit` instead, with `none` as well.
     Raises ValueError for another policy.
     """
     n, best = len(standings.sizes), standings.best_population
@@ -95,7 +95,7 @@ def schedule(policy: str, standings: Standings) -> Schedule:
             return [*rescue, [Transfer(k, (k + 1) % n, Effect.BLEND) for k in range(n)]]
         case "exploit":
             return rescue or [[Transfer(source, k, Effect.REPLACE) for k, source in standings.copies.items()]]
-        case "apart":
+        case "none":
             return rescue
     raise ValueError(f"unknown exchange policy '{policy}': choose from {', '.join(POLICIES)}")
 
@@ -137,9 +137,9 @@ class Exchange:
             raise UsageError(f"the ring weight is a share in [0, 1], not {self.ring_weight}")
 
     @property
-    def keeps_populations_apart(self) -> bool:
+    def merges_no_populations(self) -> bool:
         """Whether populations hold different weights afterwards, so that the run's model is the best population's."""
-        return self.policy in ("migrate", "ring", "exploit", "apart")
+        return self.policy in ("migrate", "ring", "exploit", "none")
 
     def merges(self, sizes: list[int]) -> bool:
         """Whether it leaves means of several workers' weights, with populations of these sizes, instead of one worker's own."""

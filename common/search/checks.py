@@ -30,7 +30,7 @@ EOA_SEARCHABLE = {  # beside them, of an ecosphere, and their values
     "base_rate": ("best", "blend", "anneal"),
     "damping": tuple(DAMPINGS),
     "lr_space": ("linear", "log"),
-    "exchange": ("average", "kin", "best", "migrate", "ring", "exploit", "apart"),
+    "exchange": ("average", "kin", "best", "migrate", "ring", "exploit", "none"),
 }
 WORDS = {"optimizer": OPTIMIZERS, "model": tuple(MODELS), **EOA_SEARCHABLE}
 RULES = ("optimizer", "clip_norm", *EOA_SEARCHABLE)  # what may exclude each other

@@ -127,7 +127,7 @@ class Training:
         rules = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
         images = [batch * s.workers / ranks for s in specs]
         rates = EcosphereRates(specs, args.learning_rate, args.rounds, images, args.seed, rules, rounds_per_epoch)
-        worker = build_worker(topology, model, rates, settings, scale, equal_inside=False)
+        worker = build_worker(topology, model, rates, settings, scale, equal_weights=False)
         exchange = Exchange(args.exchange, args.ring_weight)
         return worker, EcosphereEnd(worker, Ecosphere(topology, model.state, rates, exchange))
 

@@ -28,8 +28,8 @@ from common.training.worker import Worker
 
 FORAGING = Needs(lambda args: args.base_rate == "forage", "is for --base-rate forage: add that, or leave it out")
 COUPLED = Needs(
-    lambda args: args.inside != "gradients",
-    "is for --inside easgd, easgd-gs or average: gradients are averaged every step",
+    lambda args: args.intra_coupling != "gradients",
+    "is for --intra-coupling easgd, easgd-gs or average: gradients are averaged every step",
 )
 
 
@@ -42,7 +42,7 @@ class EoaArgs(CommonArgs):
     populations: str = "auto"
     """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% or pso:4:sgd,de:4:sam+adamw; species are gwo, woa, pso,
     de, cmaes, hold, random (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
-    exchange: Literal["average", "kin", "best", "migrate", "ring", "exploit", "apart"] = "average"
+    exchange: Literal["average", "kin", "best", "migrate", "ring", "exploit", "none"] = "average"
     """what happens to weights across populations after a round; forage implies kin (paper: average)"""
     scope: Literal["population", "world"] = "population"
     """over whom gradients are averaged every step (paper: world)"""
@@ -58,10 +58,10 @@ class EoaArgs(CommonArgs):
     """how far a worker may move (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
     lr_space: Literal["linear", "log"] = "linear"
     """whether species move rates or their logarithms (paper: linear)"""
-    inside: Literal["gradients", "easgd", "easgd-gs", "average"] = "gradients"
+    intra_coupling: Literal["gradients", "easgd", "easgd-gs", "average"] = "gradients"
     """what workers of a population share: gradients, every step, or weights, every --period steps (common/coupling)"""
     period: Annotated[int, Range(1), COUPLED] = 10
-    """steps between two exchanges of weights inside a population, where --inside is not gradients"""
+    """steps between two exchanges of weights inside a population, where --intra-coupling is not gradients"""
     sam_scope: Literal["local", "population", "world"] = "local"
     """over whom SAM's first gradient is averaged (paper: world)"""
     momentum: Literal["keep", "reset"] = "keep"
@@ -74,13 +74,13 @@ class EoaArgs(CommonArgs):
     def refuse(self, given: set[str]) -> None:
         """What an ecosphere cannot have together. Raises UsageError."""
         check_space(self)
-        check_inside(self, given)
+        check_intra_coupling(self, given)
         if self.base_rate == "forage":
             for name in sorted(given & {"reference", "damping", "lr_space"}):
                 raise UsageError(f"--base-rate forage has rules of its own for the moves: leave {flag(name)} out")
-            if self.inside != "gradients":
+            if self.intra_coupling != "gradients":
                 raise UsageError(
-                    f"--base-rate forage judges weights that a population shares: leave --inside {self.inside} out"
+                    f"--base-rate forage evaluates the weights of a population: leave --intra-coupling {self.intra_coupling} out"
                 )
 
 
@@ -115,7 +115,7 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     check_sam_scope(args, specs)
     check_search(args, specs)
     exchange = Exchange(args.exchange, args.ring_weight)
-    topology = build_topology(specs, args.scope if args.inside == "gradients" else "worker")
+    topology = build_topology(specs, args.scope if args.intra_coupling == "gradients" else "worker")
     method = "eoa-reference" if args.reference else "foraging" if forage else "eoa"
     if forage and len(specs) == 1:
         changes = ["foraging compares populations: a single one keeps --learning-rate"]
@@ -133,11 +133,13 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
 def start_ecosphere(run: Run, args: EoaArgs, settings: EoaSettings, exchange: Exchange) -> None:
     """Every worker with a learning rate of its own, moved by its species."""
     topology, ranks = run.topology, run.topology.world.size
-    averaging = [1 if args.inside != "gradients" else ranks if args.scope == "world" else s.workers for s in topology.specs]
+    averaging = [
+        1 if args.intra_coupling != "gradients" else ranks if args.scope == "world" else s.workers for s in topology.specs
+    ]
     images = [run.images_per_gradient(workers) for workers in averaging]
     rounds_per_epoch = run.epoch_steps / run.plan.steps
     rates = EcosphereRates(topology.specs, args.learning_rate, args.rounds, images, args.seed, settings, rounds_per_epoch)
-    worker = build_eoa_worker(run, args, rates, equal_inside=False)
+    worker = build_eoa_worker(run, args, rates, equal_weights=False)
     run.start(worker, EcosphereEnd(worker, Ecosphere(topology, worker.model.state, rates, exchange)))
 
 
@@ -147,7 +149,7 @@ def start_foraging(run: Run, args: EoaArgs, exchange: Exchange) -> None:
     settings = replace(FORAGE_RULES[args.forage_rule], proposals=args.forage_proposals)
     lengths = round_lengths(steps, round(settings.per_epoch * steps / run.epoch_steps))
     rates = ForageRates(topology.specs, args.learning_rate, lengths, args.seed, settings)
-    worker = build_eoa_worker(run, args, rates, equal_inside=True)
+    worker = build_eoa_worker(run, args, rates, equal_weights=True)
     # Only where all optimizers have a momentum: what populations exchange has to be equally long.
     momentum = all(lr_option(spec.optimizer) == "sgd" for spec in topology.specs)
     carried = worker.optimizer.momentum if momentum else list
@@ -156,25 +158,25 @@ def start_foraging(run: Run, args: EoaArgs, exchange: Exchange) -> None:
     run.start(worker, EcosphereEnd(worker, ecosphere), evaluated, lengths)
 
 
-def build_eoa_worker(run: Run, args: EoaArgs, rates: RateRule, equal_inside: bool) -> Worker:
-    """This rank's worker, coupled to its population as --inside says."""
+def build_eoa_worker(run: Run, args: EoaArgs, rates: RateRule, equal_weights: bool) -> Worker:
+    """This rank's worker, coupled to its population as --intra-coupling says."""
     model, population = run.build_model(), run.topology.population
     weights = model.parameters.data
-    coupling = None if args.inside == "gradients" else couple(args.inside, weights, population, args.period)
+    coupling = None if args.intra_coupling == "gradients" else couple(args.intra_coupling, weights, population, args.period)
     reset = args.momentum == "reset"
-    peers = equal_inside and args.inside == "gradients"
-    return run.build_worker(model, rates, coupling, args.sam_scope, reset, equal_inside=peers)
+    peers = equal_weights and args.intra_coupling == "gradients"
+    return run.build_worker(model, rates, coupling, args.sam_scope, reset, equal_weights=peers)
 
 
-def check_inside(args: EoaArgs, given: set[str]) -> None:
+def check_intra_coupling(args: EoaArgs, given: set[str]) -> None:
     """Refuse what has no meaning where weights are shared instead of gradients, or the other way round."""
-    if args.inside == "gradients":
+    if args.intra_coupling == "gradients":
         return
     if args.reference:
-        raise UsageError(f"--reference averages gradients over the world: leave it or --inside {args.inside} out")
+        raise UsageError(f"--reference averages gradients: leave it or --intra-coupling {args.intra_coupling} out")
     if "scope" in given:
         raise UsageError(
-            f"--scope {args.scope} is about gradients, which --inside {args.inside} does not average: leave one out"
+            f"--scope {args.scope} averages gradients, --intra-coupling {args.intra_coupling} weights: leave one out"
         )
 
 
@@ -198,8 +200,8 @@ def check_search(args: EoaArgs, specs: list[PopulationSpec]) -> None:
         raise UsageError(f"--base-rate forage looks for what {finding[0]} finds by itself: leave one of them out")
     if args.base_rate == "forage":
         refuse_averages(kinds, "rounds that --base-rate forage takes back")
-    if args.inside != "gradients":
-        refuse_averages(kinds, f"--inside {args.inside}")
+    if args.intra_coupling != "gradients":
+        refuse_averages(kinds, f"--intra-coupling {args.intra_coupling}")
     if searching and args.scope == "world" and len(kinds) > 1:
         raise UsageError(
             f"--scope world: all workers would have to try the steps of {searching[0]}, but there are also "

@@ -1,6 +1,6 @@
 """What a run leaves behind, in its own directory; tables and figures read nothing else.
 
-    config.json  environment.json  metrics.csv  rates.csv  summary.json  weights.safetensors  checkpoints/  events.out.*
+    config.json  environment.json  metrics.csv  summary.json  weights.safetensors  checkpoints/  events.out.*
 
 Written by rank 0 alone. Every file but metrics.csv is written under a temporary name and renamed; metrics.csv grows by one
 line per round and rank. The columns are explained in results/README.md.
@@ -20,7 +20,6 @@ import numpy as np
 from safetensors.torch import save
 from torch import nn
 
-from common.ecosphere.species import best_first
 from common.errors import UsageError
 from common.optim.armijo import COUNTS
 from common.parallel.comm import Group
@@ -196,30 +195,6 @@ class Record:
         """Write one JSON file whole or not at all."""
         if self.active:
             write_json(self.directory / name, content)
-
-    def write_rates(self, units: Mapping[str, float], lineage: list[int] | None = None) -> None:
-        """rates.csv: the rates of every round as `Baselines.py --replay` reads them; from metrics.csv.
-
-        units: per weight optimizer its eta0 over the one that rates are quoted for; rates are written without it.
-        lineage: for every round the population that the run's model came from, whose rates get a column of their own.
-        """
-        if not self.active or not (self.directory / "metrics.csv").exists():
-            return
-        with open(self.directory / "metrics.csv", newline="", encoding="utf-8") as file:
-            lines = list(csv.DictReader(file))
-        temporary = self.directory / "rates.tmp"
-        with open(temporary, "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["round", "leader", "mean", "lowest", "highest", *(["lineage"] if lineage else [])])
-            for t in sorted({int(line["round"]) for line in lines}):
-                of_round = [line for line in lines if int(line["round"]) == t]
-                rates = np.array([float(line["lr"]) / units[line["optimizer"]] for line in of_round])
-                leader = best_first(np.array([float(line["fitness"]) for line in of_round]), rates)[0]
-                row = [rates[leader], rates.mean(), rates.min(), rates.max()]
-                if lineage and t < len(lineage):  # a round that lost everybody has no descendants
-                    row.append(rates[[int(line["population"]) for line in of_round].index(lineage[t])])
-                writer.writerow([t, *(f"{v:.9g}" for v in row)])
-        os.replace(temporary, self.directory / "rates.csv")
 
     def write_weights(self, module: nn.Module) -> None:
         """weights.safetensors: the module's state dict, for `module.load_state_dict(load_file(path))`."""

@@ -149,7 +149,7 @@ class EcosphereEnd(EndOfRound):
     def take_final_weights(self, population: int, diverged: bool) -> None:
         """Those of the best population, where populations hold different ones."""
         topology = self.worker.topology
-        if self.ecosphere.exchange.keeps_populations_apart:
+        if self.ecosphere.exchange.merges_no_populations:
             topology.world.broadcast_(self.worker.model.state.detach(), topology.offsets[population])
 
     def begin(self) -> None:

@@ -192,10 +192,10 @@ class Run(Setup):
         self._note_time("evaluate", validation.seconds + test.seconds)
         self.record.write_weights(model.module)
         self.note_total()
+        lineage = self.worker.rates.lineage(self.final_population)
         summary = {**summary_of(self, validation, test, diverged), **self.end.summary()}
+        summary |= {} if lineage is None else {"lineage": lineage}
         self.record.write_json("summary.json", summary)
-        scales = {s.optimizer: self._lr_scale(s.optimizer) for s in self.topology.specs}
-        self.record.write_rates(scales, self.worker.rates.lineage(self.final_population))
         self.record.close()
         self.reporter.close()
         seconds = summary["seconds"]

@@ -118,7 +118,7 @@ class Setup:
         sam_scope: str = "local",
         reset_momentum: bool = False,
         line_search: Rules = PAPER,
-        equal_inside: bool = True,
+        equal_weights: bool = True,
     ) -> Worker:
         """This rank's worker, its optimizer as the arguments set it up. Raises UsageError, on all ranks alike.
 
@@ -140,7 +140,7 @@ class Setup:
             search=line_search,
             seed=args.seed,
         )
-        return build_worker(self.topology, model, rates, settings, self._lr_scale(name), coupling, equal_inside)
+        return build_worker(self.topology, model, rates, settings, self._lr_scale(name), coupling, equal_weights)
 
     def _lr_scale(self, optimizer: str) -> float:
         """Base rate of a weight optimizer over --learning-rate, which rates are quoted for."""

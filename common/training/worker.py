@@ -39,15 +39,15 @@ def build_worker(
     settings: OptimizerSettings,
     lr_scale: float = 1.0,
     coupling: Coupling | None = None,
-    equal_inside: bool = True,
+    equal_weights: bool = True,
 ) -> Worker:
-    """The worker of this rank. equal_inside: whether the ranks of its gradient scope hold the same weights in a round.
+    """The worker of this rank. equal_weights: whether the ranks of its gradient scope hold the same weights in a round.
 
     Where they do not, each has a learning rate of its own. lr_scale, coupling: see `WeightOptimizer`.
     """
     optimizer = WeightOptimizer(model, settings, reductions_of(topology, settings.sam_scope), lr_scale, coupling)
     rate = float(rates.start[topology.world.rank])
-    return Worker(topology, model, optimizer, rates, rate, topology.gradients if equal_inside else None)
+    return Worker(topology, model, optimizer, rates, rate, topology.gradients if equal_weights else None)
 
 
 def reductions_of(topology: Topology, sam_scope: str = "local") -> Reductions:

@@ -171,7 +171,7 @@ def drift(model, t):
 
 def test_workers_apart_send_nothing_but_their_standings():
     topology = build([1] * SIZE, "worker")
-    member = Membership(topology, network(), ScheduledRates(lambda p: 1.0, RATE, RATE, SIZE, 9), Exchange("apart"))
+    member = Membership(topology, network(), ScheduledRates(lambda p: 1.0, RATE, RATE, SIZE, 9), Exchange("none"))
     model = member.model
     topology.traffic.inside = topology.traffic.across = 0
     for t in range(3):

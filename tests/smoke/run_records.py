@@ -9,7 +9,7 @@ from common.ecosphere.exchange import copy_everywhere, sum_everywhere
 from common.ecosphere.forage import IMPROVED
 from common.ecosphere.standings import TRUNCATED
 
-FILES = {"config.json", "environment.json", "metrics.csv", "rates.csv", "summary.json", "weights.safetensors"}
+FILES = {"config.json", "environment.json", "metrics.csv", "summary.json", "weights.safetensors"}
 COLUMNS = [
     *("round", "rank", "population", "species", "optimizer", "lr", "fitness"),
     *("train_loss", "train_accuracy", "val_loss", "val_accuracy", "forward_evaluations", "searches", "trials"),
@@ -82,7 +82,7 @@ class RunRecord:
             "migrate": 1,
             "ring": n,
             "exploit": max(1, round(TRUNCATED * n)),
-            "apart": 0,
+            "none": 0,
         }
         return rounds * theta * (transfers[summary["exchange"]] if n > 1 else 0)
 

@@ -73,14 +73,12 @@ def test_pbt_copies_weights_and_rates_and_its_lineage_can_be_replayed(short_run,
     moved = [k for k in range(3) if first[k] != second[k]]
     assert len(moved) == 1
     assert min(abs(second[moved[0]] / (factor * rate) - 1) for factor in (0.8, 1.2) for rate in first) < 1e-6
-    table = record.directory / "rates.csv"
-    with open(table, encoding="utf-8", newline="") as file:
-        lineage = [float(line["lineage"]) for line in csv.DictReader(file)]
-    assert all(rate in record.column("lr", round=t) for t, rate in enumerate(lineage))
-    run(BASELINES, "--replay", table, *SHORT[:-2], "--batch-size", 16, "--out", tmp_path / "run")
+    lineage = record.summary["lineage"]
+    rates = [record.column("lr", round=t, population=p)[0] for t, p in enumerate(lineage)]
+    run(BASELINES, "--replay", record.directory, *SHORT[:-2], "--batch-size", 16, "--out", tmp_path / "run")
     replayed = check_complete(tmp_path / "run", 2, 1)
-    assert replayed.column("lr") == lineage
-    assert replayed.config["replayed_rates"] == lineage
+    assert replayed.column("lr") == rates
+    assert replayed.config["replayed_rates"] == rates
 
 
 @pytest.mark.slow
@@ -110,7 +108,7 @@ def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(short_run, tmp
     resumed = RunRecord(broken)
     assert resumed.hash == whole.hash
     assert resumed.untimed_metrics == whole.untimed_metrics
-    assert (broken / "rates.csv").read_bytes() == (whole.directory / "rates.csv").read_bytes()
+    assert resumed.summary.get("lineage") == whole.summary.get("lineage")
 
 
 @pytest.mark.slow

@@ -32,10 +32,13 @@ COMBINATIONS = {
         4,
         "--populations cmaes:2:muon,hold:1:sgd,random:1:asam+adamw --clip-norm 1.0 --train-images 600 --accumulate 3",
     ),
-    "elastic averaging inside populations": (4, "--populations gwo:3,woa:1 --inside easgd --period 2 --optimizer nesterov"),
-    "weights averaged inside populations": (4, "--inside average --period 3 --exchange migrate"),
+    "elastic averaging inside populations": (
+        4,
+        "--populations gwo:3,woa:1 --intra-coupling easgd --period 2 --optimizer nesterov",
+    ),
+    "weights averaged inside populations": (4, "--intra-coupling average --period 3 --exchange migrate"),
     "the worst copy the best": (4, "--populations gwo,woa,hold,random --exchange exploit"),
-    "nothing crosses": (2, "--populations gwo,woa --exchange apart --optimizer sgd"),
+    "nothing crosses": (2, "--populations gwo,woa --exchange none --optimizer sgd"),
     "foraging": (4, "--base-rate forage --optimizer sgd"),
     "foraging, mixed optimizers": (2, "--populations gwo:1:sgd,woa:1:adamw --base-rate forage"),
     "foraging, four populations, chance": (
@@ -134,13 +137,13 @@ def test_the_smoke_preset_learns_the_digits(tmp_path, script, launcher, ranks):
 
 
 def test_the_rates_of_a_run_are_replayed_but_not_those_of_foraging(tmp_path):
-    rates, table = (0.03, 0.2, 0.01), tmp_path / "rates.csv"
-    table.write_text("round,leader,mean\n" + "".join(f"{t},0.5,{rate}\n" for t, rate in enumerate(rates)))
-    options = (*TINY, "--replay", table)
+    rates, table = (0.03, 0.2, 0.01), tmp_path / "metrics.csv"
+    table.write_text("round,rank,optimizer,lr\n" + "".join(f"{t},0,sgd,{rate}\n" for t, rate in enumerate(rates)))
+    options = (*TINY, "--replay", tmp_path)
     run("baselines/Baselines.py", *options, "--out", tmp_path / "run")
     record = check_complete(tmp_path / "run", 3, 1)
     assert record.column("lr") == list(rates)
-    (tmp_path / "config.json").write_text('{"base_rate": "forage"}')
+    (tmp_path / "config.json").write_text('{"base_rate": "forage", "learning_rate": 1, "adam_rate": 1, "momentum_factor": 0}')
     done = run("baselines/Baselines.py", *options, "--out", tmp_path / "other", code=2)
     assert len(done.ours) == 1
     assert "takes rounds back" in done.ours[0]

@@ -1,7 +1,5 @@
 """What a run leaves behind is complete and tells the truth about it (`check_complete` has looked at every one already)."""
 
-import csv
-
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -47,18 +45,6 @@ def test_the_weights_load_into_the_plain_network_and_are_those_of_the_hash(tiny_
     module.load_state_dict(load_file(record.directory / "weights.safetensors"))
     assert FlatModel(module).sha256() == record.hash
     assert module(torch.zeros(2, 1, 8, 8)).shape == (2, 10)
-
-
-def test_the_rates_of_every_round_are_exported(tiny_runs):
-    record = tiny_runs("mpirun", 8)
-    with open(record.directory / "rates.csv", encoding="utf-8", newline="") as file:
-        lines = list(csv.DictReader(file))
-    assert [int(line["round"]) for line in lines] == [0, 1, 2]
-    for t, line in enumerate(lines):
-        rates = record.column("lr", round=t)
-        assert float(line["leader"]) in rates
-        assert float(line["lowest"]) == min(rates)
-        assert float(line["highest"]) == max(rates)
 
 
 def test_the_environment_names_versions_ranks_and_the_reducer(tiny_runs):

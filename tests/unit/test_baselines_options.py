@@ -106,21 +106,6 @@ def test_what_cannot_work_is_refused_by_name(script, options, said):
     assert "\n" not in str(refusal.value)
 
 
-def test_the_lineage_is_replayed_where_there_is_one_without_a_warm_up(script, tmp_path):
-    table = tmp_path / "rates.csv"
-    table.write_text("round,mean\n0,0.1\n1,0.2\n")
-    args = settled(script, f"--replay {table} --rounds 2")
-    assert script.read_rates(args) == ([0.1, 0.2], True)
-    table.write_text("round,mean,lineage\n0,0.1,0.3\n1,0.2,0.4\n")
-    assert script.read_rates(args) == ([0.3, 0.4], False)
-    table.write_text("round,mean,lineage\n0,0.1,0.3\n1,0.2\n")  # the round that lost everybody has no descendants
-    with pytest.raises(UsageError, match="cannot read rates"):
-        script.read_rates(args)
-    table.write_text("round,mean\n")
-    with pytest.raises(UsageError, match="holds no rates"):
-        script.read_rates(args)
-
-
 @pytest.mark.parametrize(("method", "power"), [("linear", 1.0), ("sqrt", 0.5)])
 @pytest.mark.parametrize("batch", [32, 128, 512])
 def test_scaled_rates_rise_from_eta0_to_a_power_of_the_batch_and_fall_by_a_cosine(script, method, power, batch):

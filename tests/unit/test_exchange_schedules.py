@@ -119,13 +119,13 @@ def test_migrate_gives_the_worst_population_the_best_ones_theta_and_changes_nobo
 
 
 @given(ecospheres(least=2))
-def test_exploit_copies_as_elected_and_apart_changes_nobody(world):
+def test_exploit_copies_as_elected_and_none_changes_no_weights(world):
     standings, theta = world
     expected = theta.copy()
     for target, source in standings.copies.items():
         expected[target] = theta[source]
     np.testing.assert_array_equal(carry(schedule("exploit", standings), theta.copy()), expected)
-    assert schedule("apart", standings) == []
+    assert schedule("none", standings) == []
 
 
 @given(ecospheres(least=2), st.floats(0, 1))
@@ -165,7 +165,7 @@ def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world,
     before = theta.copy()
     after = carry(schedule(policy, standings), theta)
     assert np.isfinite(after).all()
-    if policy in ("migrate", "exploit", "apart"):
+    if policy in ("migrate", "exploit", "none"):
         np.testing.assert_array_equal(after[~alive], np.tile(best, (sum(~alive), 1)))
         np.testing.assert_array_equal(after[alive], before[alive])
 
@@ -179,7 +179,7 @@ def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world,
         ("migrate", [1, 1, 1, 1]),
         ("ring", [2, 3, 4, 5]),
         ("exploit", [1, 1, 1, 1]),
-        ("apart", [0, 0, 0, 0]),
+        ("none", [0, 0, 0, 0]),
     ],
 )
 @pytest.mark.parametrize("length", [1, 77])
@@ -214,7 +214,7 @@ def test_one_population_has_nothing_to_exchange(policy):
 
 
 def test_unknown_policies_and_impossible_ring_weights_are_refused():
-    with pytest.raises(UsageError, match=r"gossip.*average, kin, best, migrate, ring, exploit, apart"):
+    with pytest.raises(UsageError, match=r"gossip.*average, kin, best, migrate, ring, exploit, none"):
         Exchange("gossip")
     for c in (-0.1, 1.1, float("nan")):
         with pytest.raises(UsageError, match=str(c)):

@@ -1,4 +1,4 @@
-"""The record of a run: strict JSON, one line per round, lines of rounds run again forgotten, rates.csv, weights."""
+"""The record of a run: strict JSON, one line per round, lines of rounds run again forgotten, weights."""
 
 import csv
 import json
@@ -126,43 +126,6 @@ def test_a_line_cut_off_by_a_kill_does_not_stop_the_resumption(tmp_path, start):
         path.write_bytes(whole[:end])
         start(13)
         assert [line["round"] for line in lines(tmp_path)] == ["11", "12"], whole[last:end]
-
-
-def test_rates_are_those_of_the_leader_and_the_spread_of_the_round(tmp_path, start):
-    # Two ranks' lines, written here by hand: rounds 0 (a clear leader), 1 (equal fitness: higher rate), 2 (equal in both).
-    table = [(0, 0, 0.1, 0.9), (0, 1, 0.3, 0.8), (1, 0, 0.1, 0.5), (1, 1, 0.3, 0.5), (2, 0, 0.2, 0.5), (2, 1, 0.2, 0.5)]
-    record = start()
-    with open(tmp_path / "metrics.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["round", "rank", "lr", "fitness", "optimizer"])
-        writer.writerows((*line, "adamw" if line[1] else "sgd") for line in table)
-    record.write_rates({"sgd": 1.0, "adamw": 1.0})
-    read = [[float(line[c]) for c in ("round", "leader", "mean", "lowest", "highest")] for line in lines(tmp_path, "rates.csv")]
-    assert read == [[0, 0.1, 0.2, 0.1, 0.3], [1, 0.3, 0.2, 0.1, 0.3], [2, 0.2, 0.2, 0.2, 0.2]]
-    record.write_rates({"sgd": 1.0, "adamw": 0.5})  # rank 1's optimizer quotes half the rate: what counts is the ratio
-    read = [[float(line[c]) for c in ("round", "leader", "mean", "highest")] for line in lines(tmp_path, "rates.csv")]
-    assert read == [[0, 0.1, 0.35, 0.6], [1, 0.6, 0.35, 0.6], [2, 0.4, 0.3, 0.4]]
-
-
-def test_the_lineage_is_the_rate_of_the_population_that_the_model_came_from(tmp_path, start):
-    record = start()
-    with open(tmp_path / "metrics.csv", "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["round", "rank", "population", "lr", "fitness", "optimizer"])
-        writer.writerows((t, rank, rank // 2, (1 + rank // 2) / 10**t, 0.5, "sgd") for t in range(3) for rank in range(4))
-    record.write_rates({"sgd": 2.0}, [1, 0])  # round 2 lost everybody
-    assert [line["lineage"] for line in lines(tmp_path, "rates.csv")] == ["1", "0.05", None]
-    record.write_rates({"sgd": 2.0})
-    assert "lineage" not in lines(tmp_path, "rates.csv")[0]
-
-
-def test_rates_survive_a_round_with_lost_workers_and_a_run_without_rounds(tmp_path, start):
-    record = start()
-    record.write_rates({"sgd": 1.0})
-    assert not (tmp_path / "rates.csv").exists()
-    record.add_round(0, row(0.5, fitness=-math.inf))
-    record.write_rates({row(0.5)["optimizer"]: 1.0})
-    assert float(lines(tmp_path, "rates.csv")[0]["leader"]) == 0.5
 
 
 def test_weights_load_into_the_same_module(tmp_path, start):

@@ -168,8 +168,8 @@ def test_only_they_are_refused():
 def test_an_ecosphere_refuses_them_where_it_moves_weights_itself():
     specs = [PopulationSpec("gwo", 2, "schedulefree-sgd"), PopulationSpec("hold", 2, "prodigy")]
     check_search(EoaArgs(), specs)
-    with pytest.raises(UsageError, match="does not go together with --inside easgd"):
-        check_search(EoaArgs(inside="easgd"), specs)
+    with pytest.raises(UsageError, match="does not go together with --intra-coupling easgd"):
+        check_search(EoaArgs(intra_coupling="easgd"), specs)
     with pytest.raises(UsageError, match="rounds that --base-rate forage takes back"):
         check_search(EoaArgs(base_rate="forage"), specs[:1])
     with pytest.raises(UsageError, match="looks for what prodigy finds by itself"):
