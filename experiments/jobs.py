@@ -1,0 +1,117 @@
+"""From a profile to jobs: one job is one run of one experiment with one seed; and which of them have a record already."""
+
+import fnmatch
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from experiments.packed import PackedRun, options_of, read_runs
+from experiments.registry import Experiment, Profile, Table
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run. value: of the tuned option; "best" where it is chosen from the runs on seed 0, None where nothing is tuned."""
+
+    table: str
+    experiment: Experiment
+    seed: int
+    value: str | None = None
+
+    @property
+    def id(self) -> str:
+        """Unique in a profile."""
+        value = "" if self.value is None else f"-{self.value}"
+        return f"{self.experiment.name}{value}-seed{self.seed}"
+
+    def candidates(self) -> list["Job"]:
+        """The runs on seed 0 that its value is chosen from."""
+        tune = self.experiment.tune
+        return [Job(self.table, self.experiment, 0, v) for v in tune.values] if tune and self.value == "best" else []
+
+
+def make_jobs(profile: Profile, seeds: int, only: Iterable[str] = ()) -> list[Job]:
+    """All runs of a profile, or of the experiments and tables that `only` names (names or globs), each once, in order."""
+    patterns = list(only)
+    jobs: dict[tuple[str, int], Job] = {}
+    for table, experiment in profile.experiments():
+        names = (table.name, experiment.name)
+        if patterns and not any(fnmatch.fnmatchcase(name, p) for name in names for p in patterns):
+            continue
+        for job in _jobs(table, experiment, max(seeds, experiment.seeds)):
+            jobs.setdefault(run_key(job), job)
+    return list(jobs.values())
+
+
+def _jobs(table: Table, experiment: Experiment, seeds: int) -> Iterator[Job]:
+    if experiment.tune:
+        yield from (Job(table.name, experiment, 0, value) for value in experiment.tune.values)
+    yield from (
+        Job(table.name, experiment, seed, "best" if experiment.tune else None)
+        for seed in range(1 if experiment.tune else 0, seeds)
+    )
+
+
+def unmatched(profile: Profile, only: Iterable[str]) -> list[str]:
+    """The patterns of `only` that name no table and no experiment."""
+    names = {name for table, experiment in profile.experiments() for name in (table.name, experiment.name)}
+    return [pattern for pattern in only if not fnmatch.filter(names, pattern)]
+
+
+def run_key(job: Job) -> tuple[str, int]:
+    """Name and seed of the run's record; a tuned value is part of the name."""
+    value = "" if job.value is None else f"-{job.value}"
+    return f"{job.experiment.name}{value}", job.seed
+
+
+class Records:
+    """The packed runs of a profile, looked up by job."""
+
+    def __init__(self, profile: Profile, results: Path = RESULTS) -> None:
+        self.profile, self.folder = profile, results / profile.name
+        self.runs = {(t.name, r.name, r.seed): r for t in profile.tables for r in read_runs(self.folder / t.name)}
+
+    def find(self, job: Job) -> PackedRun | None:
+        """The record of a job, if its script, ranks and options are those of the registry's row; else None."""
+        resolved = self.resolve(job)
+        if resolved is None:
+            return None
+        run = self.runs.get((job.table, *run_key(resolved)))
+        return run if run and is_record_of(run, resolved) else None
+
+    def resolve(self, job: Job) -> Job | None:
+        """The job with the value that was best on seed 0; None as long as one of those runs has no record."""
+        if job.value != "best":
+            return job
+        candidates = job.candidates()
+        runs = [run for candidate in candidates if (run := self.find(candidate))]
+        if len(runs) < len(candidates):
+            return None
+        best = max(range(len(runs)), key=lambda i: score(runs[i]))
+        return replace(job, value=candidates[best].value)
+
+
+def score(run: PackedRun) -> float:
+    """Validation accuracy, -1 where the run diverged. Test accuracies are not looked at."""
+    accuracy = run.summary["validation_accuracy"]
+    return -1.0 if run.summary.get("diverged") or accuracy is None or not math.isfinite(accuracy) else accuracy
+
+
+def row_options(job: Job) -> dict[str, str]:
+    """The options of a resolved job as a packed record has them."""
+    experiment = job.experiment
+    options = options_of(experiment.options.split())
+    if experiment.tune and job.value:
+        options[experiment.tune.option] = job.value
+    if experiment.replays:
+        options["--replay"] = experiment.replays
+    return options
+
+
+def is_record_of(run: PackedRun, job: Job) -> bool:
+    """Whether a packed run was made with the script, ranks and options of a resolved job."""
+    return (run.script, run.ranks, run.options) == (job.experiment.script, job.experiment.ranks, row_options(job))

@@ -1,0 +1,104 @@
+"""Tables, figures and report page of a profile, from its packed records.
+
+    python -m report [smoke|cpu|gpu|paper] [--readme]
+
+Writes results/PROFILE/tables/ (accuracy.md, start.md, periods.md, steps.md, search.md, cost.md, commands.md, rows.csv,
+runs.csv; those that have something to show), results/PROFILE/figures/ and results/PROFILE/report.html. --readme: the tables in
+the READMEs as well. Equal records give equal files.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from experiments.jobs import RESULTS, ROOT
+from experiments.registry import PROFILES, load_profile
+from report import cost, methods, page, periods, readme, searches, start, steps
+from report.records import TableRecords, load
+from report.section import Section
+
+KINDS = {"methods": methods, "start": start, "periods": periods, "steps": steps, "search": searches}
+FILES = {  # kind: file, heading
+    "methods": ("accuracy.md", "Accuracy"),
+    "start": ("start.md", "What a wrong base rate costs"),
+    "periods": ("periods.md", "Communication periods"),
+    "steps": ("steps.md", "Step sizes"),
+    "search": ("search.md", "Hyper-parameter search"),
+}
+
+
+def main() -> None:
+    """Parse and write everything."""
+    parser = argparse.ArgumentParser(
+        prog="python -m report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("profile", nargs="?", default="smoke", choices=PROFILES)
+    parser.add_argument("--readme", action="store_true", help="write the tables into the READMEs as well")
+    parser.add_argument("--results", default=RESULTS, type=Path, help="folder of the profiles (default: results/)")
+    args = parser.parse_args()
+    found = load(load_profile(args.profile), args.results)
+    if not found:
+        parser.error(f"no records in {args.results / args.profile}: make some with `./run_all.sh --profile {args.profile}`")
+    sections = write(args.profile, found, args.results / args.profile)
+    if args.readme:
+        readme.update(ROOT, sections)
+
+
+def write(profile: str, found: list[TableRecords], folder: Path) -> list[Section]:
+    """Write tables, figures and page into a profile's folder, and print their paths."""
+    made_by = f"python -m report {profile}"
+    sections = [KINDS[records.table.kind].section(records) for records in found]
+    for records, text in ((r, r.missing()) for r in found):
+        if text:
+            print(f"{records.table.name}: no record yet of {', '.join(text)}", file=sys.stderr)
+    texts = _texts(profile, found, sections, made_by)
+    for name, text in texts.items():
+        _save(folder / "tables" / name, text)
+    (folder / "figures").mkdir(exist_ok=True)
+    for old in (folder / "figures").glob("*.png"):
+        old.unlink()
+    for section in sections:
+        for picture in section.figures:
+            print(picture.save(folder / "figures"))
+    everything = [*sections, cost.section(found)]
+    _save(folder / "report.html", page.render(profile, found, everything, folder, made_by))
+    return sections
+
+
+def _texts(profile: str, found: list[TableRecords], sections: list[Section], made_by: str) -> dict[str, str]:
+    """The content of every file of tables/."""
+    made = f"Made by `{made_by}`; columns are explained in results/README.md, commands are in commands.md."
+    texts = {}
+    for kind, (file, heading) in FILES.items():
+        parts = [
+            section.markdown(f"./run_all.sh --profile {profile} --only {section.name}")
+            for records, section in zip(found, sections, strict=True)
+            if records.table.kind == kind
+        ]
+        if parts:
+            texts[file] = "\n\n".join([f"# {heading}, profile {profile}", *parts, made])
+    lost = cost.diverged(found)
+    costs = [line for block in cost.section(found).blocks for line in block.lines()]
+    if len(lost):
+        costs += ["## Runs that diverged", *(line for line in methods.Block(lost).lines())]
+    texts["cost.md"] = "\n\n".join([f"# Cost, profile {profile}", *costs, made])
+    commands = [line for records in found for line in cost.commands(records)]
+    texts["commands.md"] = "\n\n".join([f"# Commands, profile {profile}", *commands, f"Made by `{made_by}`."])
+    rows = pd.concat([cost.all_rows(records).assign(table=records.table.name) for records in found])
+    texts["rows.csv"] = rows.drop(columns=["settings", "at", "value", "chosen"]).to_csv(lineterminator="\n").rstrip()
+    runs = pd.concat([records.runs.assign(table=records.table.name) for records in found])
+    texts["runs.csv"] = runs.drop(columns=["settings", "name"]).to_csv(lineterminator="\n").rstrip()
+    return texts
+
+
+def _save(path: Path, text: str) -> None:
+    """Write a text file in UTF-8; a path in it that is not UTF-8 itself keeps its bytes as escapes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

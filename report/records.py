@@ -1,0 +1,225 @@
+"""The packed records of one table as pandas frames: runs, rounds, and rows (means and deviations over the seeds).
+
+Which runs belong to a row is the registry's to say: an experiment, with one value where an option is tuned. No run is dropped;
+one that lost its finite weights (`diverged`) counts with the weights it ended with, and is listed.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.jobs import Job, row_options, run_key, score
+from experiments.packed import TRIALS, PackedRun, read_rounds, read_runs
+from experiments.registry import Experiment, Profile, Table
+
+PHASES = ("setup", "train", "evaluate", "exchange", "other")
+SWARM = ("average_test_accuracy", "best_worker_test_accuracy", "new_best_share", "distance")
+NUMBERS = (
+    "test_accuracy",
+    "validation_accuracy",
+    "train_loss",
+    "train_images",
+    "gradient_evaluations",
+    "extra_forward",
+    "images_per_second",
+    *(f"seconds_{phase}" for phase in ("total", *PHASES)),
+    "sync_share",
+    "mb_inside",
+    "mb_across",
+    *SWARM,
+)
+
+
+@dataclass(frozen=True)
+class TableRecords:
+    """Everything recorded for one table of a profile."""
+
+    profile: str
+    table: Table
+    packed: tuple[PackedRun, ...]
+    folder: Path
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """One line per run, indexed by its id: NUMBERS, `seed`, `diverged`, and what its configuration says."""
+        lines = [_run_line(run) for run in self.packed]
+        return pd.DataFrame(lines, columns=None if lines else ["run"]).set_index("run")
+
+    @cached_property
+    def rounds(self) -> pd.DataFrame:
+        """The columns of metrics.csv (results/README.md), one line per worker, or per population where `workers` says of how
+        many; and `run`, `images` (training images that all workers have seen by the end of the round), `leader`.
+        """
+        rounds = read_rounds(self.folder)
+        if not len(rounds):
+            return rounds
+        if "workers" not in rounds:
+            rounds["workers"] = np.nan
+        parts = [_with_images(part, self.runs.loc[run]) for run, part in rounds.groupby("run") if run in self.runs.index]
+        return pd.concat(parts)
+
+    def rounds_of(self, run: str) -> pd.DataFrame:
+        """The rounds of one run."""
+        return self.rounds[self.rounds.run == run]
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """The trials of all searches, and `run`."""
+        return read_rounds(self.folder, TRIALS)
+
+    def rows(self, experiments: Iterable[Experiment]) -> pd.DataFrame:
+        """One line per experiment (and tuned value) with a record, indexed by name.
+
+        label, at: the experiment's; value: of the tuned option (NaN without); chosen: whether it had the best validation
+        accuracy on the lowest seed, of the values that were tried (always where nothing is tuned).
+        n runs; NUMBERS as `<name>_mean` and `<name>_sd` (n - 1; NaN for one seed); diverged: how many.
+        outdated: options of the registry's row that a record was not made with, or the other way round.
+        """
+        lines = [line for experiment in experiments for line in self._rows_of(experiment)]
+        return pd.DataFrame(lines).set_index("name") if lines else pd.DataFrame(columns=["n"])
+
+    def _rows_of(self, experiment: Experiment) -> list[dict[str, Any]]:
+        values = experiment.tune.values if experiment.tune else (None,)
+        rows = []
+        for value in values:
+            name, _ = run_key(Job(self.table.name, experiment, 0, value))
+            runs = sorted((run for run in self.packed if run.name == name), key=lambda run: run.seed)
+            if runs:
+                rows.append((runs, self._row(name, experiment, value, runs)))
+        best = max((score(runs[0]) for runs, _ in rows), default=0.0)
+        first = next((name["name"] for runs, name in rows if score(runs[0]) == best), "")
+        return [{**row, "chosen": row["name"] == first} for _, row in rows]
+
+    def _row(self, name: str, experiment: Experiment, value: str | None, runs: list[PackedRun]) -> dict[str, Any]:
+        lines = self.runs.loc[[run.id for run in runs]]
+        numbers = lines[list(NUMBERS)].astype(float)
+        options = row_options(Job(self.table.name, experiment, 0, value))
+        outdated = {o for run in runs for o in {*run.options, *options} if run.options.get(o) != options.get(o)}
+        return {
+            "name": name,
+            "label": experiment.label,
+            "at": np.nan if experiment.at is None else experiment.at,
+            "value": np.nan if value is None else float(value),
+            **lines.iloc[0][
+                ["dataset", "model", "method", "ranks", "rounds", "batch_size", "workers", "optimizers", "settings"]
+            ],
+            "n": len(runs),
+            "seeds": ", ".join(str(run.seed) for run in runs),
+            "diverged": int(lines.diverged.sum()),
+            "side_by_side": bool(lines.side_by_side.any()),
+            **{f"{k}_mean": v for k, v in numbers.mean().items()},
+            **{f"{k}_sd": v for k, v in numbers.std(ddof=1).items()},
+            "outdated": tuple(sorted(outdated)),
+            "commit": ", ".join(dict.fromkeys(lines.commit)),
+            "command": lines.command.iloc[0],
+            "hardware": "; ".join(dict.fromkeys(lines.hardware)),
+        }
+
+    def runs_of(self, name: str) -> pd.DataFrame:
+        """The runs of a row, by seed."""
+        return self.runs[self.runs.name == name].sort_values("seed")
+
+    def missing(self) -> list[str]:
+        """Experiments of the table that have no record yet."""
+        names = {run.name for run in self.packed}
+        found = []
+        for experiment in (*self.table.experiments, *self.table.first_steps):
+            values = experiment.tune.values if experiment.tune else (None,)
+            if not any(run_key(Job("", experiment, 0, value))[0] in names for value in values):
+                found.append(experiment.name)
+        return list(dict.fromkeys(found))
+
+
+def load(profile: Profile, results: Path) -> list[TableRecords]:
+    """The records of every table of a profile that has some."""
+    folders = [(table, results / profile.name / table.name) for table in profile.tables]
+    found = [TableRecords(profile.name, table, tuple(read_runs(folder)), folder) for table, folder in folders]
+    return [records for records in found if records.packed]
+
+
+def _run_line(run: PackedRun) -> dict[str, Any]:
+    config, summary = run.config, run.summary
+    populations = config.get("population_list", [])
+    line = {
+        "run": run.id,
+        "name": run.name,
+        "seed": run.seed,
+        "method": summary["method"],
+        "dataset": summary["dataset"],
+        "model": summary["model"],
+        "ranks": summary["ranks"],
+        "rounds": config.get("rounds"),
+        "batch_size": config.get("batch_size"),
+        "workers": _workers(populations, summary["method"]),
+        "optimizers": ", ".join(dict.fromkeys(p["optimizer"] for p in populations)),
+        "settings": config,
+        "side_by_side": run.side_by_side,
+        "commit": summary["commit"],
+        "command": run.environment["command"],
+        "hardware": _hardware(run.environment),
+        "diverged": bool(summary.get("diverged")),
+        "rounds_done": summary.get("rounds"),
+        **dict.fromkeys(NUMBERS, np.nan),
+        **{k: summary[k] for k in NUMBERS if summary.get(k) is not None},
+        **{f"seconds_{k}": v for k, v in summary["seconds"].items()},
+    }
+    return line if "bytes_sent" not in summary else line | _derived(summary)
+
+
+def _derived(summary: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that a training run's summary holds in other words."""
+    seconds, sent = summary["seconds"], summary["bytes_sent"]
+    sync = seconds["evaluate"] + seconds["exchange"]
+    workers = summary.get("swarm", {})
+    if "averaged" in summary:  # workers that never met: their mean, and the best one, which is the run's model
+        mean, best = summary["averaged"]["test_accuracy"], summary["test_accuracy"]
+        workers = {"average_test_accuracy": mean, "best_worker_test_accuracy": best}
+    return {
+        "extra_forward": summary.get("extra_forward", 0.0),
+        "sync_share": sync / (seconds["train"] + sync) if seconds["train"] + sync else np.nan,
+        "mb_inside": sent["inside"] / 1e6,
+        "mb_across": sent["across"] / 1e6,
+        **{k: workers.get(k, np.nan) for k in SWARM},
+    }
+
+
+def _with_images(rounds: pd.DataFrame, run: pd.Series) -> pd.DataFrame:
+    """The rounds of one run with the columns `images` and `leader`."""
+    config = run.settings
+    lengths = np.broadcast_to(config["round_steps"], config["rounds"])  # one number, or one per round
+    steps = pd.Series(np.cumsum(lengths)).reindex(rounds["round"]).to_numpy()
+    images = pd.Series(steps * config["batch_size"], index=rounds.index)
+    if run.train_images:  # --max-steps cuts the last round short
+        images = images.clip(upper=run.train_images)
+    best_first = rounds.sort_values(["round", "fitness", "lr", "rank"], ascending=[True, False, False, True])
+    leaders = best_first.drop_duplicates("round").index
+    return rounds.assign(images=images, leader=rounds.index.isin(leaders))
+
+
+def mean_over_workers(rounds: pd.DataFrame, column: str, by: str) -> pd.Series:
+    """Mean of a column over the workers of each value of `by`; a population's line counts for as many as it has."""
+    known = rounds[rounds[column].notna()]
+    weights = known.workers.fillna(1)
+    sums = (known[column] * weights).groupby(known[by]).sum()
+    return (sums / weights.groupby(known[by]).sum()).reindex(sorted(rounds[by].unique()))
+
+
+def _workers(populations: list[dict[str, Any]], method: str) -> str:
+    """`8: 4 gwo + 4 woa`; the number alone for a method without species."""
+    total = sum(p["workers"] for p in populations)
+    if {p["species"] for p in populations} <= {method}:
+        return str(total)
+    mixed = len({p["optimizer"] for p in populations}) > 1
+    parts = [f"{p['workers']} {p['species']}{' with ' + p['optimizer'] if mixed else ''}" for p in populations]
+    return f"{total}: {' + '.join(parts)}"
+
+
+def _hardware(environment: dict[str, Any]) -> str:
+    device = environment.get("device", "cpu")
+    gpu = "" if device == "cpu" else f"{device}; "
+    return f"{gpu}{environment.get('processor')}, {environment.get('cores')} cores, {environment.get('memory_gib')} GiB"
