@@ -62,6 +62,13 @@ def unmatched(profile: Profile, only: Iterable[str]) -> list[str]:
     return [pattern for pattern in only if not fnmatch.filter(names, pattern)]
 
 
+def job_of(profile: Profile, name: str, seed: int, value: str | None) -> Job:
+    """The job of an experiment. Raises KeyError for a name that the profile does not have."""
+    found = {experiment.name: (table, experiment) for table, experiment in reversed(list(profile.experiments()))}
+    table, experiment = found[name]
+    return Job(table.name, experiment, seed, value)
+
+
 def run_key(job: Job) -> tuple[str, int]:
     """Name and seed of the run's record; a tuned value is part of the name."""
     value = "" if job.value is None else f"-{job.value}"

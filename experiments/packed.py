@@ -104,6 +104,18 @@ def pack_all(new: list[tuple[PackedRun, Path]], folder: Path) -> None:
         _replace(folder / RUNS, "".join(lines).encode())
 
 
+def restore(run: PackedRun, folder: Path, target: Path) -> None:
+    """Write a packed run's configuration, summary and rounds as a run's own folder has them, for `--replay`."""
+    target.mkdir(parents=True, exist_ok=True)
+    for name, content in (("config", run.config), ("summary", run.summary)):
+        (target / f"{name}.json").write_text(json.dumps(content), encoding="utf-8")
+    rounds = read_rounds(folder)
+    rounds = rounds[rounds.run == run.id]
+    if "workers" in rounds:  # a line per population stands for all its workers
+        rounds = rounds.loc[rounds.index.repeat(rounds.workers.fillna(1).astype(int))]
+    rounds.to_csv(target / "metrics.csv", index=False)
+
+
 def _read(path: Path, run: PackedRun) -> pd.DataFrame:
     frame = pd.read_csv(path, keep_default_na=False, na_values=["", "nan"])
     frame.insert(0, "run", run.id)

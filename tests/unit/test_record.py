@@ -14,10 +14,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from common import commit
+from common.commit import commit_and_reason
 from common.errors import UsageError
-from common.training import provenance
 from common.training import record as module
-from common.training.provenance import commit_and_reason, environment, launcher
+from common.training.provenance import environment, launcher
 from common.training.record import Record, Totals, check_same_config, choose_directory
 
 
@@ -272,7 +273,7 @@ def test_a_commit_that_git_does_not_tell_is_unknown_with_gits_reason(git):
 
 
 def test_a_git_that_says_nothing_is_given_up(git, monkeypatch):
-    monkeypatch.setattr(provenance, "GIT_PATIENCE", 0.3)
+    monkeypatch.setattr(commit, "GIT_PATIENCE", 0.3)
     began = time.monotonic()
     assert git("exec sleep 30") == ("unknown", "git gave no answer in 0.3 s")
     assert time.monotonic() - began < 10
@@ -301,7 +302,7 @@ def test_a_checkout_of_another_owner_has_a_reason(tmp_path, alone, monkeypatch):
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True, timeout=60)
     for path in (tmp_path, tmp_path / ".git"):
         os.chown(path, 12345, 12345)
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "common/training/provenance.py"))
+    monkeypatch.setattr(commit, "__file__", str(tmp_path / "common/commit.py"))
     commit_and_reason.cache_clear()
     told = environment(alone)
     commit_and_reason.cache_clear()

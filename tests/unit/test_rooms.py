@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-GROUND = ("errors", "seeding", "paths")
+GROUND = ("errors", "seeding", "paths", "commit")
 ROOMS = (  # from the ground up
     *("ground", "parallel", "options", "vision", "models", "data", "evaluate", "optim", "ecosphere", "coupling", "training"),
     "search",

@@ -1,0 +1,45 @@
+"""The commit that this checkout is at; imports neither torch nor MPI."""
+
+import os
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+UNKNOWN = "unknown"  # what could not be read; the reason is given beside it
+GIT_PATIENCE = 10.0  # seconds for one question to git: a checkout may lie on a slow disk
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, for a repository that need not be ours
+
+
+def commit() -> str:
+    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` where git does not tell.
+
+    As it was when it was first asked for: a run is made by the code that it was started with.
+    """
+    return commit_and_reason()[0]
+
+
+@cache
+def commit_and_reason() -> tuple[str, str]:
+    """What `commit` returns, and why it is `unknown` ("" where it is known)."""
+    root = Path(__file__).parents[1]
+    inherited = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
+    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # asking takes no lock, in English
+
+    def git(*words: str) -> str:
+        """What git answers about this checkout."""
+        command = ["git", "-C", str(root), *words]
+        options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "timeout": GIT_PATIENCE}
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, **options)
+        return done.stdout.strip()
+
+    try:
+        head = git("rev-parse", "--short", "HEAD")
+        return head + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else ""), ""
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.strip().splitlines()
+        return UNKNOWN, lines[0] if lines else f"git ended with exit code {error.returncode}"
+    except subprocess.TimeoutExpired:
+        return UNKNOWN, f"git gave no answer in {GIT_PATIENCE:g} s"
+    except OSError as error:
+        return UNKNOWN, f"git cannot be run: {error.strerror}"

@@ -1,0 +1,177 @@
+"""Run one job of a profile and pack its record; what the rules of the Snakefile call.
+
+    python -m experiments.job PROFILE EXPERIMENT SEED [--value V] --done FILE
+
+The run's own folder is results/PROFILE/TABLE/runs/ID; an interrupted run there is resumed if its options are the same. Exit
+code 0 once the run has a packed record (a run that diverged has one); else 1, with the end of its log.
+"""
+
+import argparse
+import csv
+import ctypes
+import json
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from experiments.jobs import RESULTS, ROOT, Job, Records, job_of, row_options, run_key
+from experiments.packed import PATHS, PackedRun, options_of, pack, restore
+from experiments.registry import load_profile
+
+FILES = ("config", "environment", "summary")
+LOG_LINES = 15  # of a failed run, shown
+PR_SET_PDEATHSIG = 1
+
+
+def main() -> int:
+    """Parse, run, pack."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.job", description=__doc__)
+    parser.add_argument("profile")
+    parser.add_argument("experiment")
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--value", help="of the tuned option, or best")
+    parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--workers", type=int, default=8, help="ranks of an ecosphere")
+    parser.add_argument("--launcher", default="mpirun", help="mpirun, or srun where MPI and Slurm share one PMI")
+    parser.add_argument("--threads", type=int, help="threads per rank, where other runs share the machine")
+    parser.add_argument("--fresh", action="store_true", help="begin again, whatever an earlier job left")
+    parser.add_argument("--done", type=Path, required=True, help="file to make at the end")
+    args = parser.parse_args()
+    end_with_parent()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the run is ended as well (see start)
+    profile = load_profile(args.profile, args.workers)
+    records = Records(profile, args.results)
+    job = records.resolve(job_of(profile, args.experiment, args.seed, args.value))
+    if job is None:
+        print(f"error: {args.experiment}: not every value has a record on seed 0", file=sys.stderr)
+        return 1
+    name, _ = run_key(job)
+    folder = records.folder / job.table / "runs" / f"{name}-seed{job.seed}"
+    mark(args.done, "started")
+    code = run(job, folder, profile.preset, records, args)
+    if not (folder / "summary.json").exists():  # a run that diverged has one
+        mark(args.done, "failed")
+        log = folder.with_suffix(".log")
+        end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
+        print("\n".join([f"error: {folder.name} ended with exit code {code}; the end of {log}:", *end]), file=sys.stderr)
+        return 1
+    pack(packed(job, folder, bool(args.threads)), folder, folder.parents[1])
+    (folder / "packed").touch()
+    args.done.parent.mkdir(parents=True, exist_ok=True)
+    args.done.touch()
+    return 0
+
+
+def mark(done: Path, state: str) -> None:
+    """Tell the workflow's progress line what became of a job."""
+    done.parent.mkdir(parents=True, exist_ok=True)
+    done.with_suffix(f".{state}").touch()
+
+
+def run(job: Job, folder: Path, preset: str, records: Records, args: argparse.Namespace) -> int:
+    """Run the script, unless a finished run waits to be packed; returns its exit code."""
+    if args.fresh or not can_go_on(job, folder):
+        shutil.rmtree(folder, ignore_errors=True)
+    if (folder / "summary.json").exists():
+        return 0
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    words = command(job, folder, preset, records, args.launcher)
+    threads = {"OMP_NUM_THREADS": str(args.threads)} if args.threads else {}
+    with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
+        print(shlex.join(words), file=log, flush=True)
+        return start(words, {**os.environ, **threads}, log)
+
+
+def start(words: list[str], environment: dict[str, str], log: Any) -> int:
+    """Start the run and wait for it; it ends with this process, whatever ends that one."""
+    process = subprocess.Popen(words, cwd=ROOT, env=environment, stdout=log, stderr=log, preexec_fn=end_with_parent)
+    try:
+        return process.wait()
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
+
+
+def end_with_parent() -> None:
+    """Let the kernel send this process SIGTERM when its parent dies (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+def can_go_on(job: Job, folder: Path) -> bool:
+    """Whether the folder holds an interrupted or unpacked run with the options of this job."""
+    try:
+        environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    given = options_of(script_and_words(environment["command"])[1])
+    options = row_options(job)
+    if "--replay" in options:
+        given["--replay"] = options["--replay"]
+    return given == options and not (folder / "packed").exists()
+
+
+def command(job: Job, folder: Path, preset: str, records: Records, launcher: str) -> list[str]:
+    """The command line of a job. Paths are relative to the project's folder, where they lie in it."""
+    experiment = job.experiment
+    options = row_options(job)
+    if experiment.replays:
+        source = folder.with_suffix(".replayed")
+        replayed = job_of(records.profile, experiment.replays, job.seed, None)
+        restore(records.runs[replayed.table, experiment.replays, job.seed], records.folder / replayed.table, source)
+        options["--replay"] = str(shown(source))
+    launch = {
+        "mpirun": ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(experiment.ranks)],
+        "srun": ["srun", "-n", str(experiment.ranks)],
+    }
+    return [
+        *(launch[launcher] if experiment.ranks > 1 else []),
+        *("python", experiment.script, "--preset", preset, "--seed", str(job.seed), "--out", str(shown(folder))),
+        *(word for name, value in options.items() for word in (name, value) if word),
+        *(["--resume"] if (folder / "config.json").exists() else []),
+    ]
+
+
+def shown(path: Path) -> Path:
+    """A path relative to the project's folder, where it lies in it."""
+    return path.relative_to(ROOT) if path.is_relative_to(ROOT) else path
+
+
+def script_and_words(line: str) -> tuple[str, list[str]]:
+    """Script and options of a recorded command line."""
+    words = shlex.split(line)
+    at = next(i for i, word in enumerate(words) if word.endswith(".py"))
+    return words[at], words[at + 1 :]
+
+
+def packed(job: Job, folder: Path, side_by_side: bool) -> PackedRun:
+    """The record of a finished run."""
+    config, environment, summary = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in FILES)
+    name, seed = run_key(job)
+    config = {key: value for key, value in config.items() if key not in PATHS}
+    summary |= last_loss(folder / "metrics.csv")
+    experiment = job.experiment
+    return PackedRun(
+        name, seed, experiment.script, experiment.ranks, row_options(job), side_by_side, config, environment, summary
+    )
+
+
+def last_loss(metrics: Path) -> dict[str, float]:
+    """`train_loss`: mean of the last round over the workers; nothing where none is recorded."""
+    if not metrics.exists():
+        return {}
+    with open(metrics, newline="", encoding="utf-8") as file:
+        rounds = list(csv.DictReader(file))
+    losses = [float(line["train_loss"]) for line in rounds if line["round"] == rounds[-1]["round"]]
+    known = [loss for loss in losses if math.isfinite(loss)]
+    return {"train_loss": sum(known) / len(known)} if known else {}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
