@@ -20,7 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from common.commit import commit
+from common.errors import UsageError
+from common.parallel.launch import tolerate_terminal
 from common.parallel.machine import available_cores
+from common.paths import expand
 from experiments.job import command, end_with_parent
 from experiments.jobs import RESULTS, ROOT, Job, Records, make_jobs, run_key, unmatched
 from experiments.progress import follow
@@ -29,8 +32,13 @@ from experiments.registry import PROFILES, Profile, load_profile
 
 def main() -> int:
     """Parse, list or run; the exit code is 0, 1 where a run failed, 2 for wrong usage."""
+    tolerate_terminal()
     parser = make_parser()
     args = parser.parse_args()
+    try:
+        args.results = Path(expand(args.results, "--results"))
+    except UsageError as error:
+        parser.error(str(error))
     profile = load_profile(args.profile, args.workers)
     args.jobs = args.jobs or (1 if profile.preset == "paper" else available_cores())  # runs would share the GPUs
     if wrong := unmatched(profile, args.only):
@@ -42,7 +50,7 @@ def main() -> int:
         print("\n".join(listing(profile, jobs, records)))
         return 0
     todo = [job for job in jobs if args.fresh or not is_there(records, job)]
-    todo = with_needs(profile, todo, records, args.fresh)
+    todo = with_needs(todo, records)
     print(f"== profile {profile.name}: {len(jobs)} runs, {len(jobs) - len(set(todo) & set(jobs))} of them are there")
     if args.dry_run:
         print("\n".join(commands(profile, todo, records)))
@@ -80,7 +88,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs that have no record")
     parser.add_argument("--slurm", action="store_true", help="hand the runs to Slurm (docs/launching.md)")
     parser.add_argument("--workers", type=positive, default=8, metavar="N", help="ranks of an ecosphere (default 8)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the profiles (default: results/)")
+    parser.add_argument("--results", default=RESULTS, help="folder of the profiles (default: results/)")
     parser.add_argument("more", nargs="*", metavar="-- OPTION", help="after `--`: options for Snakemake")
     return parser
 
@@ -91,12 +99,10 @@ def is_there(records: Records, job: Job) -> bool:
     return run is not None and (records.profile.name != "smoke" or run.summary["commit"] == commit())
 
 
-def with_needs(profile: Profile, todo: list[Job], records: Records, fresh: bool) -> list[Job]:
+def with_needs(todo: list[Job], records: Records) -> list[Job]:
     """The jobs, and what they need and has no record: runs on seed 0 of tuned options, runs that are replayed."""
-    found = dict.fromkeys(todo)
-    for job in todo:
-        found |= dict.fromkeys(need for need in needs(profile, job) if need in found or not is_there(records, need))
-    return list(found)
+    missing = (need for job in todo for need in needs(records.profile, job) if not is_there(records, need))
+    return list(dict.fromkeys([*todo, *missing]))
 
 
 def needs(profile: Profile, job: Job) -> list[Job]:

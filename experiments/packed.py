@@ -100,7 +100,7 @@ def pack_all(new: list[tuple[PackedRun, Path]], folder: Path) -> None:
             frames = [_read(directory / file, run) for run, directory in new if (directory / file).exists()]
             if frames:
                 _merge(folder / packed, frames, lowest_seeds)
-        lines = (json.dumps(asdict(runs[key]), ensure_ascii=False) + "\n" for key in keys)
+        lines = (json.dumps(asdict(runs[key])) + "\n" for key in keys)
         _replace(folder / RUNS, "".join(lines).encode())
 
 

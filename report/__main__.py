@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.errors import UsageError
+from common.parallel.launch import tolerate_terminal
+from common.paths import expand
 from experiments.jobs import RESULTS, ROOT
 from experiments.registry import PROFILES, load_profile
 from report import cost, methods, page, periods, readme, searches, start, steps
@@ -31,13 +34,18 @@ FILES = {  # kind: file, heading
 
 def main() -> None:
     """Parse and write everything."""
+    tolerate_terminal()
     parser = argparse.ArgumentParser(
         prog="python -m report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
     parser.add_argument("profile", nargs="?", default="smoke", choices=PROFILES)
     parser.add_argument("--readme", action="store_true", help="write the tables into the READMEs as well")
-    parser.add_argument("--results", default=RESULTS, type=Path, help="folder of the profiles (default: results/)")
+    parser.add_argument("--results", default=RESULTS, help="folder of the profiles (default: results/)")
     args = parser.parse_args()
+    try:
+        args.results = Path(expand(args.results, "--results"))
+    except UsageError as error:
+        parser.error(str(error))
     found = load(load_profile(args.profile), args.results)
     if not found:
         parser.error(f"no records in {args.results / args.profile}: make some with `./run_all.sh --profile {args.profile}`")

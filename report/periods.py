@@ -33,9 +33,9 @@ LOCAL_NOTE = (
 )
 SWARM_NOTE = (
     "Swarms in the table above, PSO-PS (our reconstruction), and independent workers: test accuracy in % of the best position "
-    "G (the run's model), of the mean of all workers' weights, and of the best worker by validation; share of the meetings that "
-    "found a new G, the last one included; mean distance of a worker to G at the end (–: it overflows float32); exchange / "
-    "(train + evaluate + exchange): meeting, waiting, and the move; payload sent by all workers. Measuring positions, and "
+    "G (the run's model), of the mean of all workers' weights, and of the best worker by validation; share of the meetings "
+    "that found a new G, the last one included; mean distance of a worker to G at the end (–: it overflows float32); exchange "
+    "/ (train + evaluate + exchange): meeting, waiting, and the move; payload sent by all workers. Measuring positions, and "
     "evaluating workers after every round for the record, is evaluation."
 )
 
@@ -90,10 +90,10 @@ def notes(rows: pd.DataFrame) -> list[str]:
     settings, first = chosen.settings.iloc[0], chosen.iloc[0]
     names = "; ".join(f"{row.label} at {period_name(row.period)}, η {row.value:g}" for _, row in lost.iterrows())
     return [
-        f"{subject(rows)}. Test accuracy in % of the run's model{'' if has_own_images(rows) else ', the center variable'}: mean "
-        "± standard deviation over n seeds, and the learning rate η, which had the best validation accuracy of those tried on "
-        f"the first seed (which is in the mean). {settings.get('train_images') or 'All'} images, {first.rounds} rounds, batch "
-        f"{settings.get('worker_batch')} a worker, {count(chosen.train_images_mean.max())} images seen in a run. "
+        f"{subject(rows)}. Test accuracy in % of the run's model{'' if has_own_images(rows) else ' (the center variable)'}: "
+        "mean ± standard deviation over n seeds, and the learning rate η, which had the best validation accuracy of those "
+        f"tried on the first seed (which is in the mean). {settings.get('train_images') or 'All'} images, {first.rounds} "
+        f"rounds, batch {settings.get('worker_batch')} a worker, {count(chosen.train_images_mean.max())} images seen in a run. "
         f"{f'Diverged: {names}.' if names else 'No run diverged.'} {TEST_RULE}",
         LOCAL_NOTE if has_own_images(rows) else PUBLISHED_NOTE,
     ]

@@ -33,6 +33,7 @@ NUMBERS = (
     "mb_across",
     *SWARM,
 )
+ROUND_COLUMNS = ("run", "round", "rank", "population", "species", "lr", "fitness", "val_accuracy", "workers")
 
 
 @dataclass(frozen=True)
@@ -56,12 +57,9 @@ class TableRecords:
         many; and `run`, `images` (training images that all workers have seen by the end of the round), `leader`.
         """
         rounds = read_rounds(self.folder)
-        if not len(rounds):
-            return rounds
-        if "workers" not in rounds:
-            rounds["workers"] = np.nan
-        parts = [_with_images(part, self.runs.loc[run]) for run, part in rounds.groupby("run") if run in self.runs.index]
-        return pd.concat(parts)
+        rounds = rounds.reindex(columns=list(dict.fromkeys([*rounds, *ROUND_COLUMNS])))  # also where no run has a round
+        parts = [_with_images(part, self.runs.loc[run]) for run, part in rounds.groupby("run")]
+        return pd.concat(parts) if parts else rounds.assign(images=np.nan, leader=False)
 
     def rounds_of(self, run: str) -> pd.DataFrame:
         """The rounds of one run."""

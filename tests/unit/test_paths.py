@@ -136,25 +136,18 @@ def test_shell_scripts_expand_and_refuse_alike(command, named, home):
     assert named.format(home=home) in done.stderr
 
 
-@pytest.mark.parametrize("script", ["make_report.py", "make_tables.py", "make_figures.py", "searches.py"])
-@pytest.mark.parametrize(("words", "named"), [(["--root="], "--root is empty"), ([""], "the profile is empty")])
-def test_result_scripts_refuse_empty_folders(script, words, named, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "results"))
-    module = importlib.import_module(script.removesuffix(".py"))
-    monkeypatch.setattr(sys, "argv", [script, *words])
+@pytest.mark.parametrize("module", ["report.__main__", "experiments.__main__"])
+@pytest.mark.parametrize(("folder", "said"), [("", "--results is empty"), ("~nobody-of-this-name", "is not known")])
+def test_the_folder_of_results_is_refused_where_it_is_none(module, folder, said, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [module, f"--results={folder}"])
     with pytest.raises(SystemExit) as end:
-        module.main()
+        importlib.import_module(module).main()
     assert end.value.code == 2
-    assert named in capsys.readouterr().err
+    assert said in capsys.readouterr().err
 
 
-def test_result_scripts_expand_their_folder(home, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(ROOT / "results"))
-    import best
-    import records
-
-    monkeypatch.setattr(sys, "argv", ["make_tables.py", "cpu", "--root=~/r"])
-    assert records.command_line("")[1:] == (home / "r", "cpu")
-    (home / "run").mkdir()
-    (home / "run/summary.json").write_text('{"validation_accuracy": 0.5, "diverged": false}', encoding="utf-8")
-    assert best.score("~/run") == 0.5
+def test_the_folder_of_results_is_expanded(home, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["report", "gpu", "--results=~/r"])
+    with pytest.raises(SystemExit):
+        importlib.import_module("report.__main__").main()
+    assert f"no records in {home}/r/gpu" in capsys.readouterr().err

@@ -10,12 +10,24 @@ import sys
 from pathlib import Path
 
 import pytest
-from test_results import add_run
+from made_up import add_run
 
 from common.parallel import launch
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("common", "results", "scripts", "benchmarks", "examples", "baselines", "DHPO", "EASGD", "EOA-SAM", "EOA-ViT")
+FOLDERS = (
+    "common",
+    "experiments",
+    "report",
+    "scripts",
+    "benchmarks",
+    "examples",
+    "baselines",
+    "DHPO",
+    "EASGD",
+    "EOA-SAM",
+    "EOA-ViT",
+)
 FOLDERS += ("PSO-PS", "SaLSA")
 NAME = "WRN-16-1 \u00b1 \u03bb \u2014 \u00e9"  # plus-minus and e acute are in Latin-1, lambda and the dash are not
 
@@ -81,17 +93,14 @@ def test_the_environment_is_not_utf_8(foreign):
 
 
 def test_tables_figures_and_report_are_utf_8_in_another_locale(foreign, tmp_path):
+    command = "python \udcff"  # a path that is not UTF-8 itself
     for seed in (0, 1):
-        directory = add_run(tmp_path, f"eoa-sam/eoa-s{seed}", seed, 0.9)
-        path = directory / "environment.json"
-        content = json.loads(path.read_text(encoding="utf-8"))
-        path.write_text(json.dumps({**content, "processor": NAME, "command": "python \udcff"}), encoding="utf-8")
-    for script in ("make_tables.py", "make_report.py"):
-        python(foreign, ROOT / "results" / script, "smoke", "--root", tmp_path)
+        add_run(tmp_path / "smoke/ecosphere", "cosine", seed, 0.9, environment={"processor": NAME, "command": command})
+    python(foreign, "-m", "report", "smoke", "--results", tmp_path)
     page = (tmp_path / "smoke/report.html").read_bytes().decode("utf-8")  # raises where it is not
     assert NAME in page
     assert '<meta charset="utf-8">' in page
-    assert "python \\udcff" in page  # a path that is not UTF-8 itself
+    assert "python \\udcff" in page
     written = {p.name: p.read_bytes().decode("utf-8") for p in (tmp_path / "smoke/tables").iterdir()}
     assert NAME in written["cost.md"]
     assert "\u00b1" in written["accuracy.md"]
