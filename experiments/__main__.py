@@ -22,7 +22,7 @@ from typing import Any
 from common.commit import commit
 from common.errors import UsageError
 from common.parallel.launch import tolerate_terminal
-from common.parallel.machine import available_cores
+from common.parallel.machine import available_cores, threads_wanted
 from common.paths import expand
 from experiments.job import command, end_with_parent
 from experiments.jobs import RESULTS, ROOT, Job, Records, make_jobs, run_key, unmatched
@@ -114,16 +114,18 @@ def needs(profile: Profile, job: Job) -> list[Job]:
 
 @dataclass(frozen=True)
 class Share:
-    """The part of a machine that one job takes: its cores, and the threads of a rank (None: all, as the script decides)."""
+    """What one job takes of a machine: cores, threads of a rank (None: the script decides), whether others run beside it."""
 
     cores: int
     threads: int | None
+    side_by_side: bool
 
 
 def share_of(job: Job, jobs: int, cores: int) -> Share:
     """Cores of a job where `jobs` runs may go side by side on a machine of so many cores."""
     mine = min(cores, max(job.experiment.ranks, cores // jobs))
-    return Share(mine, max(1, mine // job.experiment.ranks) if mine < cores else None)
+    wanted = threads_wanted(os.environ.get("OMP_NUM_THREADS"))
+    return Share(mine, wanted or (mine // job.experiment.ranks if mine < cores else None), mine < cores)
 
 
 def make_plan(profile: Profile, todo: list[Job], args: argparse.Namespace, cores: int) -> dict[str, Any]:
@@ -134,7 +136,8 @@ def make_plan(profile: Profile, todo: list[Job], args: argparse.Namespace, cores
         share = share_of(job, 1 if args.slurm else args.jobs, cores)
         words = [profile.name, job.experiment.name, str(job.seed), "--results", str(args.results.resolve())]
         words += ["--workers", str(args.workers)] + (["--value", job.value] if job.value else [])
-        words += (["--threads", str(share.threads)] if share.threads else []) + (["--fresh"] if args.fresh else [])
+        words += ["--threads", str(share.threads)] if share.threads else []
+        words += ["--side-by-side"] * share.side_by_side + ["--fresh"] * args.fresh
         entries.append(
             {
                 "id": job.id,

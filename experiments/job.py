@@ -27,6 +27,11 @@ from experiments.registry import load_profile
 FILES = ("config", "environment", "summary")
 LOG_LINES = 15  # of a failed run, shown
 PR_SET_PDEATHSIG = 1
+# Snakemake sets them to the cores of the whole job; the scripts divide cores among ranks themselves.
+THREAD_VARIABLES = (
+    *(f"{name}_NUM_THREADS" for name in ("OMP", "GOTO", "OPENBLAS", "MKL", "NUMEXPR")),
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 def main() -> int:
@@ -39,7 +44,8 @@ def main() -> int:
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--workers", type=int, default=8, help="ranks of an ecosphere")
     parser.add_argument("--launcher", default="mpirun", help="mpirun, or srun where MPI and Slurm share one PMI")
-    parser.add_argument("--threads", type=int, help="threads per rank, where other runs share the machine")
+    parser.add_argument("--threads", type=int, help="threads per rank (default: the script decides)")
+    parser.add_argument("--side-by-side", action="store_true", help="other runs share the machine")
     parser.add_argument("--fresh", action="store_true", help="begin again, whatever an earlier job left")
     parser.add_argument("--done", type=Path, required=True, help="file to make at the end")
     args = parser.parse_args()
@@ -61,7 +67,7 @@ def main() -> int:
         end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
         print("\n".join([f"error: {folder.name} ended with exit code {code}; the end of {log}:", *end]), file=sys.stderr)
         return 1
-    pack(packed(job, folder, bool(args.threads)), folder, folder.parents[1])
+    pack(packed(job, folder, args.side_by_side), folder, folder.parents[1])
     (folder / "packed").touch()
     args.done.parent.mkdir(parents=True, exist_ok=True)
     args.done.touch()
@@ -82,10 +88,11 @@ def run(job: Job, folder: Path, preset: str, records: Records, args: argparse.Na
         return 0
     folder.parent.mkdir(parents=True, exist_ok=True)
     words = command(job, folder, preset, records, args.launcher)
-    threads = {"OMP_NUM_THREADS": str(args.threads)} if args.threads else {}
+    environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
+    environment |= {"OMP_NUM_THREADS": str(args.threads)} if args.threads else {}
     with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
         print(shlex.join(words), file=log, flush=True)
-        return start(words, {**os.environ, **threads}, log)
+        return start(words, environment, log)
 
 
 def start(words: list[str], environment: dict[str, str], log: Any) -> int:

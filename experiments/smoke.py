@@ -12,7 +12,7 @@ BASELINES, EASGD, PSOPS, SALSA, DHPO = (
 )
 BARE = "--label-smoothing 0"  # training losses that mean the same
 BARE_SGD, BARE_ADAM = f"{BARE} --optimizer sgd --weight-decay 0", f"{BARE} --adam-decay 0"
-SHORT_TEXT = "--dataset topics --rounds 3 --round-steps 20"
+SHORT_TEXT = "--dataset topics --rounds 3 --round-steps 12"
 STRATEGIES = {
     "grid": "grid",
     "random": "random",
@@ -24,7 +24,7 @@ STRATEGIES = {
 
 def profile(name: str, ranks: int) -> Profile:
     """All tables. ranks: workers of an ecosphere."""
-    return Profile(name, "smoke", 1, (ecosphere(ranks), vit(ranks), coupled(), step_sizes(), text(), search()))
+    return Profile(name, "smoke", 1, (ecosphere(ranks), vit(min(ranks, 4)), coupled(), step_sizes(), text(), search()))
 
 
 def ecosphere(ranks: int) -> Table:
@@ -48,7 +48,7 @@ def ecosphere(ranks: int) -> Table:
 
 def vit(ranks: int) -> Table:
     """The ecosphere on a Vision Transformer."""
-    return Table("vit", "methods", "Vision Transformer", (Experiment("vit", "EOA", VIT, ranks=ranks),))
+    return Table("vit", "methods", "Vision Transformer", (Experiment("vit", "EOA", VIT, "--rounds 8", ranks),))
 
 
 def coupled() -> Table:

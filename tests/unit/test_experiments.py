@@ -209,9 +209,12 @@ class TestThere:
     ("ranks", "jobs", "cores", "share"),
     [(1, 2, 2, (1, 1)), (1, 1, 2, (2, None)), (8, 2, 2, (2, None)), (1, 4, 16, (4, 4)), (2, 4, 16, (4, 2)), (8, 4, 16, (8, 1))],
 )
-def test_cores_and_threads_of_a_job(ranks, jobs, cores, share):
+def test_cores_and_threads_of_a_job(ranks, jobs, cores, share, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     found = main.share_of(Job("t", replace(EOA_RUN, ranks=ranks), 0), jobs, cores)
-    assert (found.cores, found.threads) == share
+    assert (found.cores, found.threads, found.side_by_side) == (*share, share[0] < cores)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert main.share_of(Job("t", replace(EOA_RUN, ranks=ranks), 0), jobs, cores).threads == 3
 
 
 class TestJob:
