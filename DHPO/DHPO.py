@@ -36,11 +36,11 @@ from common.search.pruning import Halving, Median, Pruner
 from common.search.report import check_same_search, command_of, totals, write_trials
 from common.search.search import Limits, Search
 from common.search.space import Space, read_space
-from common.search.steady import Order, Steady
+from common.search.steady_state import Order, Steady
 from common.search.strategies import Evolution, Grid, Random, Strategy
 from common.search.trial import State, Trial
 from common.search.worker import run
-from common.training.options import CommonArgs, headline, make_presets, parse_args, settle_precision
+from common.training.options import CommonArgs, headline, make_presets, parse_args, resolve_precision
 from common.training.provenance import all_reduce, commit, environment
 from common.training.record import choose_directory, write_json, write_weights
 
@@ -140,12 +140,12 @@ def main() -> None:
 
     if search:
         write_trials(directory / "trials.csv", space, search.trials, training.seed_of)
-    best = topology.world.share(search and search.best)
+    best = topology.world.bcast_object(search and search.best)
     if best is None:
         launch.leave(1, f"no trial has come to a value; what went wrong stands in {directory / 'trials.csv'}")
     if topology.world.rank < args.ranks_per_trial:  # the ranks of worker 0; the others are done
         finish(args, space, training, search, best, directory, setup)
-    topology.world.rest()
+    topology.world.sleeping_barrier()
 
 
 def build_objective(args: Args, topology: Topology, trial: Topology) -> Training:
@@ -155,7 +155,7 @@ def build_objective(args: Args, topology: Topology, trial: Topology) -> Training
     sizes = (args.image_size, args.crop_scale, args.crop)
     looks = {"flip": args.flip, "pixels": args.pixels}
     data = open_data(args.dataset, where, topology, args.seed, *shares, *sizes, **looks)
-    args = replace(args, precision=topology.world.share(settle_precision(args.precision, topology.device.type)))
+    args = replace(args, precision=topology.world.bcast_object(resolve_precision(args.precision, topology.device.type)))
     return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
 
 

@@ -163,7 +163,7 @@ def main() -> None:
     if method in ALONE and ranks > 1:
         if topology.world.rank == 0:
             train_together(Run("easgd", method, batched(args, given, 1), given, topology.alone(), [title], 1, args.shards))
-        topology.world.rest()
+        topology.world.sleeping_barrier()
         return
     workers = ranks - servers
     kind = ServedRun if servers else Run

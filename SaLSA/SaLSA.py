@@ -39,7 +39,7 @@ class Args(CommonArgs):
     """share of the promised decrease that a step has to bring (paper: 0.3; released class: 0.5; plain: 0.1)"""
     beta3: float = PAPER.beta3
     """weight of the past in the averages of decrease and slope (paper: 0.99; released class: 0.9)"""
-    every: int = 0
+    interval: int = 0
     """steps between two searches; 0 adapts them, up to 10, to how fast the step changes (paper: adapted)"""
     variant: Literal["paper", "released"] = "paper"
     """follow the paper, or the authors' released class where that differs (docs/algorithms.md)"""
@@ -95,7 +95,7 @@ def resolve(args: Args, given: set[str]) -> tuple[Args, Rules]:
     settled = replace(args, **chosen, optimizer="salsa" if args.direction == "adam" else "salsa-sgd")
     check(settled, given)
     try:
-        return settled, replace(base, **chosen, every=args.every)
+        return settled, replace(base, **chosen, interval=args.interval)
     except ValueError as error:
         raise UsageError(f"--{error}") from None
 

@@ -35,9 +35,9 @@ from common.training.worker import build_worker
 ADAM = "Adam, no search"
 KINDS: dict[str, tuple[str, Rules]] = {
     ADAM: ("adamw", PAPER),
-    "searched every step (L = 1)": ("salsa", replace(PAPER, every=1)),
+    "searched every step (L = 1)": ("salsa", replace(PAPER, interval=1)),
     "adaptive": ("salsa", PAPER),
-    "searched every tenth step (L = 10)": ("salsa", replace(PAPER, every=10)),
+    "searched every tenth step (L = 10)": ("salsa", replace(PAPER, interval=10)),
 }
 TASKS = {"digits": ("wrn", 10, 1, 64), "topics": ("transformer", 2, 2, 8)}  # network, depth, width, batch
 

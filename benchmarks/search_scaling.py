@@ -30,10 +30,10 @@ from common.parallel.topology import build_topology, world_size
 from common.paths import data_directory
 from common.search.coordinator import Coordinator
 from common.search.objective import Training
-from common.search.schedule import Generations, Queue, log_normal, speed_up, utilisation
 from common.search.search import Limits, Search
+from common.search.simulation import Generations, Queue, log_normal, speed_up, utilisation
 from common.search.space import Space
-from common.search.steady import FREE, Order, Steady
+from common.search.steady_state import FREE, Order, Steady
 from common.search.strategies import Random, Strategy
 from common.search.worker import Objective, run
 from common.training.options import CommonArgs
@@ -111,11 +111,11 @@ def slept(args: Args, world: Group) -> list[str]:
         measured: dict[str, list[tuple[float, float]]] = {}
         for repeat, (name, scheme) in itertools.product(range(args.repeats if ranks > 1 else 1), compared.items()):
             launch.say(f"sleeping on {ranks}, {name}, repeat {repeat + 1} of {args.repeats}")
-            world.rest()
+            world.sleeping_barrier()
             if world.rank < ranks:
                 found = evaluate(lambda task, report: _sleep(costs[task.id]), scheme, args.trials, comm)
                 measured.setdefault(name, []).append(found)
-            world.rest()
+            world.sleeping_barrier()
         for name, values in measured.items():
             seconds, busy = (statistics.median(v) for v in zip(*values, strict=True))
             gained = costs.sum() / max(seconds, 1e-9)
@@ -162,7 +162,7 @@ def trained(args: Args, world: Group) -> list[str]:
         began = time.perf_counter()
         for _ in range(args.trained // 2):
             training.train(SPACE.draw(rng), 0)
-        Group(parts[2], Traffic()).rest()
+        Group(parts[2], Traffic()).sleeping_barrier()
         return time.perf_counter() - began
 
     kinds: dict[str, tuple[int, Callable[[], float]]] = {
@@ -174,10 +174,10 @@ def trained(args: Args, world: Group) -> list[str]:
     seconds: dict[str, list[float]] = {name: [] for name in kinds}
     for repeat, (name, (ranks, measure)) in itertools.product(range(args.repeats), kinds.items()):
         launch.say(f"training, {name}, repeat {repeat + 1} of {args.repeats}")
-        world.rest(0.1)
+        world.sleeping_barrier(0.1)
         if world.rank < ranks:
             seconds[name].append(measure())
-        world.rest(0.1)
+        world.sleeping_barrier(0.1)
     if world.rank != 0:
         return []
     medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -202,7 +202,7 @@ def main() -> None:
     training = trained(args, world) if args.trained else []
     if world.rank == 0:
         write(args, world.size, sleeping, list(simulated(args)), training)
-    world.rest()
+    world.sleeping_barrier()
 
 
 def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], training: list[str]) -> None:

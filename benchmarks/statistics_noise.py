@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import evaluate as evaluation
-from common.data.dataset import DataSet, Pictures, open_data
+from common.data.dataset import DataSet, ImageDataset, open_data
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, EvalResult, Evaluator, evaluate
 from common.models import build_model
 from common.options import PathText, read_options
@@ -72,7 +72,7 @@ class Trainer:
             self.optimizer.step()
 
 
-def judged(module: nn.Module, data: DataSet, part: Pictures, images: int, batch: int, t: int) -> EvalResult:
+def judged(module: nn.Module, data: DataSet, part: ImageDataset, images: int, batch: int, t: int) -> EvalResult:
     """The network with statistics of the t-th draw of so many images, in batches of that size."""
     evaluation.STATISTICS_BATCH = batch
     module = copy.deepcopy(module)
@@ -83,7 +83,7 @@ def judged(module: nn.Module, data: DataSet, part: Pictures, images: int, batch:
 def accuracies(name: str, module: nn.Module, data: DataSet, draws: int) -> list[str]:
     """Rows: test accuracy with each kind of statistics, mean and deviation over the draws."""
     test = data.test
-    assert isinstance(test, Pictures)
+    assert isinstance(test, ImageDataset)
     lines = [f"| {name} | running statistics of training | | {100 * evaluate(module, test, 'float32').accuracy:.2f} | |"]
     for images, batches in SIZES.items():
         for batch in batches:
@@ -98,7 +98,7 @@ def choices(epoch: int, trainer: Trainer, data: DataSet, draws: int) -> list[str
 
     The difference is the mean over the draws with the most images, on `HELD_OUT` held-out images.
     """
-    assert isinstance(data.validation, Pictures)
+    assert isinstance(data.validation, ImageDataset)
     held_out = data.validation.take(torch.arange(min(HELD_OUT, len(data.validation))))
     few = [held_out.take(torch.arange(k * JUDGED, (k + 1) * JUDGED)) for k in range(len(held_out) // JUDGED)]
     lines = []
@@ -109,7 +109,7 @@ def choices(epoch: int, trainer: Trainer, data: DataSet, draws: int) -> list[str
             one.train(1000 + epoch, [rate] * APART)
             pair.append(one.module)
 
-        def gaps(part: list[Pictures], images: int, pair: list[nn.Module] = pair) -> list[float]:
+        def gaps(part: list[ImageDataset], images: int, pair: list[nn.Module] = pair) -> list[float]:
             """Loss of the higher rate minus that of the lower one; draws go through the parts in turn."""
             losses = [
                 [judged(m, data, part[t % len(part)], images, STATISTICS_BATCH, t).loss for t in range(draws)] for m in pair

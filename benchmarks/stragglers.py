@@ -124,7 +124,7 @@ class World:
         else:
             steps = self.args.steps if self.is_slow or method == TOGETHER else self.args.steps * self.args.factor
             speed = self._work(method, period, gradient, steps, window)
-        world.rest()
+        world.sleeping_barrier()
         if window:
             window.free()
         table = world.gather_rows(np.array([speed, steps, world.traffic.inside]))

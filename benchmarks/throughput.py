@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, DataSet, Pictures
+from common.data.dataset import SOURCES, DataSet, ImageDataset
 from common.ecosphere.rates import EcosphereRates
 from common.evaluate import autocast
 from common.models import build_model, model_title
@@ -37,7 +37,7 @@ from common.parallel import launch, machine
 from common.parallel.populations import parse_populations
 from common.parallel.topology import Topology, build_topology, world_size
 from common.training.loop import Plan, train_round
-from common.training.options import settle_precision
+from common.training.options import resolve_precision
 from common.training.provenance import environment
 from common.training.worker import Worker, build_worker
 from common.vision import import_torchvision
@@ -97,7 +97,7 @@ def random_images(args: Args, topology: Topology) -> DataSet:
     n = max(args.batch_size, args.world_batch_size) * args.steps
     images = torch.randint(256, (n, 32, 32, 3), dtype=torch.uint8, generator=generator).to(topology.device)
     labels = torch.randint(10, (n,), generator=generator).to(topology.device)
-    pictures = Pictures(Augmenter(images, SOURCES["cifar10"]), labels)
+    pictures = ImageDataset(Augmenter(images, SOURCES["cifar10"]), labels)
     return DataSet(SOURCES["cifar10"], pictures, pictures, pictures, pictures)
 
 
@@ -110,7 +110,7 @@ def meet(topology: Topology) -> None:
 
 def one_process(args: Args, topology: Topology, data: DataSet) -> dict[str, Callable[[], float]]:
     """Measurements that rank 0 makes alone, with all cores: name to a function that returns images per second."""
-    precision = settle_precision("auto", topology.device.type)
+    precision = resolve_precision("auto", topology.device.type)
     loaders = {w: loader(args, data, w) for w in (0, 1, 2)}
     return {
         "ceiling, one process": ceiling(args, topology.device, precision),
@@ -164,7 +164,7 @@ def lone_step(args: Args, topology: Topology, data: DataSet, precision: str) -> 
 def all_ranks(args: Args, topology: Topology, data: DataSet) -> Callable[[], float]:
     """The project's training round on all ranks, two populations."""
     member = member_of(args, topology, args.world_batch_size)
-    plan = Plan(args.world_batch_size, args.steps, 0.1, settle_precision("auto", topology.device.type))
+    plan = Plan(args.world_batch_size, args.steps, 0.1, resolve_precision("auto", topology.device.type))
 
     def measure() -> float:
         def work() -> None:
@@ -257,7 +257,7 @@ def report(args: Args, topology: Topology, medians: dict[str, float], rates: dic
     """Print and write the table."""
     top = medians["ceiling, one process"]
     loop = max(value for name, value in medians.items() if name.startswith("ordinary"))
-    ranks, precision = topology.world.size, settle_precision("auto", topology.device.type)
+    ranks, precision = topology.world.size, resolve_precision("auto", topology.device.type)
     prefix = f"mpirun --oversubscribe --bind-to none -np {ranks} " if ranks > 1 else ""
     lines = [
         f"{model_title('wrn', args.depth, args.width)} with ASAM, batch {args.batch_size} in one process, "

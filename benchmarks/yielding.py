@@ -88,7 +88,7 @@ def measure(args: Args) -> None:
     from common.parallel.populations import PopulationSpec
     from common.parallel.topology import build_topology
     from common.training.loop import Plan, train_round
-    from common.training.options import settle_precision
+    from common.training.options import resolve_precision
     from common.training.worker import build_worker
 
     specs = [PopulationSpec("gwo", args.ranks, args.optimizer)]
@@ -97,7 +97,7 @@ def measure(args: Args) -> None:
     model = share_model(build_model("wrn", 3, 10, args.depth, 1).to(topology.device), topology.world)
     rates = EcosphereRates(specs, 0.1, 10, [args.batch_size], 0)
     worker = build_worker(topology, model, rates, OptimizerSettings(args.optimizer))
-    plan = Plan(args.batch_size, args.steps, 0.1, settle_precision("auto", topology.device.type))
+    plan = Plan(args.batch_size, args.steps, 0.1, resolve_precision("auto", topology.device.type))
 
     def train(steps: int) -> None:
         batches = data.batches(0, 0, args.batch_size, topology.world.rank, args.ranks, steps)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.data.dataset import Pictures, Texts
+from common.data.dataset import ImageDataset, Texts
 from common.models.batch_norm import fresh_statistics, running_statistics
 from common.models.flat import FlatModel
 from common.parallel.comm import Group, finite_mean_
@@ -44,7 +44,7 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def evaluate(module: nn.Module, pictures: Pictures | Texts, precision: str, group: Group | None = None) -> EvalResult:
+def evaluate(module: nn.Module, pictures: ImageDataset | Texts, precision: str, group: Group | None = None) -> EvalResult:
     """Loss and accuracy without augmentation or smoothing, in evaluation mode; of texts, over all their places.
 
     With a group, its ranks share the images out and the sums are reduced over it (collective): all get the same answer,
@@ -76,7 +76,7 @@ class Evaluator:
     train: the training images. seed: addresses, together with a round, which of them are drawn and how they are augmented.
     """
 
-    train: Pictures | Texts
+    train: ImageDataset | Texts
     precision: str
     seed: int
 
@@ -84,7 +84,7 @@ class Evaluator:
         self,
         model: FlatModel,
         weights: Tensor | None,
-        splits: Sequence[Pictures | Texts],
+        splits: Sequence[ImageDataset | Texts],
         group: Group | None,
         images: int = COMPARED,
         t: int = 0,
@@ -135,7 +135,7 @@ class Evaluator:
                 module(pictures.augmented(indices, draws)[0])
         return len(mine)
 
-    def _draw(self, images: int, t: int) -> tuple[Pictures | Texts, Tensor, Tensor]:
+    def _draw(self, images: int, t: int) -> tuple[ImageDataset | Texts, Tensor, Tensor]:
         """The images of round t, how each is augmented, and their indices in batches, shape (batches, size)."""
         n, rng = len(self.train), stream(self.seed, Purpose.STATISTICS, t)
         size = min(STATISTICS_BATCH, n // 2) if n >= 4 else n  # neither a single batch nor single images

@@ -94,7 +94,7 @@ RUNS: dict[str, tuple[int, str]] = {
         f"PSO-PS/PSOPS.py {SWARM} --exchange delayed --fitness phase-mean --momentum-factor 0.9",
     ),
     "salsa-adam": (2, SALSA),
-    "salsa-sgd": (1, f"{SALSA} --direction sgd --every 2"),
+    "salsa-sgd": (1, f"{SALSA} --direction sgd --interval 2"),
     "salsa-released": (1, f"{SALSA} --variant released"),
     "sls-topics": (1, f"SaLSA/SaLSA.py {TOPICS} --plain"),
     "search-grid": (2, f"DHPO/DHPO.py {SEARCH} --strategy grid"),
@@ -106,6 +106,7 @@ RESUMED = ("eoa-2", "diloco", "pso-hull", "salsa-adam")  # once more, ended by a
 ASYNCHRONOUS = ("aeasgd", "mvadownpour")
 RENAMED = {  # today's option or choice: the base's
     "--intra-coupling": "--inside",
+    "--interval": "--every",
     "--exchange none": "--exchange apart",
     "RUN/eoa-2": "RUN/eoa-2/rates.csv",
 }

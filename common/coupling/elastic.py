@@ -25,13 +25,13 @@ class Centre(Protocol):
         ...
 
     def push(self, update: Tensor) -> bool:
-        """Send an update off without waiting; `update` may be changed once `settle` has returned.
+        """Send an update off without waiting; `update` may be changed once `flush` has returned.
 
         Returns False, and sends nothing, where it is not finite: a worker that is lost shall not take the centre with it.
         """
         ...
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until x~ has taken in everything that was pushed."""
         ...
 
@@ -128,7 +128,7 @@ class LocalCenter:
             self.master.receive(update)
         return finite
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Nothing is ever under way."""
 
 
@@ -146,7 +146,7 @@ class NoSync(Coupling):
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """x~ <- x~ + (x - x before the step)."""
         if self.centre and self.before is not None:
-            self.centre.settle()
+            self.centre.flush()
             self.centre.push(torch.sub(x, self.before))
             self.before.copy_(x)
         return False
@@ -174,7 +174,7 @@ class Elastic(Coupling):
         """e, formed once and used on both sides: x + x~ is conserved."""
         self.due = t % self.period == 0
         if self.due:
-            self.centre.settle()
+            self.centre.flush()
             self.centre.pull(self.fetched)
             torch.sub(x, self.fetched, out=self.pull).mul_(self.alpha)
             self.centre.push(self.pull)
@@ -202,7 +202,7 @@ class Downpour(Coupling):
         if t % self.period == 0:
             torch.sub(x, self.fetched, out=self.sum)
             self.centre.push(self.sum)
-            self.centre.settle()
+            self.centre.flush()
             self.centre.pull(self.fetched)
             x.copy_(self.fetched)
 
@@ -233,7 +233,7 @@ class MomentumDownpour(Coupling):
 
     def begin(self, t: int, x: Tensor) -> None:
         """x <- x~."""
-        self.centre.settle()
+        self.centre.flush()
         self.centre.pull(x)
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
@@ -265,7 +265,7 @@ class Admm(Coupling):
         """(A1)."""
         self.due = t % self.period == 0
         if self.due:
-            self.centre.settle()
+            self.centre.flush()
             self.centre.pull(self.fetched)
             self.multiplier.sub_(x).add_(self.fetched)
 

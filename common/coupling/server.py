@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from common.coupling.elastic import CenterVariable, is_finite
-from common.parallel.backoff import Nap
+from common.parallel.backoff import PollingBackoff
 from common.parallel.comm import Group, Tag, host_array
 from common.parallel.mpi import MPI
 
@@ -58,13 +58,13 @@ class Server:
         kinds = (Tag.REQUEST, Tag.REQUEST_EVALUATED, Tag.PUSH, Tag.STOP) if self.master else (Tag.STOP,)
         expected = [(worker, tag) for worker in self.workers for tag in kinds]
         requests = [self._listen(worker, tag) for worker, tag in expected]
-        left, nap = len(self.workers), Nap()
+        left, backoff = len(self.workers), PollingBackoff()
         while left:
             done = MPI.Request.Testsome(requests) or []
             if not hear_reports(self.world, self.on_report) and not done:
-                os.sched_yield() if self._is_replying() else nap.sleep()
+                os.sched_yield() if self._is_replying() else backoff.sleep()
                 continue
-            nap.awake()
+            backoff.note_event()
             for index in done:
                 worker, tag = expected[index]
                 if tag is Tag.STOP:
@@ -131,7 +131,7 @@ class RemoteCenter(ABC):
     def progress(self) -> None:
         """Let MPI go on with what is under way: it does nothing outside its own calls."""
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until x~ has taken in everything that was pushed; by default nothing is."""
         return
 
@@ -142,7 +142,7 @@ class RemoteCenter(ABC):
 
     def close(self) -> None:
         """No more messages from this worker."""
-        self.settle()
+        self.flush()
         for k in self.servers:
             self.world.comm.Send([NOTHING, MPI.FLOAT], dest=k, tag=Tag.STOP)
 
@@ -172,10 +172,10 @@ class ServedCenter(RemoteCenter):
 
     def push(self, update: Tensor) -> bool:
         """Send every server its slice of a finite update, and return at once."""
-        self.settle()
+        self.flush()
         if not is_finite(update):
             return False
-        self.pushed = host_array(update)  # of the update itself on the CPU: it stays as it is until `settle`
+        self.pushed = host_array(update)  # of the update itself on the CPU: it stays as it is until `flush`
         comm = self.world.comm
         self.pending = [comm.Irecv([NOTHING, MPI.FLOAT], source=k, tag=Tag.ACKNOWLEDGE) for k in self.servers]
         self.pending += [comm.Isend([self._part(self.pushed, k), MPI.FLOAT], dest=k, tag=Tag.PUSH) for k in self.servers]
@@ -187,7 +187,7 @@ class ServedCenter(RemoteCenter):
         if self.pending and MPI.Request.Testall(self.pending):
             self.pending = []
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait for all acknowledgements."""
         MPI.Request.Waitall(self.pending)
         self.pending = []
@@ -221,7 +221,7 @@ class WindowCenter(RemoteCenter):
 
     def pull(self, into: Tensor, evaluated: bool = False) -> None:
         """The present centre."""
-        self.settle()
+        self.flush()
         # Nothing is sent, but Open MPI wants an origin of full length: with an empty one it fetches other numbers.
         self.window.Get_accumulate([self.pushed, MPI.FLOAT], [self.fetched, MPI.FLOAT], 0, op=MPI.NO_OP)
         self.window.Flush(0)
@@ -230,7 +230,7 @@ class WindowCenter(RemoteCenter):
 
     def push(self, update: Tensor) -> bool:
         """Begin to add a finite update, and return."""
-        self.settle()
+        self.flush()
         if not is_finite(update):
             return False
         torch.from_numpy(self.pushed).copy_(update)
@@ -242,7 +242,7 @@ class WindowCenter(RemoteCenter):
         """Let MPI go on."""
         self.world.comm.Iprobe(tag=Tag.CENTRE)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait until what was pushed has been added."""
         self.window.Flush(0)
 

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from common.coupling import swarm_rules
 from common.coupling.swarm_rules import Best, Motion
-from common.data.dataset import Pictures, Texts
+from common.data.dataset import ImageDataset, Texts
 from common.evaluate import Evaluator
 from common.models.flat import FlatModel
 from common.optim.protocols import Coupling
@@ -62,13 +62,13 @@ class Probe(Fitness):
     """
 
     def __init__(
-        self, model: FlatModel, train: Pictures | Texts, images: int, precision: str, seed: int, anew: bool = False
+        self, model: FlatModel, train: ImageDataset | Texts, images: int, precision: str, seed: int, anew: bool = False
     ) -> None:
         self.model, self.train, self.evaluator = model, train, Evaluator(train, precision, seed)
         self.images, self.anew = min(images, len(train)), anew
         self.round, self.pictures = 0, self._draw(0)
 
-    def _draw(self, k: int) -> Pictures | Texts:
+    def _draw(self, k: int) -> ImageDataset | Texts:
         indices = stream(self.evaluator.seed, Purpose.PROBE, k).choice(len(self.train), self.images, replace=False)
         return self.train.take(torch.from_numpy(indices).to(self.train.labels.device))
 

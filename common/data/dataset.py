@@ -17,7 +17,7 @@ from common.seeding import Purpose, stream
 
 
 @dataclass(frozen=True)
-class Pictures:
+class ImageDataset:
     """One split on the training device: an augmenter over its images, and labels of shape (n,)."""
 
     augmenter: Augmenter
@@ -26,9 +26,9 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.labels)
 
-    def take(self, indices: Tensor) -> "Pictures":
+    def take(self, indices: Tensor) -> "ImageDataset":
         """The images at these indices, in this order."""
-        return Pictures(self.augmenter.of(indices), self.labels[indices])
+        return ImageDataset(self.augmenter.of(indices), self.labels[indices])
 
     @property
     def size(self) -> int:
@@ -57,10 +57,10 @@ class DataSet:
     """
 
     source: Source
-    train: Pictures | Texts
-    validation: Pictures | Texts
-    fitness: Pictures | Texts
-    test: Pictures | Texts
+    train: ImageDataset | Texts
+    validation: ImageDataset | Texts
+    fitness: ImageDataset | Texts
+    test: ImageDataset | Texts
 
     def batches(
         self, seed: int, t: int, batch_size: int, rank: int, ranks: int, steps: int, worker: int = 0
@@ -135,11 +135,11 @@ def open_data(
                 raise UsageError(f"--crop {crop} is more than the {side} pixels of {source.title}'s images")
             kept, held_out, judged = split(train.kinds, val_fraction, fitness_images, seed, source.title)
             mine = fewer(train.kinds, kept, train_images, seed), held_out, judged
-    kept, held_out, judged = topology.world.share(mine)
+    kept, held_out, judged = topology.world.bcast_object(mine)
 
-    def on_device(part: Split | None) -> Pictures | Texts:
+    def on_device(part: Split | None) -> ImageDataset | Texts:
         """What the first rank of a node has, on all its ranks."""
-        shared = (topology.node.share_array(a) for a in ((part.images, part.labels) if part else (None, None)))
+        shared = (topology.node.bcast_array(a) for a in ((part.images, part.labels) if part else (None, None)))
         images, labels = (torch.from_numpy(a).to(topology.device) for a in shared)
         if source.is_text:
             return Texts(images, labels)
@@ -148,7 +148,7 @@ def open_data(
             augmenter: Augmenter = CroppingAugmenter(images, kind, crop)
         else:
             augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, kind)
-        return Pictures(augmenter, labels)
+        return ImageDataset(augmenter, labels)
 
     return DataSet(
         source=source,
@@ -207,7 +207,7 @@ def fewer(labels: np.ndarray, kept: np.ndarray, wanted: int, seed: int) -> np.nd
 __all__ = [
     "SOURCES",
     "DataSet",
-    "Pictures",
+    "ImageDataset",
     "Texts",
     "fewer",
     "open_data",

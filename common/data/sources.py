@@ -27,7 +27,7 @@ def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[
     """
     with topology.world.raise_together():
         read = _read(name, Path(directory).absolute(), size) if topology.node.rank == 0 else (None, None, None)
-    source = topology.world.share(read[0])
+    source = topology.world.bcast_object(read[0])
     with topology.world.raise_together():
         if read[0] not in (None, source):
             raise UsageError(f"{source.title} is not the same on all nodes: give them the same files, and the same Python")

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from common.data.dataset import Pictures, Texts
+from common.data.dataset import ImageDataset, Texts
 from common.evaluate import EvalResult, Evaluator
 from common.models.flat import FlatModel
 from common.parallel.comm import Group
@@ -18,7 +18,7 @@ class Smoother:
     fitness: the images that are judged on. Call `restart` before a round and `add` after every step.
     """
 
-    def __init__(self, model: FlatModel, evaluator: Evaluator, fitness: Pictures | Texts) -> None:
+    def __init__(self, model: FlatModel, evaluator: Evaluator, fitness: ImageDataset | Texts) -> None:
         self.model, self.evaluator, self.fitness = model, evaluator, fitness
         self.average = model.parameters.detach().clone()
 

@@ -42,19 +42,19 @@ class Standings:
         return [int(p.start + best_first(self.fitness[p], self.rates[p])[0]) for p in parts]
 
     @cached_property
-    def places(self) -> list[int]:
+    def order(self) -> list[int]:
         """Numbers of the populations by their best workers, the leader's first; the lower number first among equals."""
         return [int(k) for k in best_first(self.fitness[self.champions], self.rates[self.champions])]
 
     @property
     def best_population(self) -> int:
         """Number of the leader's population."""
-        return self.places[0]
+        return self.order[0]
 
     @property
     def worst_population(self) -> int:
         """Number of the population whose best worker comes last; the highest number among equals."""
-        return self.places[-1]
+        return self.order[-1]
 
     @property
     def alive(self) -> list[bool]:
@@ -73,4 +73,4 @@ class Standings:
             return dict.fromkeys(lost, self.best_population)
         n = len(self.sizes)
         count = max(1, round(TRUNCATED * n)) if n > 1 else 0
-        return {self.places[-1 - i]: self.places[i] for i in range(count)}
+        return {self.order[-1 - i]: self.order[i] for i in range(count)}

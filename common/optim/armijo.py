@@ -37,10 +37,10 @@ class Rules:
         growth: factor on the step before each search, at least 1.
         shrink: factor on the step after each rejection, in (0, 1).
         limit: largest step.
-        most_trials: trial points of one search.
-        early: so many first steps are all searched.
-        every: steps between two searches; 0 adapts them to how fast the step changes.
-        longest: most steps between two searches where they adapt.
+        max_backtracks: trial points of one search.
+        warmup_searches: so many first steps are all searched.
+        interval: steps between two searches; 0 adapts them to how fast the step changes.
+        max_interval: most steps between two searches where they adapt.
         climbs: the first search goes up as well as down, so that eta0 may be too low as it may be too high; ours.
         released: behave as the class `SaLSA` of the authors' code does where that differs from their paper.
     """
@@ -51,10 +51,10 @@ class Rules:
     growth: float = 1.1
     shrink: float = 0.8
     limit: float = 10.0
-    most_trials: int = 100
-    early: int = 9
-    every: int = 0
-    longest: int = 10
+    max_backtracks: int = 100
+    warmup_searches: int = 9
+    interval: int = 0
+    max_interval: int = 10
     climbs: bool = True
     released: bool = False
 
@@ -66,10 +66,10 @@ class Rules:
             "beta3": (0 <= self.beta3 < 1, "has to lie in [0, 1)"),
             "growth": (1 <= self.growth < math.inf, "has to be at least 1, and finite"),
             "shrink": (0 < self.shrink < 1, "has to lie between 0 and 1, both excluded"),
-            "most_trials": (_is_whole(self.most_trials, 1), "has to be a whole number, at least 1"),
-            "early": (_is_whole(self.early, 0), "has to be a whole number, at least 0"),
-            "every": (_is_whole(self.every, 0), "has to be a whole number, at least 0"),
-            "longest": (_is_whole(self.longest, 1), "has to be a whole number, at least 1"),
+            "max_backtracks": (_is_whole(self.max_backtracks, 1), "has to be a whole number, at least 1"),
+            "warmup_searches": (_is_whole(self.warmup_searches, 0), "has to be a whole number, at least 0"),
+            "interval": (_is_whole(self.interval, 0), "has to be a whole number, at least 0"),
+            "max_interval": (_is_whole(self.max_interval, 1), "has to be a whole number, at least 1"),
         }
         for name, (holds, what) in checks.items():
             if not holds:
@@ -152,17 +152,17 @@ def period(state: State, rules: Rules) -> float:
 
     Rounded to an integer in [1, longest]; the released class rounds nothing and only limits it from above.
     """
-    if rules.every:
-        return rules.every
+    if rules.interval:
+        return rules.interval
     r = max(state.fast / state.slow, state.slow / state.fast)
     if rules.released:
-        return min(rules.longest, 1 / (r - 1 + 1e-8))
-    return min(rules.longest, max(1, round(1 / (r - 1)))) if r - 1 > 1 / (rules.longest + 1) else rules.longest
+        return min(rules.max_interval, 1 / (r - 1 + 1e-8))
+    return min(rules.max_interval, max(1, round(1 / (r - 1)))) if r - 1 > 1 / (rules.max_interval + 1) else rules.max_interval
 
 
 def is_due(state: State, rules: Rules) -> bool:
     """Whether the step that `state.steps` and `state.since` count already is one with a search."""
-    return state.steps <= rules.early or state.since >= period(state, rules)
+    return state.steps <= rules.warmup_searches or state.since >= period(state, rules)
 
 
 def decide(state: State, f: float, q: float, trial: Callable[[float], float], rules: Rules) -> tuple[State, Step]:
@@ -200,7 +200,7 @@ def backtrack(
     exactly zero is accepted untested, and h stays: f and f' agree to the last digit, so there is nothing to compare.
     """
     decrease = 0.0
-    for n in range(1, rules.most_trials + 1):
+    for n in range(1, rules.max_backtracks + 1):
         there = trial(eta)
         decrease = f - there
         if decrease == 0:
@@ -208,9 +208,9 @@ def backtrack(
         tested = average(h, decrease, rules.beta3)
         if math.isfinite(there) and is_sufficient(tested, eta, s, rules.c):
             return True, tested, Step(eta, True, decrease, n)
-        if n < rules.most_trials:
+        if n < rules.max_backtracks:
             eta *= rules.shrink
-    return False, h, Step(eta, False, decrease, rules.most_trials)
+    return False, h, Step(eta, False, decrease, rules.max_backtracks)
 
 
 def climb(
@@ -222,7 +222,7 @@ def climb(
     above does, in (shrink B, B].
     """
     eta, trials = step.eta, step.trials
-    while eta < rules.limit and trials < rules.most_trials:
+    while eta < rules.limit and trials < rules.max_backtracks:
         eta, trials = min(eta / rules.shrink, rules.limit), trials + 1
         there = trial(eta)
         tested = average(before, f - there, rules.beta3)

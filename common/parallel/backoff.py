@@ -1,37 +1,37 @@
-"""Waiting for messages without keeping a core: MPI's own waits spin, and on few cores others need it."""
+"""Polling for messages without occupying a core: MPI's own waits spin, and on few cores the other ranks need it."""
 
 import time
 
 
-class Nap:
-    """How long a loop sleeps that waits for messages: a small part of the usual time between two of them.
+class PollingBackoff:
+    """How long a polling loop sleeps: a small part of the usual time between two messages.
 
-    So a message waits for half of that part, and looking for it costs 1 / part naps a message, whatever the pace. Where nothing
-    comes for long, naps grow with the time since the last one.
+    A message waits half of that part on average, and polling costs 1 / part sleeps per message, whatever the pace. While
+    nothing arrives, sleeps grow with the time since the last message.
 
-    shortest, longest: bounds of a nap, in seconds. part: of the usual time. looks: before each nap; MPI moves a message on by a
-    little in each of its calls, and needs several to deliver a large one.
+    shortest, longest: bounds of a sleep in seconds. part: of the usual time. polls: before each sleep; MPI moves a message on
+    by a little in each of its calls, and needs several to deliver a large one.
     """
 
-    def __init__(self, shortest: float = 2e-5, longest: float = 1e-3, part: float = 0.02, looks: int = 3) -> None:
-        self.shortest, self.longest, self.part, self.looks = shortest, longest, part, looks
-        self.usual = 0.0  # seconds between two events, exponential mean
+    def __init__(self, shortest: float = 2e-5, longest: float = 1e-3, part: float = 0.02, polls: int = 3) -> None:
+        self.shortest, self.longest, self.part, self.polls = shortest, longest, part, polls
+        self.usual = 0.0  # seconds between two messages, exponential mean
         self.last = time.perf_counter()
-        self.looked = 0
+        self.polled = 0
 
-    def awake(self) -> None:
-        """Something happened."""
+    def note_event(self) -> None:
+        """A message arrived."""
         now = time.perf_counter()
         self.usual += 0.1 * (now - self.last - self.usual)
-        self.last, self.looked = now, 0
+        self.last, self.polled = now, 0
 
     def sleep(self) -> None:
-        """Nothing was there: give the core away, after a few looks."""
-        self.looked += 1
-        if self.looked % self.looks == 0:
+        """No message was there: release the core, after a few polls."""
+        self.polled += 1
+        if self.polled % self.polls == 0:
             time.sleep(self.seconds(time.perf_counter() - self.last))
 
     def seconds(self, waited: float | None = None) -> float:
-        """The length of the next nap after so many seconds without an event; None: those that went by."""
+        """Length of the next sleep, `waited` seconds after the last message (None: those that went by)."""
         waited = time.perf_counter() - self.last if waited is None else waited
         return min(max(self.part * max(self.usual, waited), self.shortest), self.longest)

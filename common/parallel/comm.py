@@ -200,14 +200,14 @@ class Group:
         """Small picklable records of all ranks on rank 0, None elsewhere."""
         return self.comm.gather(record, root=0)
 
-    def share(self, value: Any) -> Any:
+    def bcast_object(self, value: Any) -> Any:
         """Rank 0's small picklable value, on every rank."""
         return self.comm.bcast(value, root=0)
 
-    def share_array(self, array: np.ndarray | None) -> np.ndarray:
+    def bcast_array(self, array: np.ndarray | None) -> np.ndarray:
         """Rank 0's array, on every rank, contiguous; what the others pass is not looked at."""
         mine = np.ascontiguousarray(array) if self.rank == 0 else None
-        shape, kind = self.share((mine.shape, mine.dtype.str) if mine is not None else None)
+        shape, kind = self.bcast_object((mine.shape, mine.dtype.str) if mine is not None else None)
         buffer = np.empty(shape, kind) if mine is None else mine
         if self.size > 1:
             self.comm.Bcast(buffer, root=0)
@@ -217,14 +217,14 @@ class Group:
         """Wait for everybody."""
         self.comm.Barrier()
 
-    def rest(self, nap: float = 0.01) -> None:
+    def sleeping_barrier(self, interval: float = 0.01) -> None:
         """Wait for everybody, perhaps for long: asleep, so that the core is free for those who are waited for.
 
-        nap: seconds between two looks.
+        interval: seconds between two polls.
         """
         meeting = self.comm.Ibarrier()
         while not meeting.Test():
-            time.sleep(nap)
+            time.sleep(interval)
 
     def meet(self, code: int, patience: float = math.inf) -> list[int] | None:
         """Everybody's code, in rank order, waiting asleep; None where not all have come within `patience` seconds.

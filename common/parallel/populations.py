@@ -46,7 +46,7 @@ def parse_populations(
             f"{len(parts)} populations need at least {len(parts)} ranks, and there are {ranks}: "
             f"start with -np {len(parts)} or more, or name at most {ranks} population{'s'[: ranks > 1]}"
         )
-    workers = _settle(sizes, ranks, text)
+    workers = _divide(sizes, ranks, text)
     return [PopulationSpec(p[0], m, o) for p, m, o in zip(parts, workers, chosen, strict=True)]
 
 
@@ -71,7 +71,7 @@ def _size_and_optimizer(item: list[str], default: str, optimizers: tuple[str, ..
     return size, optimizer
 
 
-def _settle(sizes: tuple[str, ...], ranks: int, text: str) -> list[int]:
+def _divide(sizes: tuple[str, ...], ranks: int, text: str) -> list[int]:
     """Sizes in workers from the size fields of all populations."""
     try:
         if all(s and not s.endswith("%") for s in sizes):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
-from common.parallel.backoff import Nap
+from common.parallel.backoff import PollingBackoff
 from common.parallel.comm import Tag
 from common.parallel.mpi import MPI
 from common.search.journal import Journal
@@ -29,7 +29,7 @@ from common.search.search import Search
 from common.search.space import Setting
 from common.search.trial import State
 
-NAP, LONGEST_NAP = 0.001, 0.01  # seconds between two looks for messages
+SHORTEST_SLEEP, LONGEST_SLEEP = 0.001, 0.01  # seconds between two looks for messages
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Distant:
         """By MPI, asleep until the answer is there."""
         self.comm.send(message, dest=0, tag=Tag.ASK)
         while not self.comm.Iprobe(source=0, tag=Tag.ANSWER):
-            time.sleep(NAP)
+            time.sleep(SHORTEST_SLEEP)
         return self.comm.recv(source=0, tag=Tag.ANSWER)
 
 
@@ -196,7 +196,7 @@ class Server(threading.Thread):
         self.coordinator, self.comm, self.size = coordinator, comm, size
         self.asked: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self.answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.nap = Nap(NAP, LONGEST_NAP, part=0.05)
+        self.backoff = PollingBackoff(SHORTEST_SLEEP, LONGEST_SLEEP, part=0.05)
 
     def tell(self, message: Message) -> None:
         """Of rank 0."""
@@ -219,15 +219,15 @@ class Server(threading.Thread):
                 for worker, answer in answers:
                     self._tell(worker, answer)
                 if answers:
-                    self.nap.awake()
+                    self.backoff.note_event()
         except BaseException as error:
             self.answers.put(error)
 
     def _waiting(self) -> list[tuple[int, Message]]:
-        """All messages that are there, after a nap that worker 0 may end: it is heard at once, others within a nap."""
+        """All messages that are there, after a sleep that a message of worker 0 ends at once."""
         messages: list[tuple[int, Message]] = []
         with contextlib.suppress(queue.Empty):
-            messages.append((0, self.asked.get(timeout=self.nap.seconds())))
+            messages.append((0, self.asked.get(timeout=self.backoff.seconds())))
         status = MPI.Status()
         while self.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.ASK, status=status):
             rank = status.Get_source()

@@ -10,8 +10,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from common.search.schedule import utilisation
 from common.search.search import Search
+from common.search.simulation import utilisation
 from common.search.space import Space, Variable
 from common.search.trial import State, Trial
 

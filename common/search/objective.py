@@ -29,7 +29,7 @@ from common.search.worker import Reporter
 from common.seeding import Purpose, stream, torch_seed
 from common.training.eoa import EoaArgs
 from common.training.loop import Plan, train_round
-from common.training.options import CommonArgs, settle_batch
+from common.training.options import CommonArgs, resolve_batch
 from common.training.round_ends import DataParallelEnd, EcosphereEnd, EndOfRound
 from common.training.worker import Worker, build_worker
 
@@ -134,7 +134,7 @@ class Training:
 
 def sizes_of(args: CommonArgs, images: int, ranks: int) -> tuple[int, int, int]:
     """Global batch, steps of a round and of an epoch, of a trial on so many images and ranks. Raises UsageError."""
-    batch = settle_batch(args, set(), ranks)
+    batch = resolve_batch(args, set(), ranks)
     epoch = images // batch
     steps = args.round_steps or epoch
     if not 0 < steps <= epoch:

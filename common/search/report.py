@@ -20,8 +20,8 @@ from common.errors import UsageError
 from common.models import without
 from common.optim.options import without_effect
 from common.search.journal import differences
-from common.search.schedule import utilisation
 from common.search.search import Search
+from common.search.simulation import utilisation
 from common.search.space import Space
 from common.search.trial import State, Trial
 from common.training.eoa import EoaArgs

@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from common.search.space import Space, Value, Variable, key_of
-from common.search.steady import LAG, Order
+from common.search.steady_state import LAG, Order
 from common.search.strategies import GIVE_UP, Generators, Known, Proposal, draw_new
 from common.search.trial import State, Trial
 

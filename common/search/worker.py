@@ -83,7 +83,7 @@ def run(
     Worker(objective, server or Distant(own), group).work()
     if server:
         server.join()
-    Group(own, Traffic()).rest()
+    Group(own, Traffic()).sleeping_barrier()
     own.Free()
     return coordinator.search if coordinator else None
 
@@ -112,8 +112,8 @@ class Worker:
         """The coordinator's answer, on all ranks of the group."""
         answer = self.line.ask(message) if self.group.rank == 0 else None
         if self.group.size > 1:
-            self.group.rest()  # the answer may be long in coming
-            answer = self.group.share(answer)
+            self.group.sleeping_barrier()  # the answer may be long in coming
+            answer = self.group.bcast_object(answer)
         return answer
 
     def _attempt(self, task: Task) -> tuple[Result, Exception | None]:

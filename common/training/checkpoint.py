@@ -62,7 +62,7 @@ def forget(directory: Path, ranks: int) -> None:
 
 def load_latest(directory: Path, world: Group) -> tuple[int, State] | None:
     """The newest round that every rank can read, and this rank's state of it; None where there is none. Collective."""
-    for folder in world.share(_complete(directory)):
+    for folder in world.bcast_object(_complete(directory)):
         state = _read(folder / _name(world.rank))
         if all(world.comm.allgather(state is not None)):
             assert state is not None

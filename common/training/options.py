@@ -107,7 +107,7 @@ def headline(title: str, preset: str, cost: dict[str, str]) -> str:
     return f"{title}, preset {preset}: {cost[preset]}{quicker}"
 
 
-def settle_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
+def resolve_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
     """The global batch for this world: a preset's is rounded to a multiple of the ranks, an explicit one has to divide.
 
     The caller prints it where it differs. Raises UsageError naming the two nearest sizes that divide.
@@ -122,7 +122,7 @@ def settle_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
     return below if below and args.batch_size - below <= above - args.batch_size else above
 
 
-def settle_precision(wanted: str, device_type: str) -> str:
+def resolve_precision(wanted: str, device_type: str) -> str:
     """`float32` or `bfloat16`; auto takes bfloat16 where this process's processor or GPU computes in it natively."""
     if wanted != "auto":
         return wanted

@@ -83,11 +83,11 @@ def choose_directory(out: str, experiment: str, dataset: str, seed: int, resume:
 
     out: a path, in which `~` is expanded, or `auto` for a new directory under runs/. Raises UsageError.
     """
-    stamp = topology.world.share(time.strftime("%Y%m%d-%H%M%S"))
+    stamp = topology.world.bcast_object(time.strftime("%Y%m%d-%H%M%S"))
     directory = Path(f"runs/{experiment}/{dataset}-seed{seed}-{stamp}" if out == "auto" else expand(out, "--out"))
     if resume and out == "auto":
         raise UsageError("--resume needs --out: the directory of the run to go on with")
-    if topology.world.share((directory / "config.json").exists()) and not resume:
+    if topology.world.bcast_object((directory / "config.json").exists()) and not resume:
         raise UsageError(f"{directory} already holds a record: choose another --out, or --resume to go on with it")
     with topology.world.raise_together():
         if topology.world.rank == 0:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.coupling.elastic import CenterVariable
-from common.data.dataset import DataSet, Pictures, Texts
+from common.data.dataset import DataSet, ImageDataset, Texts
 from common.ecosphere.election import elect
 from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import merge_inside
@@ -62,7 +62,7 @@ class Evaluated(Protocol):
 class OwnWeights(Evaluated):
     """The worker's own weights, on all the fitness images."""
 
-    def __init__(self, worker: Worker, images: Pictures | Texts, precision: str) -> None:
+    def __init__(self, worker: Worker, images: ImageDataset | Texts, precision: str) -> None:
         self.worker, self.images, self.precision = worker, images, precision
 
     def evaluate(self, t: int) -> EvalResult:
@@ -73,7 +73,7 @@ class OwnWeights(Evaluated):
 class SmoothedWeights(Evaluated):
     """The average of a population's weights over the round (foraging); collective over the population."""
 
-    def __init__(self, worker: Worker, evaluator: Evaluator, images: Pictures | Texts) -> None:
+    def __init__(self, worker: Worker, evaluator: Evaluator, images: ImageDataset | Texts) -> None:
         self.population = worker.topology.population
         self.smoother = Smoother(worker.model, evaluator, images)
 
@@ -230,7 +230,7 @@ class CenterEnd(EndOfRound, Evaluated):
         worker: Worker,
         weights: Callable[[], Tensor],
         evaluator: Evaluator,
-        images: Pictures | Texts,
+        images: ImageDataset | Texts,
         center: CenterVariable | None = None,
     ) -> None:
         self.worker, self.weights, self.evaluator, self.images, self.center = worker, weights, evaluator, images, center

@@ -79,7 +79,7 @@ class ServedRun(Run):
                 center.pull(present)
                 self.end.begin_anew(present)
             self.worker.rate, self.last_round = outcome.rate, t
-            center.settle()  # what this worker remembers as sent has been taken in before the server saves
+            center.flush()  # what this worker remembers as sent has been taken in before the server saves
             self._save_own(t)
             center.report((t, {"round": t, "rank": world.rank, **row}))
         for hook in hooks:
@@ -136,7 +136,7 @@ class ServedRun(Run):
     def bring_center(self) -> None:
         """After their parts all ranks wait for each other and take over the center; the last finite one where it is not."""
         world = self.topology.world
-        world.rest()
+        world.sleeping_barrier()
         parameters = self.worker.model.parameters.data
         slices = slices_of(len(parameters), self.servers)
         serving = world.rank < len(slices)

@@ -22,7 +22,7 @@ from common.parallel.topology import Topology
 from common.paths import data_directory
 from common.seeding import Purpose, torch_seed
 from common.training.loop import Plan
-from common.training.options import CommonArgs, settle_batch, settle_precision
+from common.training.options import CommonArgs, resolve_batch, resolve_precision
 from common.training.record import choose_directory
 from common.training.worker import Worker, build_worker
 
@@ -55,7 +55,7 @@ class Setup:
         self.headlines = list(headlines)  # printed once everything is in order: an error is then the only line
         faults.trip("setup", topology.world.rank)
         self.directory = choose_directory(args.out, experiment, args.dataset, args.seed, args.resume, topology)
-        batch_size = settle_batch(args, given, self.workers)
+        batch_size = resolve_batch(args, given, self.workers)
         if batch_size != args.batch_size:
             self.note(
                 f"batch size {args.batch_size} of preset {args.preset} rounded to {batch_size}, a multiple of the workers"
@@ -65,7 +65,7 @@ class Setup:
             args = replace(args, label_smoothing=over_wrong_classes(args.label_smoothing, self.data.source.classes))
         self.args = args
         self.epoch_steps = self._steps_per_epoch(batch_size)
-        precision = topology.world.share(settle_precision(args.precision, topology.device.type))
+        precision = topology.world.bcast_object(resolve_precision(args.precision, topology.device.type))
         self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision, args.accumulate)
         self.evaluator = Evaluator(self.data.train, precision, args.seed)
 

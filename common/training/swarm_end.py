@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from common.coupling.swarm import Swarm
-from common.data.dataset import DataSet, Pictures, Texts
+from common.data.dataset import DataSet, ImageDataset, Texts
 from common.evaluate import COMPARED, REPORTED, EvalResult, Evaluator
 from common.parallel.comm import Group, finite_mean_
 from common.training.round_ends import NOT_EVALUATED, CenterEnd, Outcome
@@ -60,7 +60,7 @@ class SwarmEnd(CenterEnd):
         return dict(zip(COLUMNS, self._values, strict=True))
 
     def _evaluate(
-        self, weights: Tensor, splits: Sequence[Pictures | Texts], group: Group | None, images: int = COMPARED, t: int = 0
+        self, weights: Tensor, splits: Sequence[ImageDataset | Texts], group: Group | None, images: int = COMPARED, t: int = 0
     ) -> list[EvalResult]:
         """Parameters that all ranks of the group hold, as `Evaluator.of_weights` has it; collective over the group.
 
@@ -72,7 +72,7 @@ class SwarmEnd(CenterEnd):
         traffic.inside = sent
         return results
 
-    def _evaluate_average(self, splits: Sequence[Pictures | Texts], images: int = COMPARED, t: int = 0) -> list[EvalResult]:
+    def _evaluate_average(self, splits: Sequence[ImageDataset | Texts], images: int = COMPARED, t: int = 0) -> list[EvalResult]:
         """The mean of all finite workers' weights; collective."""
         world, traffic = self.worker.topology.world, self.worker.topology.traffic
         sent, weights = traffic.inside, self.worker.model.parameters.detach()

@@ -127,7 +127,7 @@ def test_a_swap_may_have_nobody_on_one_side():
 
 def test_records_and_values_reach_whom_they_are_for():
     world = build(LAYOUTS[0]).world
-    assert world.share({"from": RANK}) == {"from": 0}
+    assert world.bcast_object({"from": RANK}) == {"from": 0}
     records = world.gather_records((RANK, "x"))
     assert records == ([(r, "x") for r in range(SIZE)] if RANK == 0 else None)
 
@@ -183,7 +183,7 @@ def test_an_array_of_rank_0_is_shared_as_it_is(scope, sizes):
     topology = build(sizes, scope)
     group, first = topology.gradients, members(topology, scope)[0]
     for make in (lambda r: np.full((3, 2, 4), r, dtype=np.uint8).transpose(2, 0, 1), lambda r: np.arange(r, r + 5), np.zeros):
-        found = group.share_array(make(RANK) if group.rank == 0 else None)
+        found = group.bcast_array(make(RANK) if group.rank == 0 else None)
         assert found.dtype == make(first).dtype
         assert found.flags.c_contiguous
         np.testing.assert_array_equal(found, make(first))

@@ -26,7 +26,7 @@ from common.training.loop import train_round
 from common.training.round_ends import DataParallelEnd
 from common.training.worker import build_worker, reductions_of
 
-EVERY = replace(PAPER, every=1)
+EVERY = replace(PAPER, interval=1)
 
 
 def module(dropout=0.0):
@@ -95,7 +95,7 @@ def test_all_ranks_together_take_the_steps_of_one_process_on_the_same_samples(ru
 @needs_two
 def test_with_local_losses_ranks_would_take_different_steps():
     net, mine = module(), [samples(k, RANK, 5) for k in range(25)]
-    rules = replace(PLAIN, eta0=10.0, every=1)
+    rules = replace(PLAIN, eta0=10.0, interval=1)
     states, _ = searched(net, rules, "sgd", mine, WORLD)  # the gradient is everybody's, the losses are not
     assert any(len(set(everyones(state.eta))) > 1 for state in states)
 
@@ -162,7 +162,7 @@ def test_ranks_with_unlike_threads_decide_alike():
 def test_ranks_that_no_longer_agree_are_found_out(monkeypatch):
     monkeypatch.setattr(salsa, "AGREEMENT", 4)
     net, group = module(), build(LAYOUTS[0]).world
-    optimizer = Salsa(net.parameters(), replace(PAPER, early=1, every=50), gather=group.gather_rows, rank=RANK)
+    optimizer = Salsa(net.parameters(), replace(PAPER, warmup_searches=1, interval=50), gather=group.gather_rows, rank=RANK)
     x, y = samples(RANK, 0, 6)
     for _ in range(3):
         optimizer.step(closure_of(net, x, y, WORLD))

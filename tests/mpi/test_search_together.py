@@ -19,10 +19,10 @@ from common.search.coordinator import Coordinator
 from common.search.journal import JOURNAL, Journal
 from common.search.objective import Training
 from common.search.pruning import Median
-from common.search.schedule import Generations, Queue, log_normal, play, utilisation
 from common.search.search import Limits, Search
+from common.search.simulation import Generations, Queue, log_normal, play, utilisation
 from common.search.space import Space
-from common.search.steady import Order, Steady
+from common.search.steady_state import Order, Steady
 from common.search.strategies import Evolution
 from common.search.trial import State
 from common.search.worker import run

@@ -127,7 +127,7 @@ from common.parallel.comm import Group, Traffic
 from common.search import worker
 from common.search.coordinator import Coordinator
 from common.search.journal import Journal
-from common.search.schedule import Queue
+from common.search.simulation import Queue
 from common.search.search import Limits, Search
 from common.parallel.topology import split_world
 

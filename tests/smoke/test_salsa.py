@@ -67,7 +67,7 @@ def test_what_cannot_work_is_refused(tmp_path, options, said):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", ["", "--direction sgd", "--plain", "--every 1", "--variant released"])
+@pytest.mark.parametrize("options", ["", "--direction sgd", "--plain", "--interval 1", "--variant released"])
 def test_the_smoke_preset_learns_the_digits(tmp_path, options):
     run(SALSA, "--preset", "smoke", *options.split(), "--out", tmp_path / "run", ranks=2)
     assert check_complete(tmp_path / "run", 12, 2).summary["test_accuracy"] >= 0.93

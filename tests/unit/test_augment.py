@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.data.augment import Augmenter, ResizingAugmenter, crop_sizes
-from common.data.dataset import DataSet, Pictures, permutation, shard
+from common.data.dataset import DataSet, ImageDataset, permutation, shard
 from common.data.registry import Source
 from common.seeding import Purpose, stream
 from common.vision import import_torchvision
@@ -114,7 +114,7 @@ def test_a_source_without_augmentation_gets_its_images_as_they_are():
 def numbered(n):
     """A data set whose labels are the numbers of its images."""
     images = torch.arange(n, dtype=torch.uint8)[:, None, None, None].expand(n, 4, 4, 1).contiguous()
-    pictures = Pictures(Augmenter(images, source(pad=1, channels=1)), torch.arange(n))
+    pictures = ImageDataset(Augmenter(images, source(pad=1, channels=1)), torch.arange(n))
     return DataSet(source(), pictures, pictures, pictures, pictures)
 
 

@@ -25,7 +25,7 @@ from common.options import check
 from common.parallel.populations import PopulationSpec
 from common.training import options as cli
 from common.training.eoa import EoaArgs, check_search, settle_reference
-from common.training.options import PRESETS, CommonArgs, RunOptions, parse_args, settle_batch, settle_precision
+from common.training.options import PRESETS, CommonArgs, RunOptions, parse_args, resolve_batch, resolve_precision
 from common.training.setup import over_wrong_classes
 
 OURS = {
@@ -188,7 +188,7 @@ def test_presets_pass_their_own_checks(preset, monkeypatch):
 
 @given(st.integers(1, 5000), st.integers(1, 64))
 def test_a_presets_batch_is_rounded_to_the_nearest_multiple_of_the_ranks(batch_size, ranks):
-    settled = settle_batch(CommonArgs(batch_size=batch_size), set(), ranks)
+    settled = resolve_batch(CommonArgs(batch_size=batch_size), set(), ranks)
     assert settled % ranks == 0
     assert settled >= ranks
     nearest = min(range(ranks, batch_size + 2 * ranks, ranks), key=lambda b: abs(b - batch_size))
@@ -199,10 +199,10 @@ def test_a_presets_batch_is_rounded_to_the_nearest_multiple_of_the_ranks(batch_s
 def test_a_given_batch_has_to_divide_or_is_refused_with_the_two_nearest(batch_size, ranks):
     args = CommonArgs(batch_size=batch_size)
     if batch_size % ranks == 0:
-        assert settle_batch(args, {"batch_size"}, ranks) == batch_size
+        assert resolve_batch(args, {"batch_size"}, ranks) == batch_size
         return
     with pytest.raises(UsageError) as refusal:
-        settle_batch(args, {"batch_size"}, ranks)
+        resolve_batch(args, {"batch_size"}, ranks)
     below = batch_size - batch_size % ranks
     words = str(refusal.value).replace(":", "").replace(";", "").split()
     assert {str(batch_size), str(ranks), str(below + ranks)} <= set(words)
@@ -210,8 +210,8 @@ def test_a_given_batch_has_to_divide_or_is_refused_with_the_two_nearest(batch_si
 
 
 def test_a_wanted_precision_is_not_second_guessed():
-    assert [settle_precision(p, "cpu") for p in ("float32", "bfloat16")] == ["float32", "bfloat16"]
-    assert settle_precision("auto", "cpu") in ("float32", "bfloat16")
+    assert [resolve_precision(p, "cpu") for p in ("float32", "bfloat16")] == ["float32", "bfloat16"]
+    assert resolve_precision("auto", "cpu") in ("float32", "bfloat16")
 
 
 def test_the_presets_of_the_script_are_the_published_setting(monkeypatch):
@@ -244,7 +244,7 @@ def test_the_paper_preset_of_the_vit_script_is_the_published_setting(monkeypatch
     paper = load_script("EOAViT", monkeypatch, SCRIPTS.parent / "EOA-ViT").PRESETS["paper"]
     assert (paper.model, paper.image_size, paper.crop_scale, paper.dropout, paper.flip) == ("vit-b16", 224, 0.05, 0.1, False)
     assert (paper.batch_size, paper.accumulate, paper.rounds, paper.learning_rate) == (8 * 512, 16, 200, 0.0075)
-    assert settle_batch(paper, set(), 8) // 8 // paper.accumulate == 32
+    assert resolve_batch(paper, set(), 8) // 8 // paper.accumulate == 32
     assert (paper.optimizer, paper.momentum_factor, paper.weight_decay, paper.clip_norm) == ("sgd", 0.9, 0.0, 1.0)
     assert paper.label_smoothing == 0
 
@@ -382,8 +382,8 @@ def test_the_line_search_takes_what_is_not_given_from_its_variant(monkeypatch):
     args, rules = settled("--variant", "released", "--c", "0.7", "--direction", "sgd")
     assert (args.optimizer, args.c, args.beta3, args.eta0) == ("salsa-sgd", 0.7, 0.9, 1.0)
     assert rules == replace(module.RELEASED, c=0.7)
-    args, rules = settled("--plain", "--every", "3")
-    assert (args.c, args.beta3, rules) == (0.1, 0.0, replace(module.PLAIN, every=3))
+    args, rules = settled("--plain", "--interval", "3")
+    assert (args.c, args.beta3, rules) == (0.1, 0.0, replace(module.PLAIN, interval=3))
     assert undocumented(module.Args) == []
     for preset in PRESETS:
         check(module.PRESETS[preset])

@@ -40,5 +40,5 @@ def test_verbs_in_a_group_of_one_change_nothing_and_send_nothing(one):
     one.gather_slices_(array, [(0, 4)])
     assert buffer.tolist() == array.tolist() == [0, 1, 2, 3]
     assert one.gather_rows(np.array([1.5, -np.inf])).tolist() == [[1.5, -np.inf]]
-    assert (one.share("x"), one.gather_records({"a": 1})) == ("x", [{"a": 1}])
+    assert (one.bcast_object("x"), one.gather_records({"a": 1})) == ("x", [{"a": 1}])
     assert (one.traffic.inside, one.traffic.across) == (0, 0)

@@ -8,7 +8,7 @@ from test_cli import load_script, undocumented
 from common.errors import UsageError
 from common.models import build_model
 from common.search.space import read_space
-from common.search.steady import Steady
+from common.search.steady_state import Steady
 from common.training.options import parse_args
 
 FOLDER = Path(__file__).parents[2] / "DHPO"

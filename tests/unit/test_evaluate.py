@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, Pictures, Texts, open_data
+from common.data.dataset import SOURCES, ImageDataset, Texts, open_data
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, Evaluator, evaluate
 from common.models import build_model
 from common.models.batch_norm import fresh_statistics, frozen_batch_norm, running_statistics
@@ -26,7 +26,7 @@ PADDED = replace(SOURCES["digits"], pad=3)  # so much that augmented images have
 def pictures(n, source=PADDED, seed=0):
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
-    return Pictures(Augmenter(torch.from_numpy(images), source), torch.from_numpy(rng.integers(0, 10, n)))
+    return ImageDataset(Augmenter(torch.from_numpy(images), source), torch.from_numpy(rng.integers(0, 10, n)))
 
 
 def network(seed=1):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, DataSet, Pictures
+from common.data.dataset import SOURCES, DataSet, ImageDataset
 from common.ecosphere.exchange import Exchange, contributions
 from common.ecosphere.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
 from common.ecosphere.membership import Membership
@@ -271,7 +271,7 @@ def test_kin_are_the_populations_within_five_percent_of_the_leader():
 def some_data(n=200):
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8))
-    pictures = Pictures(Augmenter(images, SOURCES["digits"]), torch.from_numpy(rng.integers(0, 10, n)))
+    pictures = ImageDataset(Augmenter(images, SOURCES["digits"]), torch.from_numpy(rng.integers(0, 10, n)))
     return DataSet(SOURCES["digits"], pictures, pictures, pictures, pictures)
 
 

@@ -25,7 +25,7 @@ def parabola(L, q=1.0, f=10.0):
 def test_a_first_search_on_a_quadratic_ends_below_its_bound_after_the_rejections_that_takes(c, L, shrink, beta3, above, q):
     """Any beta3: both averages begin at zero, and the factor 1 - beta3 is on both sides."""
     bound = 2 * (1 - c) / L
-    rules = Rules(c=c, beta3=beta3, shrink=shrink, most_trials=1000)
+    rules = Rules(c=c, beta3=beta3, shrink=shrink, max_backtracks=1000)
     start = bound * above
     accepted, h, step = backtrack(start, 0.0, (1 - beta3) * q, 10.0, parabola(L, q), rules)
     assert accepted
@@ -39,7 +39,7 @@ def test_a_first_search_on_a_quadratic_ends_below_its_bound_after_the_rejections
 @given(shares, curvatures, factors, pasts, st.floats(1e-3, 1e3))
 def test_the_first_search_ends_below_the_bound_wherever_it_begins_and_later_ones_do_not_climb(c, L, shrink, beta3, share):
     bound = 2 * (1 - c) / L
-    rules = Rules(eta0=share * bound, c=c, beta3=beta3, shrink=shrink, limit=math.inf, growth=1.0, most_trials=1000)
+    rules = Rules(eta0=share * bound, c=c, beta3=beta3, shrink=shrink, limit=math.inf, growth=1.0, max_backtracks=1000)
     loss, tried = parabola(L), []
     state, step = decide(State(rules.eta0), 10.0, 1.0, lambda eta: tried.append(eta) or loss(eta), rules)
     assert shrink * bound * (1 - 1e-5) < step.eta <= bound * (1 + 1e-5)
@@ -58,7 +58,7 @@ def test_a_climb_ends_at_the_limit_and_at_the_most_trials():
     rules = replace(PAPER, eta0=1e-3, limit=0.5)
     state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, rules)
     assert state.eta == step.eta == 0.5
-    state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, replace(rules, most_trials=4))
+    state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, replace(rules, max_backtracks=4))
     assert (step.eta, step.trials) == (pytest.approx(1.1e-3 / 0.8**3), 4)
     state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, replace(RELEASED, eta0=1e-3))
     assert (step.eta, step.trials) == (pytest.approx(1.1e-3), 1), "the released class does not climb"
@@ -67,7 +67,7 @@ def test_a_climb_ends_at_the_limit_and_at_the_most_trials():
 @given(shares, curvatures, factors, st.floats(0.0, 0.99))
 def test_plain_searches_stay_in_a_band_below_the_bound_with_at_most_one_rejection(c, L, shrink, share):
     growth = shrink**-share
-    rules = Rules(eta0=1e-3, c=c, beta3=0.0, growth=growth, shrink=shrink, limit=math.inf, every=1)
+    rules = Rules(eta0=1e-3, c=c, beta3=0.0, growth=growth, shrink=shrink, limit=math.inf, interval=1)
     bound, state = 2 * (1 - c) / L, State(1.5 * (2 * (1 - c) / L))
     for k in range(60):
         before = state.eta
@@ -85,7 +85,7 @@ def test_a_smoothed_search_ends_below_the_largest_step_of_its_closed_form(c, L, 
     largest = (a + math.sqrt(a**2 + 2 * (1 - beta3) * L * beta3 * kappa)) / ((1 - beta3) * L)
     if largest < 1e-6:
         return
-    rules = Rules(c=c, beta3=beta3, shrink=shrink, most_trials=1000)
+    rules = Rules(c=c, beta3=beta3, shrink=shrink, max_backtracks=1000)
     accepted, _, step = backtrack(7 * largest, kappa, rho, 10.0, parabola(L), rules)
     assert accepted
     # f - f' loses digits where the step is small: 1e-15 of 10, over an eta of 1e-6.
@@ -102,7 +102,7 @@ def test_without_a_past_the_closed_form_is_the_plain_bound():
 def test_averages_never_turn_negative_and_bound_what_the_loss_may_rise(beta3, c, seed):
     """h >= c eta s >= 0 after every accepted search; f(w + eta d) - f(w) <= (beta3 h' - c eta s) / (1 - beta3)."""
     rng = np.random.default_rng(seed)
-    rules, state = Rules(c=c, beta3=beta3, every=1, limit=math.inf), State(1.0)
+    rules, state = Rules(c=c, beta3=beta3, interval=1, limit=math.inf), State(1.0)
     for _ in range(80):
         L, q = rng.lognormal(0, 1), rng.lognormal(0, 1)
         before = state
@@ -118,7 +118,7 @@ def test_averages_never_turn_negative_and_bound_what_the_loss_may_rise(beta3, c,
 @given(st.floats(1e-9, 1e3), st.floats(1e-3, 1e3), st.floats(-10, 10), st.floats(0.01, 0.99))
 def test_with_a_past_decrease_every_search_comes_to_an_end(h, s, slope, beta3):
     """Whatever the batch does near w: the left side tends to beta3 h > 0, the right side to 0."""
-    rules = Rules(beta3=beta3, most_trials=2000)
+    rules = Rules(beta3=beta3, max_backtracks=2000)
     accepted, _, _ = backtrack(1.0, h, s, 10.0, lambda eta: 10.0 + slope * eta, rules)
     assert accepted
 
@@ -133,7 +133,10 @@ def slow_plain_search(eta, f, q, loss, c, shrink):
 @given(shares, factors, st.integers(0, 999))
 def test_without_averages_it_is_the_plain_search_bit_for_bit(c, shrink, seed):
     rng = np.random.default_rng(seed)
-    rules, state = Rules(c=c, beta3=0.0, shrink=shrink, every=1, limit=math.inf, most_trials=10_000, climbs=False), State(0.7)
+    rules, state = (
+        Rules(c=c, beta3=0.0, shrink=shrink, interval=1, limit=math.inf, max_backtracks=10_000, climbs=False),
+        State(0.7),
+    )
     eta = 0.7
     for _ in range(20):
         L, q = rng.lognormal(0, 2), rng.lognormal(0, 1)
@@ -145,7 +148,7 @@ def test_without_averages_it_is_the_plain_search_bit_for_bit(c, shrink, seed):
 def test_rejections_of_a_stationary_noisy_search_balance_growth():
     """ln growth / ln (1 / shrink): 0.427 for 1.1 and 0.8."""
     rng = np.random.default_rng(3)
-    rules, state, n = replace(PAPER, every=1), State(0.1), 6000
+    rules, state, n = replace(PAPER, interval=1), State(0.1), 6000
     for _ in range(n):
         L = rng.lognormal(0, 0.5)
         state, _ = decide(state, 10.0, 1.0, parabola(L), rules)
@@ -167,7 +170,7 @@ def search_always_accepting(rules, steps):
 
 def test_cadence_of_a_constant_step_in_closed_form():
     """r_n = (1 - 0.9^n) / (1 - 0.99^n) after n updates, from 10 on; 1 / (r - 1) passes 2 at n = 110 and 10 at n = 239."""
-    rules = replace(PAPER, early=10**6)  # a search every step: updates are steps either way
+    rules = replace(PAPER, warmup_searches=10**6)  # a search every step: updates are steps either way
     state = State(1.0)
     for n in range(1, 240):
         state, _ = decide(state, 10.0, 1.0, lambda eta: 5.0, replace(rules, growth=1.0))
@@ -203,16 +206,16 @@ def test_the_period_is_an_integer_between_one_and_the_longest_whatever_the_avera
         assert 1 <= found <= 10
     assert period(State(1.0, fast=1.0, slow=1.2), PAPER) == 5
     assert period(State(1.0, fast=1.2, slow=1.0), PAPER) == 5
-    assert period(State(1.0), replace(PAPER, every=7)) == 7
+    assert period(State(1.0), replace(PAPER, interval=7)) == 7
 
 
 def test_early_steps_and_the_first_one_are_searched():
-    assert PAPER.early == RELEASED.early == 9
+    assert PAPER.warmup_searches == RELEASED.warmup_searches == 9
     calm = State(1.0, fast=1.0, slow=1.0, since=1)
     assert [is_due(replace(calm, steps=k), PAPER) for k in (1, 9, 10)] == [True, True, False]
     assert is_due(replace(calm, steps=10, since=10), PAPER)
     assert State(1.0).since == LONG_AGO
-    assert is_due(State(1.0, steps=1), Rules(early=0, every=1000))
+    assert is_due(State(1.0, steps=1), Rules(warmup_searches=0, interval=1000))
 
 
 def test_a_step_without_a_search_goes_by_the_accepted_one_and_in_the_released_class_further():
@@ -225,7 +228,7 @@ def test_a_step_without_a_search_goes_by_the_accepted_one_and_in_the_released_cl
 
 
 def test_where_no_trial_passes_nothing_is_taken_and_the_next_search_begins_at_the_last():
-    rules = replace(PAPER, most_trials=5)
+    rules = replace(PAPER, max_backtracks=5)
     before = State(1.0, h=0.25)
     tried = []
     state, step = decide(before, 10.0, 1.0, lambda eta: tried.append(eta) or 1000.0, rules)
@@ -233,7 +236,7 @@ def test_where_no_trial_passes_nothing_is_taken_and_the_next_search_begins_at_th
     assert (step.eta, step.at_trial, step.trials) == (0.0, False, 5)
     assert (state.eta, state.h, state.exhausted, state.trials) == (tried[-1], 0.25, 1, 5)
     assert state.s == pytest.approx(1 - PAPER.beta3)
-    state, step = decide(before, 10.0, 1.0, lambda eta: 1000.0, replace(RELEASED, most_trials=5))
+    state, step = decide(before, 10.0, 1.0, lambda eta: 1000.0, replace(RELEASED, max_backtracks=5))
     assert (step.eta, step.at_trial) == (state.eta, True)  # released: the weights stay at the last trial
 
 
@@ -272,7 +275,7 @@ def test_ground_is_flat_where_the_average_of_slopes_is():
 def test_no_step_is_longer_than_the_limit():
     state = State(1.0)
     for _ in range(60):
-        state, _ = decide(state, 10.0, 1.0, lambda eta: 0.0, replace(PAPER, every=1))
+        state, _ = decide(state, 10.0, 1.0, lambda eta: 0.0, replace(PAPER, interval=1))
     assert state.eta == PAPER.limit == 10
 
 
@@ -294,14 +297,14 @@ def test_numbers_give_the_state_back(state):
         {"eta0": 0.0},
         {"eta0": 11.0},
         {"limit": -1.0},
-        {"most_trials": 2.5},
-        {"every": 0.5},
+        {"max_backtracks": 2.5},
+        {"interval": 0.5},
         {"c": 0.0},
         {"c": 1.0},
         {"beta3": 1.0},
         {"growth": 0.9},
         {"shrink": 1.0},
-        {"every": -1},
+        {"interval": -1},
     ],
 )
 def test_rules_that_cannot_work_are_refused_by_name_and_number(bad):

@@ -56,7 +56,7 @@ def test_each_variant_has_rules_of_its_own_and_the_record_tells_them(script, opt
         ("--eta0 0", "--eta0 0.0 has to lie in (0, 10]"),
         ("--variant released --eta0 inf", "--eta0 inf has to lie in (0, inf], and be finite"),
         ("--c 1", "--c 1.0 has to lie between 0 and 1"),
-        ("--every -1", "--every -1 has to be a whole number, at least 0"),
+        ("--interval -1", "--interval -1 has to be a whole number, at least 0"),
     ],
 )
 def test_what_cannot_work_is_refused_by_name(script, options, said):

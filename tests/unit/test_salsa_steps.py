@@ -16,8 +16,8 @@ from torch import nn
 from common.optim.armijo import PAPER, PLAIN, RELEASED, TINY, Rules
 from common.optim.salsa import Salsa
 
-EVERY = replace(PAPER, every=1)
-SELDOM = replace(PAPER, early=2, every=3)  # two of three steps without a search
+EVERY = replace(PAPER, interval=1)
+SELDOM = replace(PAPER, warmup_searches=2, interval=3)  # two of three steps without a search
 
 
 def quadratic(w, curvature):
@@ -62,8 +62,8 @@ def slow(rules, adam, w, problems, b1=0.9, b2=0.999, eps=1e-8):
         if rules.released:
             wait = min(10, 1 / (r - 1 + 1e-8))
         else:
-            wait = rules.every or (10 if r == 1 else min(10, max(1, round(1 / (r - 1)))))
-        there, searched, used = None, k <= rules.early or since >= wait, eta * (1.1 if rules.released else 1)
+            wait = rules.interval or (10 if r == 1 else min(10, max(1, round(1 / (r - 1)))))
+        there, searched, used = None, k <= rules.warmup_searches or since >= wait, eta * (1.1 if rules.released else 1)
         if searched:
             since, s = 0, rules.beta3 * s + (1 - rules.beta3) * q
             trial, first = min(rules.growth * eta, rules.limit), k == 1 and rules.climbs
@@ -137,7 +137,7 @@ def test_the_first_step_of_sgd_on_a_quadratic_lies_in_the_analytic_interval(seed
     w, curvature = weights(seed), positive(seed + 1)
     g = (curvature * w).detach()
     bound = float(2 * (1 - c) * g.square().sum() / (curvature * g.square()).sum())
-    rules = Rules(eta0=above * bound, c=c, shrink=shrink, beta3=beta3, limit=math.inf, growth=1.0, most_trials=1000)
+    rules = Rules(eta0=above * bound, c=c, shrink=shrink, beta3=beta3, limit=math.inf, growth=1.0, max_backtracks=1000)
     before = w.detach().clone()
     Salsa([w], rules, "sgd").step(quadratic(w, curvature)[0])
     eta = float((before - w.detach())[0] / g[0])
@@ -148,7 +148,7 @@ def test_the_first_step_of_sgd_on_a_quadratic_lies_in_the_analytic_interval(seed
 def test_later_steps_of_adam_on_a_diagonal_quadratic_lie_in_theirs(seed, c, shrink, steps):
     """B = 2 (1 - c) sum P_j g_j^2 / sum L_j P_j^2 g_j^2, for the plain search from above."""
     w, curvature = weights(seed), positive(seed + 1)
-    rules = Rules(eta0=1e6, c=c, shrink=shrink, beta3=0.0, limit=math.inf, every=1, most_trials=5000)
+    rules = Rules(eta0=1e6, c=c, shrink=shrink, beta3=0.0, limit=math.inf, interval=1, max_backtracks=5000)
     optimizer = Salsa([w], rules, betas=(0.9, 0.99))
     closure, _ = quadratic(w, curvature)
     for _ in range(steps):
@@ -166,7 +166,7 @@ def test_later_steps_of_adam_on_a_diagonal_quadratic_lie_in_theirs(seed, c, shri
 def test_the_first_step_of_adam_goes_by_signs_and_its_slope_is_the_sum_of_magnitudes(seed, L, c):
     w = weights(seed)
     before, g = w.detach().clone(), L * w.detach()
-    rules = Rules(eta0=1e3, c=c, beta3=0.0, limit=math.inf, most_trials=1000)
+    rules = Rules(eta0=1e3, c=c, beta3=0.0, limit=math.inf, max_backtracks=1000)
     optimizer = Salsa([w], rules, eps=0.0)
     optimizer.step(quadratic(w, torch.full_like(w, L).detach())[0])
     eta, bound = optimizer.search.eta, float(2 * (1 - c) * g.abs().sum() / (L * len(w)))
@@ -231,7 +231,7 @@ def test_multiplying_the_loss_divides_the_steps_of_sgd_and_leaves_adam_alone(fac
 def test_the_sum_of_steps_times_slopes_is_bounded_by_what_there_is_to_lose(beta3):
     """c sum eta_k s_k <= sum h_k <= f(w_0) - min f: Rosenbrock's valley, the whole loss, the tested point taken."""
     w = nn.Parameter(torch.tensor([-1.2, 1.0], dtype=torch.float64))
-    rules = Rules(eta0=1.0, c=0.3, beta3=beta3, every=1)
+    rules = Rules(eta0=1.0, c=0.3, beta3=beta3, interval=1)
     optimizer = Salsa([w], rules, "sgd", betas=(0.0, 0.0))
 
     def closure(backwards):
@@ -269,7 +269,7 @@ def test_forward_and_backward_passes_are_what_the_counters_say(direction):
 def test_where_no_trial_passes_weights_are_as_they_were_bit_for_bit():
     w = weights(4)
     before = w.detach().clone()
-    optimizer = Salsa([w], replace(PAPER, most_trials=4), weight_decay=0.1)
+    optimizer = Salsa([w], replace(PAPER, max_backtracks=4), weight_decay=0.1)
     losses = iter([1.0, 2.0, 2.0, 2.0, 2.0])
 
     def closure(backwards):
@@ -430,7 +430,7 @@ def test_lr_is_the_step_that_was_taken_and_one_from_outside_is_where_the_next_se
 def test_an_lr_from_outside_is_searched_at_once_and_never_above_the_limit():
     w = weights(8)
     closure, calls = quadratic(w, positive(9))
-    optimizer = Salsa([w], replace(PAPER, early=1, every=10), "sgd")
+    optimizer = Salsa([w], replace(PAPER, warmup_searches=1, interval=10), "sgd")
     optimizer.step(closure)
     trials = calls[False]
     optimizer.zero_grad()
@@ -519,7 +519,7 @@ def test_slopes_are_summed_in_double_precision():
     assert optimizer.last.slope == pytest.approx(float(w.grad.double().square().sum()), rel=1e-8)
 
 
-@pytest.mark.parametrize("rules", [EVERY, replace(RELEASED, every=1)])
+@pytest.mark.parametrize("rules", [EVERY, replace(RELEASED, interval=1)])
 def test_weight_decay_acts_once_on_what_is_taken_and_not_on_trials(rules):
     ends = []
     for decay in (0.0, 0.25):

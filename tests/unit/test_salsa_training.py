@@ -11,7 +11,7 @@ from torch import nn
 
 from common.coupling.elastic import Coupling
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, Pictures, Texts
+from common.data.dataset import SOURCES, ImageDataset, Texts
 from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
 from common.models import build_model
@@ -217,7 +217,7 @@ def test_losses_of_texts_are_means_over_all_places(alone):
 
 def test_pictures_and_texts_answer_the_same_questions():
     images = torch.randint(256, (4, 6, 6, 1), dtype=torch.uint8)
-    pictures = Pictures(Augmenter(images, SOURCES["digits"]), torch.arange(4))
+    pictures = ImageDataset(Augmenter(images, SOURCES["digits"]), torch.arange(4))
     texts = Texts(torch.zeros(4, 9, dtype=torch.int64), torch.ones(4, 9, dtype=torch.int64))
     for split, size, shape in ((pictures, 6, (2, 1, 6, 6)), (texts, 9, (2, 9))):
         indices = torch.tensor([3, 1])

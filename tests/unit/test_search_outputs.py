@@ -18,10 +18,10 @@ from common.search.figures import _ticks, write_figures
 from common.search.importance import importance
 from common.search.objective import Training, with_setting
 from common.search.report import COLUMNS, check_same_search, command_of, totals, write_trials
-from common.search.schedule import play
 from common.search.search import Limits, Search
+from common.search.simulation import play
 from common.search.space import Space
-from common.search.steady import FREE, Steady
+from common.search.steady_state import FREE, Steady
 from common.search.tpe import study_of
 from common.search.trial import State, Trial
 from common.training.options import SIZES, CommonArgs, parse_args

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.search.pruning import Halving, Median
-from common.search.schedule import Generations, Queue
 from common.search.search import Limits, Search
+from common.search.simulation import Generations, Queue
 from common.search.trial import State, Trial
 
 

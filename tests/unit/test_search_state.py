@@ -14,10 +14,10 @@ from common.errors import UsageError
 from common.search.coordinator import Broken, Coordinator, Ready, Report, Result
 from common.search.journal import JOURNAL, PREVIOUS, SNAPSHOT, Journal
 from common.search.pruning import Median
-from common.search.schedule import Generations, Queue, log_normal, play, speed_up, utilisation
 from common.search.search import Limits, Search, split_evenly
+from common.search.simulation import Generations, Queue, log_normal, play, speed_up, utilisation
 from common.search.space import Space
-from common.search.steady import FREE, Order, Steady
+from common.search.steady_state import FREE, Order, Steady
 from common.search.strategies import Evolution, Grid, Known, Random
 from common.search.tpe import Tpe
 from common.search.trial import State

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.search import strategies
-from common.search.schedule import log_normal, play
 from common.search.search import Limits, Search
+from common.search.simulation import log_normal, play
 from common.search.space import Space, key_of
-from common.search.steady import FREE, STEP, Order, Steady, breed, reflect, tournament
+from common.search.steady_state import FREE, STEP, Order, Steady, breed, reflect, tournament
 from common.search.strategies import Evolution, Grid, Random, mutate, mutation_deviations
 from common.search.tpe import Tpe
 from common.search.trial import State, Trial, best_first
@@ -135,7 +135,7 @@ class TestSteady:
         assert max((children > 1).sum(axis=1)) == 1, "one gene at most"
 
     def test_every_number_takes_a_step(self, monkeypatch):
-        monkeypatch.setattr("common.search.steady.REDRAWN", 0.0)
+        monkeypatch.setattr("common.search.steady_state.REDRAWN", 0.0)
         space, rng = Space.of({"v": UNIT}), np.random.default_rng(3)
         steps = np.array([breed(space, {"v": 0.5}, {"v": 0.5}, rng)["v"] - 0.5 for _ in range(4000)])
         assert STEP == 0.05
@@ -159,7 +159,7 @@ class TestSteady:
 
     def test_mirrors_pile_nothing_up_at_the_bounds(self, monkeypatch):
         """|step| of a parent on the bound: half-normal, of mean 0.05 sqrt(2 / pi)."""
-        monkeypatch.setattr("common.search.steady.REDRAWN", 0.0)
+        monkeypatch.setattr("common.search.steady_state.REDRAWN", 0.0)
         space, rng = Space.of({"v": UNIT}), np.random.default_rng(7)
         values = np.array([breed(space, {"v": 1.0}, {"v": 1.0}, rng)["v"] for _ in range(2000)])
         assert sum(values == 1.0) < 5

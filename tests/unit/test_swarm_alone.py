@@ -13,7 +13,7 @@ from torch import nn
 from common.coupling.swarm import Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
 from common.coupling.swarm_rules import MOTIONS, RANDS, Motion
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, Pictures, Texts
+from common.data.dataset import SOURCES, ImageDataset, Texts
 from common.models import build_model
 from common.models.flat import FlatModel
 from common.parallel.comm import Group, Traffic
@@ -123,7 +123,7 @@ def test_the_loss_of_a_phase():
 def pictures():
     torch.manual_seed(0)
     images = torch.randint(0, 256, (40, 4, 4, 1), dtype=torch.uint8)
-    return Pictures(Augmenter(images, SOURCES["digits"]), torch.arange(40) % 10)
+    return ImageDataset(Augmenter(images, SOURCES["digits"]), torch.arange(40) % 10)
 
 
 @pytest.fixture

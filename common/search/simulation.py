@@ -12,7 +12,7 @@ import numpy as np
 
 from common.search.search import Limits, Search
 from common.search.space import Setting
-from common.search.steady import FREE, Order
+from common.search.steady_state import FREE, Order
 from common.search.strategies import Generators, Known, Proposal, Strategy
 from common.search.trial import State, Trial
 
