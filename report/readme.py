@@ -23,7 +23,7 @@ class Placed:
 
 PLACES = (
     Placed("README.md", "results", ("ecosphere-cifar10", "ecosphere-cifar100", "vit-cifar10")),
-    Placed("README.md", "start", ("start-rates",)),
+    Placed("EOA-SAM/README.md", "start", ("start-rates",)),
     Placed("EASGD/README.md", "period", ("elastic-periods",)),
     Placed("PSO-PS/README.md", "MNIST", ("local-images-mnist",)),
     Placed("PSO-PS/README.md", "MNIST swarm", ("local-images-mnist",), 1),
