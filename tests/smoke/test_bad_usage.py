@@ -13,30 +13,13 @@ NO_NETWORK |= {k.upper(): v for k, v in NO_NETWORK.items()}
 CIFAR = "--preset cpu --rounds 1"
 
 # What is wrong: (options, what the line has to name). {tmp} is an empty folder.
-ALONE = {
+ALONE = {  # one of every kind; all refusals: tests/unit/test_refusals.py
     "unknown species": ("--populations wolves", "'wolves'"),
-    "unknown optimizer": ("--populations gwo:1:adagrad", "'adagrad'"),
-    "more populations than ranks": ("--populations gwo,woa", "2 populations need at least 2 ranks"),
-    "workers that do not add up": ("--populations gwo:3", "3 workers, but there are 1 ranks"),
-    "zero workers": ("--populations gwo:0", "0 workers"),
-    "unreadable sizes": ("--populations gwo:1x", "'gwo:1x'"),
     "batch larger than the data": ("--batch-size 100000", "100000"),
-    "a round longer than an epoch": ("--round-steps 1000", "1000"),
-    "nothing held out": ("--val-fraction 0", "--val-fraction"),
-    "too little held out": ("--val-fraction 0.001", "--val-fraction 0.001"),
-    "more held out than there is": ("--val-fraction 1.5", "--val-fraction 1.5"),
-    "negative rate": ("--learning-rate -0.1", "--learning-rate -0.1"),
-    "rate that is no number": ("--learning-rate nan", "--learning-rate nan"),
-    "negative rounds": ("--rounds -2", "--rounds -2"),
-    "ring weight beyond 1": ("--exchange ring --ring-weight 2", "2"),
-    "impossible depth": ("--model wrn --depth 11", "11"),
     "unknown option": ("--frobnicate 3", "--frobnicate"),
     "unknown preset": ("--preset huge", "huge"),
     "unknown data set": ("--dataset imagenet", "imagenet"),
     "word for a number": ("--seed many", "many"),
-    "a seed of 23 digits": (f"--seed {10**22}", "9223372036854775807"),
-    "images of one pixel": ("--image-size 1", "at least 4 x 4 pixels, not 1 x 1"),
-    "a bounded gradient beside prodigy": ("--populations gwo:1:prodigy --clip-norm 1", "--clip-norm 1: prodigy"),
     "nothing to resume from": ("--resume", "--resume"),
     "empty data folder": (f"{CIFAR} --data-dir {{tmp}}/empty", "--data-dir"),
     "missing data folder": (f"{CIFAR} --data-dir {{tmp}}/missing", "--data-dir"),

@@ -91,31 +91,6 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
     assert (record.summary["rounds"], record.summary["diverged"], len(record.metrics)) == (3, False, 3 * lines)
 
 
-@pytest.mark.parametrize(
-    ("options", "ranks", "said"),
-    [
-        (("--method", "mdownpour", "--period", 4), 1, "--period 4"),
-        (("--method", "aeasgd", "--servers", 2), 2, "--servers 2 of 2 ranks"),
-        (("--method", "adownpour", "--server", "rma"), 1, "--server rma"),
-        (("--period", 0), 1, "--period 0"),
-        (("--batch-size", 48), 1, "--worker-batch of one"),
-        (("--method", "easgd", "--optimizer", "adamw", "--momentum-factor", 0.5), 1, "--momentum-factor is not an option"),
-        (("--method", "msgd", "--period", 2), 1, "--period is for"),
-        (("--method", "easgd", "--servers", 1), 1, "--servers is for"),
-        (("--method", "sgd", "--shards", "own"), 1, "--shards is for"),
-        (("--beta", -1), 1, "--beta"),
-        (("--method", "mdownpour", "--decay", 0.1), 1, "--decay is for"),
-        (("--method", "eamsgd", "--optimizer", "sgd"), 1, "--optimizer is for"),
-        (("--method", "aeasgd", "--server", "rma"), 1, "on one rank"),
-    ],
-)
-def test_what_cannot_work_is_refused(tmp_path, options, ranks, said):
-    done = run(EASGD, *SHORT, *options, "--out", tmp_path / "run", ranks=ranks, code=2)
-    (line,) = done.ours
-    assert said in line
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("method", ["aeasgd", "easgd"])
 def test_a_worker_that_is_lost_goes_on_from_the_centre(tmp_path, method):
     out = tmp_path / "run"

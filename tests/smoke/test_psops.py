@@ -1,10 +1,9 @@
 """PSO-PS (our reconstruction) as a user starts it: its record, its label, faults, resumption, and what is refused."""
 
 import math
-from functools import partial
 
 import pytest
-from launching import run, run_each
+from launching import run
 from run_records import COLUMNS, RunRecord
 
 from common.training.swarm_end import COLUMNS as SWARM_COLUMNS
@@ -99,22 +98,3 @@ def test_where_every_worker_is_lost_the_last_g_is_kept(tmp_path):
     assert record.summary["diverged"] is True
     assert math.isfinite(record.summary["test_loss"])
     assert record.summary["swarm"]["worker_val_accuracies"] == [None]
-
-
-def test_what_cannot_work_is_refused(tmp_path):
-    cases = {
-        "--period 0": "--period 0",
-        "--inertia 1.5": "--inertia 1.5",
-        "--social -1": "--social -1",
-        "--v-max-unit rms": "--v-max",
-        "--fitness last-batch --memory reeval": "--memory reeval",
-        "--fitness phase-mean --probe-images 9": "--probe-images",
-        "--opt-state reset": "--momentum-factor",
-        "--swarm bees": "bees",
-    }
-    jobs = [partial(run, PSOPS, "--preset", "smoke", *o.split(), "--out", tmp_path / "run", code=2) for o in cases]
-    for done, said in zip(run_each(jobs), cases.values(), strict=True):
-        (line,) = done.err.splitlines()
-        assert line.startswith("error: ")
-        assert said in line
-        assert not (tmp_path / "run").exists()

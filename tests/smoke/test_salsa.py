@@ -53,19 +53,6 @@ def test_a_language_model_trains_on_text_without_a_download(tmp_path):
     assert losses[1] < losses[0] < 4.7, "below ln 97, and falling"
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--learning-rate 0.1", "--learning-rate is for optimizers with a rate"),
-        ("--clip-norm 1 --round-steps 1", "--clip-norm 1"),
-    ],
-)
-def test_what_cannot_work_is_refused(tmp_path, options, said):
-    (line,) = run(SALSA, "--preset", "smoke", *options.split(), "--out", tmp_path / "run", code=2).ours
-    assert said in line
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("options", ["", "--direction sgd", "--plain", "--interval 1", "--variant released"])
 def test_the_smoke_preset_learns_the_digits(tmp_path, options):

@@ -36,34 +36,6 @@ def test_a_missing_checkpoint_is_one_line_that_says_where_to_get_it(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        (("--lr-space", "log", "--damping", "annealed"), "--damping none or proportional"),
-        (("--base-rate", "forage", "--reference"), "--reference"),
-        (("--base-rate", "forage", "--damping", "none"), "--damping"),
-        (("--forage-rule", "specified"), "--forage-rule"),
-        (("--base-rate", "forage", "--intra-coupling", "easgd"), "--intra-coupling easgd"),
-        (("--intra-coupling", "average", "--scope", "world"), "--scope world"),
-        (("--intra-coupling", "average", "--period", "0"), "--period 0"),
-        (("--period", "4"), "--period"),
-        (("--dataset", "imagefolder"), "--image-size"),
-        (("--pretrained", "x.npz"), "--model"),
-        (("--train-images", "5"), "--train-images 5"),
-        (("--accumulate", "0"), "--accumulate 0"),
-        (("--crop-scale", "1.5"), "--crop-scale 1.5"),
-        (("--initialisation", "fan-in"), "--initialisation is not an option of --model cnn"),
-        (("--model", "vit-b16", "--image-size", "225"), "224 or 240"),
-        (("--model", "vit-tiny", "--image-size", "29"), "28 or 30"),
-    ],
-)
-def test_what_does_not_go_together_is_refused(tmp_path, options, said):
-    done = run(CIFAR10, *TINY, *options, "--out", tmp_path / "run", code=2)
-    (line,) = done.ours
-    assert said in line
-    assert not (tmp_path / "run").exists()
-
-
 def write_folder(where, classes=("cats", "dogs"), n=20, sides=((20, 30), (40, 20))):
     """Noisy images of two brightnesses, of several sizes."""
     rng = np.random.default_rng(0)

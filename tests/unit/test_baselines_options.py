@@ -7,7 +7,6 @@ from types import SimpleNamespace
 import pytest
 from test_cli import load_script, undocumented
 
-from common.errors import UsageError
 from common.training.options import parse_args
 
 FOLDER = Path(__file__).parents[2] / "baselines"
@@ -56,54 +55,6 @@ def test_every_option_has_a_help_text(script):
 def test_what_a_method_takes_where_nothing_else_is_asked_for(script, options, expected):
     args = settled(script, options)
     assert {name: getattr(args, name) for name in expected} == expected
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--method cosine --period 4", "--period is for --method sync"),
-        ("--method independent --period 4", "--period is for --method sync"),
-        ("--method average --switch 0.5", "--switch is for --method post-local, not average"),
-        ("--method sync --outer-rate 1", "--outer-rate is for --method diloco"),
-        ("--method pbt --schedule cosine", "--schedule is for"),
-        ("--method linear --worker-batch 16", "--worker-batch is for"),
-        ("--method sqrt --shards own", "--shards is for"),
-        ("--method average --period 0", "--period 0 has to be at least 1"),
-        ("--method average --worker-batch 0", "--worker-batch 0 has to be at least 1"),
-        ("--method average --worker-batch 16 --batch-size 64", "--batch-size is of all workers"),
-        ("--method post-local --switch 1.5", "--switch 1.5"),
-        ("--method diloco --outer-rate 0", "--outer-rate 0.0"),
-        ("--method diloco --outer-momentum 1", "--outer-momentum 1.0"),
-        ("--method diloco --learning-rate 0.1", "--learning-rate is not an option of adamw"),
-        ("--method average --adam-rate 0.1", "--adam-rate is not an option of sgd"),
-        ("--method pbt --optimizer adamw", "--method pbt copies"),
-        ("--method sync --period 2 --optimizer nesterov", "--optimizer nesterov looks ahead"),
-        ("--optimizer salsa", "--method cosine is for optimizers with a rate, and salsa finds its steps by itself"),
-        ("--method sync --optimizer salsa-sgd", "use SaLSA/SaLSA.py, or --method average"),
-        ("--method pbt --optimizer salsa-sgd", "--method pbt is for optimizers with a rate"),
-        ("--method average --optimizer salsa --schedule cosine", "--schedule is for optimizers with a rate"),
-        ("--method average --optimizer salsa-sgd --learning-rate 1", "--learning-rate is for optimizers with a rate"),
-        ("--method replay", "--method replay needs --replay"),
-        ("--method cosine --optimizer schedulefree-sgd", "--method cosine: schedulefree-sgd is for a constant rate"),
-        ("--method average --optimizer schedulefree-adamw", "--method average: schedulefree-adamw is for a constant rate"),
-        ("--method sync --schedule step --optimizer schedulefree-sgd", "--schedule step: schedulefree-sgd is for a constant"),
-        ("--method pbt --optimizer schedulefree-sgd", "--method pbt: schedulefree-sgd"),
-        ("--method sync --optimizer prodigy --learning-rate 1", "--learning-rate is not an option of prodigy"),
-        ("--optimizer prodigy --adam-rate 1", "--adam-rate is not an option of prodigy"),
-        ("--find-lr --method step", "--find-lr tries rates, --method step moves them"),
-        ("--find-lr --optimizer prodigy", "prodigy estimates its rate by itself"),
-        ("--find-lr --optimizer salsa", "salsa finds its steps by itself"),
-        ("--find-lr --rounds 3", "--rounds is for training"),
-        ("--method average --warmup 1", "--warmup is for --method constant, cosine, step, onecycle, linear, sqrt"),
-        ("--warmup -1", "--warmup -1.0 has to be 0 or more, and finite"),
-        ("--method linear --replay somewhere", "--replay and --method linear exclude each other"),
-    ],
-)
-def test_what_cannot_work_is_refused_by_name(script, options, said):
-    with pytest.raises(UsageError) as refusal:
-        settled(script, options)
-    assert said in str(refusal.value)
-    assert "\n" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(("method", "power"), [("linear", 1.0), ("sqrt", 0.5)])

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from test_cli import load_script, undocumented
 
-from common.errors import UsageError
 from common.models import build_model
 from common.search.space import read_space
 from common.search.steady_state import Steady
@@ -48,38 +47,6 @@ def test_the_spaces_that_come_with_it(script, path):
     args, space = settled(script, f"--space {path} --model dhpo-cnn")  # which has a dropout, as the space of MNIST
     assert space == read_space(path)
     assert args.space == str(path)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--ranks-per-trial 3", "--ranks-per-trial 3 does not divide the 4 ranks"),
-        ("--trials 0", "--trials 0 has to be at least 1"),
-        ("--population 1", "--population 1"),
-        ("--threads 0", "--threads 0"),
-        ("--target 95", "--target 95"),
-        ("--strategy random --population 8", "--population is for --strategy evolution, async-evolution"),
-        ("--grid-size 3", "--grid-size is for --strategy grid"),
-        ("--strategy grid --lag 4", "--lag is for --strategy"),
-        ("--order free --lag 4", "has no lag"),
-        ("--strategy evolution --order free", "waits for all of a generation"),
-        ("--strategy grid --pruning median", "add --order free"),
-        ("--pruning median --reduction 3", "--reduction is for --pruning halving"),
-        ("--pruning median --rounds 1", "at least 2"),
-        ("--objective eoa --schedule constant", "--schedule is for --objective train"),
-        ("--populations gwo", "--populations is for --objective eoa"),
-        ("--max-steps 9", "--max-steps"),
-        ("--time-budget -1", "--time-budget -1"),
-        ("--strategy grid --grid-size 1000 --space cifar10", "is more than 1000000"),
-        ("--learning-rate 0.1", "--learning-rate is searched in digits"),
-        ("--space nowhere", "DHPO/spaces"),
-        ("--space nowhere.toml", "nowhere.toml"),
-    ],
-)
-def test_what_cannot_work_is_refused(script, options, said):
-    with pytest.raises(UsageError) as error:
-        settled(script, options)
-    assert said in str(error.value)
 
 
 def test_what_goes_together(script):

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from test_cli import load_script, undocumented
 
-from common.errors import UsageError
 from common.optim.armijo import PAPER, PLAIN, RELEASED
 from common.training.options import parse_args
 
@@ -40,26 +39,3 @@ def test_each_variant_has_rules_of_its_own_and_the_record_tells_them(script, opt
     assert found == rules
     assert args.optimizer == optimizer
     assert (args.eta0, args.c, args.beta3) == (rules.eta0, rules.c, rules.beta3)
-
-
-@pytest.mark.parametrize(
-    ("options", "said"),
-    [
-        ("--learning-rate 0.1", "--learning-rate is for optimizers with a rate: SaLSA has --eta0"),
-        ("--optimizer sgd", "--optimizer is for optimizers with a rate"),
-        ("--plain --beta3 0.5", "--plain has no averages"),
-        ("--plain --variant released", "--plain has no averages and no variants"),
-        ("--momentum-factor 0.5", "--momentum-factor is not an option of salsa:"),
-        ("--weight-decay 0.1", "--weight-decay is not an option of salsa:"),
-        ("--direction sgd --adam-decay 0.1", "--adam-decay is not an option of salsa-sgd"),
-        ("--variant released --direction sgd --momentum-factor 0.5", "--variant released has no momentum"),
-        ("--eta0 0", "--eta0 0.0 has to lie in (0, 10]"),
-        ("--variant released --eta0 inf", "--eta0 inf has to lie in (0, inf], and be finite"),
-        ("--c 1", "--c 1.0 has to lie between 0 and 1"),
-        ("--interval -1", "--interval -1 has to be a whole number, at least 0"),
-    ],
-)
-def test_what_cannot_work_is_refused_by_name(script, options, said):
-    with pytest.raises(UsageError) as refusal:
-        settled(script, options)
-    assert said in str(refusal.value)
