@@ -1,8 +1,8 @@
-"""Hyper-parameter search over MPI: every rank trains, rank 0 also hands out what to train.
+"""Hyper-parameter search over MPI: every rank trains, rank 0 also assigns the trials.
 
-grid, random      all settings are dealt out evenly at the start
-evolution         (mu + mu), generation by generation, as the reference project has it
-async-evolution   steady state: nobody waits for a generation
+grid, random      all settings are distributed evenly at the start
+evolution         (mu + mu), generation by generation, as in the reference project
+async-evolution   steady state: no rank waits for a generation
 tpe               Optuna's tree-structured Parzen estimator, under the same coordinator
 
 python DHPO/DHPO.py --preset smoke
@@ -58,48 +58,47 @@ class Args(CommonArgs):
     one_optimizer: ClassVar[bool] = False  # a space may name several
 
     resume: bool = False
-    """go on with the search in --out where its journal ends, on as many ranks as there are now"""
+    """continue the search in --out from its journal; the number of ranks may differ"""
     strategy: Literal["grid", "random", "evolution", "async-evolution", "tpe"] = "async-evolution"
-    """what proposes settings (published: grid, random, evolution)"""
+    """strategy that proposes settings (published: grid, random, evolution)"""
     space: PathText = "cifar10"
-    """what is searched: a TOML file, or the name of one in DHPO/spaces"""
+    """search space: a TOML file, or the name of one in DHPO/spaces"""
     trials: Annotated[int, Range(1, 10**5)] = 64
     """settings to try (published: 64)"""
     population: Annotated[int, Range(2, 10**5), For("strategy", ("evolution", "async-evolution"))] = 4
     """mu of both evolutions, and children per generation (published: 4)"""
     grid_size: Annotated[int, Range(1), For("strategy", ("grid",))] = 4
-    """values of a numeric variable on a grid, where the space does not say (published: 4)"""
+    """grid values of a numeric variable, unless given by the space (published: 4)"""
     order: Literal["lag", "free"] = "lag"
-    """what a proposal, and a decision to stop a trial, knows of others: those --lag before it, so that results do not depend on
-    timing or on the number of ranks, or whatever has ended"""
+    """trials that a proposal or a pruning decision uses: those --lag before it (lag; results do not depend on timing or on the
+    number of ranks), or all that have ended (free)"""
     lag: Annotated[int, Range(1), For("strategy", ("async-evolution", "tpe"))] = 16
-    """W: trial i waits for trials up to i - W and knows these; up to W workers are busy at a time"""
+    """W: trial i waits for trials up to i - W and uses these; up to W workers are busy at a time"""
     pruning: Literal["none", "median", "halving"] = "none"
     """stop poor trials early: median rule, or asynchronous successive halving"""
     reduction: Annotated[int, Range(2), For("pruning", ("halving",))] = 4
-    """one of how many goes on at each rung of --pruning halving"""
+    """one trial in this many continues at each rung of --pruning halving"""
     time_budget: Annotated[float, Range(0)] = 0.0
     """seconds after which no trial is started; 0 for no limit"""
     target: Annotated[float, Range(0, 1)] = 0.0
     """accuracy (a fraction) after which no trial is started; 0 for none"""
     retries: Annotated[int, Range(0)] = 1
-    """further attempts at a trial that raised an error"""
+    """retries of a trial that raised an error"""
     trial_seeds: Literal["common", "own"] = "common"
-    """whether all trials are trained with --seed, so that settings are compared, or each with a seed of its own (published:
-    common)"""
+    """seeds of trials: --seed for all (common), so that only settings differ, or one per trial (own) (published: common)"""
     ranks_per_trial: int = 1
     """ranks that train one trial together"""
     threads: Annotated[int, Range(1, 1024)] = 1
-    """threads of a rank; of networks this small more are slower, and others round differently"""
+    """threads of a rank; for networks this small more are slower, and another number rounds differently"""
     objective: Literal["train", "eoa"] = "train"
-    """what a trial is: training as in baselines/, or an ecosphere (EOA) of its ranks"""
+    """objective of a trial: training as in baselines/, or an ecosphere (EOA) of its ranks"""
     schedule: Annotated[Schedule, For("objective", ("train",))] = "cosine"
-    """of the learning rate of --objective train (published: constant)"""
+    """learning-rate schedule of --objective train (published: constant)"""
     populations: Annotated[str, For("objective", ("eoa",))] = "auto"
-    """of --objective eoa, as in EOA-SAM"""
+    """populations of --objective eoa, as in EOA-SAM"""
 
 
-OWN: dict[str, Any] = {"optimizer": "sgd", "fitness_images": 0, "precision": "float32"}  # what is searched over is small
+OWN: dict[str, Any] = {"optimizer": "sgd", "fitness_images": 0, "precision": "float32"}  # for small networks
 PUBLISHED = {"schedule": "constant", "label_smoothing": 0.0, "weight_decay": 0.0}
 PRESETS = make_presets(
     Args,
@@ -118,7 +117,7 @@ COST = {
 
 
 def main() -> None:
-    """Parse, read the data once, search, and train the winner again to judge it on the test images."""
+    """Parse, read the data once, search, and retrain the best setting to evaluate it on the test images."""
     args, given = parse_args(PRESETS, __doc__)
     ranks = world_size()
     space = read_checked_space(args, given, ranks)
@@ -142,14 +141,14 @@ def main() -> None:
         write_trials(directory / "trials.csv", space, search.trials, training.seed_of)
     best = topology.world.bcast_object(search and search.best)
     if best is None:
-        launch.leave(1, f"no trial has come to a value; what went wrong stands in {directory / 'trials.csv'}")
+        launch.leave(1, f"no trial has reached a value; the errors are in {directory / 'trials.csv'}")
     if topology.world.rank < args.ranks_per_trial:  # the ranks of worker 0; the others are done
         finish(args, space, training, search, best, directory, setup)
     topology.world.sleeping_barrier()
 
 
 def build_objective(args: Args, topology: Topology, trial: Topology) -> Training:
-    """The data, the same on all ranks, and what a trial does with them. Collective over the world."""
+    """The data, the same on all ranks, and the objective of a trial. Collective over the world."""
     where = str(data_directory(args.data_dir))
     shares = (args.val_fraction, args.fitness_images, args.train_images)
     sizes = (args.image_size, args.crop_scale, args.crop)
@@ -160,7 +159,7 @@ def build_objective(args: Args, topology: Topology, trial: Topology) -> Training
 
 
 def start_record(directory: Path, args: Args, space: Space, training: Training, topology: Topology) -> None:
-    """Write config.json and environment.json; before resuming, the search has to be the one recorded. Collective."""
+    """Write config.json and environment.json; a resumed search must match the recorded one. Collective."""
     named = {"experiment": "dhpo", "method": args.strategy, "space": space.as_dict(), "space_name": args.space}
     config = {**vars(args), "precision": training.args.precision, **named}
     with topology.world.raise_together():
@@ -176,15 +175,16 @@ def start_record(directory: Path, args: Args, space: Space, training: Training, 
 def finish(
     args: Args, space: Space, training: Training, search: Search | None, best: Trial, directory: Path, setup: float
 ) -> None:
-    """Train the winner again, judge it on the test images, write the record. Collective over the ranks of a trial.
+    """Retrain the best setting, evaluate it on the test images, write the record. Collective over the ranks of a trial.
 
-    Trained again, not kept: so weights need not outlive a kill, and it is seen whether the value can be had again.
+    Weights are not kept during a search, which may be killed and resumed. Retraining also shows whether the value is
+    reproducible.
     """
     began = time.perf_counter()
     winner = training.train(best.setting, training.seed_of(best.id))
     module, data, precision, group = winner.model.module, training.data, training.args.precision, training.topology.world
     validation = evaluate(module, data.validation, precision, group)
-    test = evaluate(module, data.test, precision, group)  # the only time that anybody looks at it
+    test = evaluate(module, data.test, precision, group)  # the only use of the test images
     if search is None:
         return
     from common.search.figures import write_figures  # seconds to import, and only rank 0 needs them
@@ -226,13 +226,13 @@ def finish(
 
 
 def settings_of(args: Args, training: Training, trial: Trial) -> CommonArgs:
-    """The options that a trial was trained with, its batch as it was made to divide by the ranks."""
+    """The options of a trial, with its batch size rounded to divide by the ranks."""
     settled = with_setting(training.args, trial.setting, args.objective, args.populations, training.seed_of(trial.id))
     return replace(settled, batch_size=sizes_of(settled, len(training.data.train), args.ranks_per_trial)[0])
 
 
 def read_checked_space(args: Args, given: set[str], ranks: int) -> Space:
-    """The space, once all options are known to work together. Raises UsageError."""
+    """Check all options and read the search space. Raises UsageError."""
     check(args, given)
     if args.ranks_per_trial < 1 or ranks % args.ranks_per_trial:
         size = args.ranks_per_trial
@@ -258,7 +258,7 @@ def read_checked_space(args: Args, given: set[str], ranks: int) -> Space:
 
 
 def check_order(args: Args, given: set[str]) -> None:
-    """Refuse orders that have no meaning. Raises UsageError."""
+    """Refuse an --order or --lag without effect. Raises UsageError."""
     if args.order == "free" and "lag" in given:
         raise UsageError("--order free has no lag: leave one of them out")
     if args.strategy in STATIC and "order" in given and args.pruning == "none":
@@ -267,13 +267,13 @@ def check_order(args: Args, given: set[str]) -> None:
         )
     if args.strategy in ("grid", "random") and args.pruning != "none" and args.order == "lag":
         raise UsageError(
-            f"--pruning {args.pruning} beside {args.strategy} can only go by what happens to have ended, since all trials are "
+            f"--pruning {args.pruning} with {args.strategy} can only use the trials that have ended, since all trials are "
             "proposed at once: add --order free, and results depend on timing"
         )
 
 
 def trial_topology(args: Args, topology: Topology) -> Topology:
-    """The ranks of one trial as a world of their own; Horovod is started on it where they are several."""
+    """The ranks of one trial as a world of their own; Horovod is started on it if there are several."""
     size = args.ranks_per_trial
     specs = [PopulationSpec(args.schedule, size, args.optimizer)]
     if args.objective == "eoa":
@@ -282,7 +282,7 @@ def trial_topology(args: Args, topology: Topology) -> Topology:
 
 
 def strategy_of(args: Args, space: Space) -> Strategy:
-    """What proposes."""
+    """The search strategy."""
     order = Order(args.lag if args.order == "lag" else None)
     match args.strategy:
         case "grid":
@@ -292,14 +292,14 @@ def strategy_of(args: Args, space: Space) -> Strategy:
         case "evolution":
             return Evolution(space, args.population)
         case "tpe":
-            from common.search.tpe import Tpe  # Optuna takes a second
+            from common.search.tpe import Tpe  # importing Optuna takes a second
 
             return Tpe(space, order)
     return Steady(space, args.population, order)
 
 
 def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coordinator:
-    """The search as the journal left it, ready to be gone on with; rank 0 makes it."""
+    """The coordinator of the search, rebuilt from its journal; on rank 0."""
     pruners: dict[str, Pruner] = {"median": Median(), "halving": Halving(args.rounds, args.reduction)}
     limits = Limits(args.trials, args.time_budget or math.inf, args.target or math.inf, args.retries)
     pruner, free = pruners.get(args.pruning), args.order == "free"
@@ -316,20 +316,20 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
         print(f"note: --{name} {most} keeps at most {most} of {workers} workers busy", flush=True)
     if search.trials:
         ended, begun = search.count(State.COMPLETE, State.PRUNED, State.FAILED), search.count(State.RUNNING)
-        print(f"resuming after {ended} trials; begun, and to be begun again: {begun}", flush=True)
+        print(f"resuming after {ended} trials; unfinished trials, to be restarted: {begun}", flush=True)
     elif args.resume:
         print(f"nothing to resume in {journal.directory}: starting", flush=True)
     return Coordinator(search, journal, lambda number: say_trial(search, number))
 
 
 def workers_of(args: Args, workers: int) -> str:
-    """So many workers, and of how many ranks."""
+    """Text of the number of workers and of their ranks."""
     ranks = args.ranks_per_trial
     return f"{workers} worker{'s'[: workers > 1]} of {ranks} rank{'s'[: ranks > 1]}"
 
 
 def why(search: Search) -> str:
-    """Why a search has ended before all its trials were tried, '' where it has not."""
+    """Why a search has ended before all its trials, '' if it has not."""
     limits = search.limits
     if search.best and search.best.value is not None and search.best.value >= limits.target:
         return f"the target of {limits.target:g} is reached"
@@ -339,7 +339,7 @@ def why(search: Search) -> str:
 
 
 def say_trial(search: Search, number: int) -> None:
-    """A line for a trial that has ended."""
+    """Print a line for an ended trial."""
     trial, best = search.trials[number], search.best
     what = f"{trial.value:.4f}" if trial.value is not None else trial.error
     states = {State.COMPLETE: "", State.WAITING: " to be tried again"}
@@ -350,7 +350,7 @@ def say_trial(search: Search, number: int) -> None:
 
 
 def say_end(summary: dict[str, Any], directory: Path) -> None:
-    """What came of it."""
+    """Print the result of the search."""
     best = summary["best"]
     setting = ", ".join(f"{name} {value}" for name, value in best["setting"].items())
     print(

@@ -1,12 +1,12 @@
 """Elastic averaging SGD, its family and its comparators (Zhang, Choromanska and LeCun, NeurIPS 2015).
 
-Every worker trains its own weights on all the images (--shards own: on a part of them); every tau steps it exchanges with a
-centre, which is what is judged.
+Every worker trains its own weights on all images (--shards own: on a shard). Every tau steps it exchanges with the center
+variable (the centre). The centre is evaluated.
 
-    together        easgd (Jacobi), easgd-gs (Gauss-Seidel): all workers meet, Horovod adds them up
-    with a server   aeasgd, eamsgd, downpour, mdownpour, adownpour, mvadownpour, admm: nobody waits for another worker;
-                    the first rank (--servers S: the first S) keeps the centre and trains nothing
-    alone           sgd, msgd, asgd, mvasgd: rank 0 trains, other ranks wait
+    together        easgd (Jacobi), easgd-gs (Gauss-Seidel): synchronous, by an all-reduce over the workers (Horovod)
+    with a server   aeasgd, eamsgd, downpour, mdownpour, adownpour, mvadownpour, admm: asynchronous; the first rank
+                    (--servers S: the first S) keeps the centre and trains nothing
+    alone           sgd, msgd, asgd, mvasgd: sequential; rank 0 trains, other ranks wait
 
 For example:
 
@@ -55,11 +55,11 @@ SERVED = ("aeasgd", "eamsgd", "downpour", "mdownpour", "adownpour", "mvadownpour
 ALONE = ("sgd", "msgd", "asgd", "mvasgd")
 METHODS = (*TOGETHER, *SERVED, *ALONE)
 WITH_MOMENTUM = ("eamsgd", "mdownpour", "msgd")
-AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # over all of the centre's past; the others' rate is --average-rate
+AVERAGED = {"adownpour": 0.0, "asgd": 0.0}  # plain mean of the centre's past; the other averages use --average-rate
 MOVING = ("mvadownpour", "mvasgd")
 PULLED = (*TOGETHER, "aeasgd", "eamsgd", "admm")
-NOT_MDOWNPOUR = tuple(m for m in METHODS if m != "mdownpour")  # its master steps, at one rate
-# Learning rates where none is given. paper: those of its figures 8 and 9, else the middle one that was tried. cpu: by
+NOT_MDOWNPOUR = tuple(m for m in METHODS if m != "mdownpour")  # its master steps, at a constant rate
+# Default learning rates. paper: of its figures 8 and 9, else the middle one of those tried. cpu: by
 # validation accuracy at periods 4 and 16 for aeasgd, eamsgd, downpour and mvadownpour (periods.md), else by analogy.
 SLOW, SLOWEST = ("downpour", "adownpour", "mvadownpour"), ("mdownpour",)
 RATES = {
@@ -85,38 +85,37 @@ class Args(CommonArgs):
     """Elastic averaging."""
 
     method: Method = "aeasgd"
-    """what couples the workers"""
+    """optimization method, which couples the workers"""
     learning_rate: Annotated[float, Range(above=0)] = 0.05
-    """eta of a worker, scaled by nothing; the default shown is replaced by one of the method's own, but in preset smoke"""
+    """eta of a worker, unscaled; the default is the method's own, not the value shown, except in preset smoke"""
     momentum_factor: Annotated[float, Range(0, below=1)] = 0.99
-    """delta of eamsgd, msgd and mdownpour (paper: 0.99); the other methods have 0 unless it is given"""
+    """delta of eamsgd, msgd and mdownpour (paper: 0.99); default 0 with the other methods"""
     batch_size: Annotated[int, Range(1)] = 256
-    """images per step of all workers together; the default shown is replaced by --worker-batch for each worker"""
+    """images per step of all workers together; by default --worker-batch times the workers, not the value shown"""
     period: Annotated[int, Range(1), For("method", (*TOGETHER, *SERVED))] = 10
-    """tau: local steps between two exchanges of a worker (paper: 1 to 64; mdownpour knows 1 only)"""
+    """tau: local steps between two exchanges of a worker (paper: 1 to 64; mdownpour: only 1)"""
     beta: Annotated[float, Range(0, usual="0.9"), For("method", PULLED)] = 0.9
-    """moving rate of the centre: an exchange moves a worker by beta / workers of its distance (paper: 0.9)"""
+    """moving rate of the centre: an exchange moves a worker by beta / workers times its distance (paper: 0.9)"""
     worker_batch: Annotated[int, Range(1)] = 128
-    """images per step of one worker, unless --batch-size says how many all workers together have (paper: 128)"""
+    """images per step of one worker, unless --batch-size gives those of all workers together (paper: 128)"""
     variant: Annotated[Literal["printed", "nesterov"], For("method", ("mdownpour",))] = "printed"
-    """how mdownpour's master steps: as printed, or as Nesterov's momentum is usually meant"""
+    """step of mdownpour's master: as printed in the paper, or standard Nesterov momentum"""
     shards: Annotated[Literal["all", "own"], For("method", (*TOGETHER, *SERVED))] = "all"
-    """which images a worker trains on: all of them, in an order of its own, or a part that is its own for the whole run
-    (paper: all)"""
+    """training images of a worker: all images in an order of its own, or a shard, fixed for the whole run (paper: all)"""
     average_rate: Annotated[float, Range(above=0, most=1), For("method", MOVING)] = 0.001
     """rate of the moving average of mvadownpour and mvasgd (paper: 0.001)"""
     decay: Annotated[float, Range(0), For("method", NOT_MDOWNPOUR), Needs(has_rate, NO_RATE)] = 0.0
     """gamma: the learning rate after t steps of a worker is eta / sqrt(1 + gamma t) (paper: 0, or 1e-4)"""
     servers: Annotated[int, Range(1), For("method", SERVED)] = 1
-    """ranks that keep a slice of the centre each"""
+    """server ranks; each keeps a slice of the centre"""
     server: Annotated[Literal["messages", "rma"], For("method", SERVED)] = "messages"
-    """how workers reach the centre: by messages to its servers, or one-sidedly, in a window of rank 0's memory"""
+    """access of workers to the centre: messages to its servers, or one-sided in an RMA window of rank 0"""
 
     def refuse(self, given: set[str]) -> None:
-        """What does not go together with the method. Raises UsageError."""
+        """Refuse options that do not fit the method. Raises UsageError."""
         refuse_both_batches(given)
-        refuse_averages([self.optimizer], "workers that are pulled to a centre")
-        if "optimizer" in given and self.method in WITH_MOMENTUM:  # these have the paper's own
+        refuse_averages([self.optimizer], "a center variable")
+        if "optimizer" in given and self.method in WITH_MOMENTUM:  # these use the paper's
             others = tuple(m for m in METHODS if m not in WITH_MOMENTUM)
             raise UsageError(f"--optimizer {For('method', others).wrong(self)}")
         if "clip_norm" in given and self.method == "mdownpour":
@@ -131,7 +130,7 @@ PRESETS = make_presets(
     Args,
     smoke={
         **{"optimizer": "sgd", "worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05},
-        **{"momentum_factor": 0.9, "weight_decay": 1e-4, "average_rate": 0.05},  # some hundred updates in all
+        **{"momentum_factor": 0.9, "weight_decay": 1e-4, "average_rate": 0.05},  # a few hundred updates in all
     },
     cpu={
         **{"model": "easgd-cnn", "width": 4, "crop": 28, "pixels": "unit", "train_images": 20000, "rounds": 12},
@@ -151,7 +150,7 @@ COST = {
 
 
 def main() -> None:
-    """Parse, choose the ranks' parts, train."""
+    """Parse, assign roles to ranks, train."""
     args, given = parse_args(PRESETS, __doc__)
     args = resolve(args, given)
     ranks, method = world_size(), args.method
@@ -175,7 +174,7 @@ def main() -> None:
 
 
 def resolve(args: Args, given: set[str]) -> Args:
-    """The arguments with what the method brings along, checked. Raises UsageError for those that cannot work."""
+    """The arguments with the method's defaults filled in, checked. Raises UsageError."""
     own: dict[str, Any] = {"learning_rate": RATES[args.preset].get(args.method, args.learning_rate)}
     if args.method in WITH_MOMENTUM and args.method != "mdownpour":
         own["optimizer"] = "nesterov"
@@ -189,7 +188,7 @@ def resolve(args: Args, given: set[str]) -> Args:
 
 
 def count_servers(args: Args, ranks: int) -> int:
-    """How many of the first ranks serve and train nothing. Raises UsageError where no worker is left."""
+    """Number of servers, the first ranks, which train nothing. Raises UsageError if no worker is left."""
     if args.method not in SERVED:
         return 0
     if ranks == 1:
@@ -212,18 +211,18 @@ def populations(args: Args, ranks: int, servers: int) -> list[PopulationSpec]:
 
 
 def batched(args: Args, given: set[str], workers: int) -> Args:
-    """The arguments with the batch of all workers together."""
+    """The arguments with the batch size of all workers together."""
     return args if "batch_size" in given else replace(args, batch_size=args.worker_batch * workers)
 
 
 def make_center(args: Args, centre: Tensor) -> CenterVariable:
-    """The center, or a slice of it, with the rule and the average of the method."""
+    """The center variable, or a slice of it, with the rule and the average of the method."""
     rule = MomentumRule(args.learning_rate, args.momentum_factor, args.variant) if args.method == "mdownpour" else None
     return CenterVariable(centre.clone(), rule, args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
 
 
 def make_coupling(args: Args, x: Tensor, centre: Centre, workers: int) -> Coupling:
-    """A worker's side of a method whose center has a place of its own."""
+    """A worker's coupling to a separate center variable."""
     alpha = args.beta / workers
     rules: dict[str, Callable[[], Coupling]] = {
         "mdownpour": lambda: MomentumDownpour(x, centre, args.weight_decay),
@@ -236,7 +235,7 @@ def make_coupling(args: Args, x: Tensor, centre: Centre, workers: int) -> Coupli
 
 
 def prepare(run: Run) -> tuple[Args, FlatModel, RateRule]:
-    """The model, with the same x_0 everywhere, and the learning rate of every step."""
+    """The model, with the same x_0 on all ranks, and the learning rate of every step."""
     args: Args = run.args  # type: ignore[assignment]
     steps = args.rounds * run.plan.steps
     if args.method in (*TOGETHER, *SERVED) and args.period > min(steps, args.max_steps or steps):
@@ -247,7 +246,7 @@ def prepare(run: Run) -> tuple[Args, FlatModel, RateRule]:
 
 
 def train_together(run: Run) -> None:
-    """Workers that meet, or one worker with the center in its own process."""
+    """Train synchronous workers, or one worker with the center in its own process."""
     args, model, rates = prepare(run)
     x, group = model.parameters.data, run.topology.population
     center: CenterVariable | None = None
@@ -268,7 +267,7 @@ def train_together(run: Run) -> None:
 
 
 def train_with_servers(run: ServedRun) -> None:
-    """Servers serve, workers work; then all meet."""
+    """Run servers and workers; collective over the world."""
     args, model, rates = prepare(run)
     world, x = run.topology.world, model.parameters.data
     serving = world.rank < run.servers
@@ -287,7 +286,7 @@ def train_with_servers(run: ServedRun) -> None:
     run.start(worker, ServedEnd(worker, evaluated, run.evaluator, run.data.fitness, center))
     if args.method == "admm" and run.first_round:
         restore_admm(run, coupling)
-    world.barrier()  # no worker looks into a window before it holds what was resumed
+    world.barrier()  # a window must hold the resumed center before workers read it
     with run:
         if remote:
             run.work(remote)
@@ -300,7 +299,7 @@ def train_with_servers(run: ServedRun) -> None:
 
 
 def my_slice(args: Args, x: Tensor, run: ServedRun, window: WindowCenter | None) -> CenterVariable:
-    """The slice of the center that this server keeps; all of it in a window."""
+    """The slice of the center that this server keeps; with a window, all of it."""
     if window:
         return CenterVariable(torch.from_numpy(window.memory))
     start, stop = slices_of(len(x), run.servers)[run.topology.world.rank]
@@ -308,7 +307,7 @@ def my_slice(args: Args, x: Tensor, run: ServedRun, window: WindowCenter | None)
 
 
 def restore_admm(run: ServedRun, coupling: Coupling) -> None:
-    """The center of a resumed run is the mean of the terms that its workers resumed with: all were saved at other moments."""
+    """Set a resumed center to the mean of its workers' terms, because center and terms were saved at different moments."""
     world = run.topology.world
     total = torch.zeros(len(run.worker.model.parameters))
     if isinstance(coupling, Admm):

@@ -33,7 +33,7 @@ Draw = Callable[[], float]  # a number from U(0, 1)
 
 @dataclass(frozen=True)
 class Rules:
-    """What differs between the published scripts (docs/algorithms.md, "With --reference")."""
+    """Settings in which the published scripts differ (docs/algorithms.md, "With --reference")."""
 
     base: str = "blend"  # best, blend or anneal
     damping: str = "relative"  # none, proportional, relative, annealed, fixed or scaled
@@ -63,7 +63,7 @@ def base_rate(rule: str, leader: float, start: float, t: int, rounds: int) -> fl
 
 
 def damp(s: float, now: Moment, rules: Rules) -> float:
-    """d(s), which keeps a step s = A D small."""
+    """Damping d(s) of a step s = A D."""
     annealed = (1 + cos(pi * (now.t + 1) / now.rounds)) / 2
     return {
         "none": s,
@@ -129,7 +129,7 @@ def whales(rates: list[float], world: list[float], now: Moment, rules: Rules, dr
 
 
 def starting_rates(ranks: int) -> list[float]:
-    """Linear scaling with the number of workers for wolves, by its root for whales, and up to a tenth of noise."""
+    """eta0 scaled by the number of workers for wolves, by its square root for whales, plus up to 10 % noise."""
     if ranks == 1:
         return [ETA0]
     scales = [ranks if rank < ranks // 2 else ranks**0.5 for rank in range(ranks)]
@@ -137,7 +137,7 @@ def starting_rates(ranks: int) -> list[float]:
 
 
 def next_rates(rates: list[float], fitness: list[float], t: int, rules: Rules) -> list[float]:
-    """The rates of all workers for round t + 1; every rank computes the same, since all draw the same numbers."""
+    """The rates of all workers for round t + 1; every rank computes the same from the same draws."""
     leader = max(range(len(rates)), key=lambda i: (fitness[i], rates[i], -i))
     now = Moment(t, ROUNDS, base_rate(rules.base, rates[leader], len(rates) * ETA0, t, ROUNDS))
     if len(rates) == 1:
@@ -162,7 +162,7 @@ def main() -> None:
     model = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 10))
 
     def average_(tensors: list[torch.Tensor]) -> None:
-        """The mean of every tensor over all workers, in place."""
+        """Average every tensor over all workers, in place."""
         for tensor in tensors:
             world.Allreduce(MPI.IN_PLACE, tensor.numpy())
             tensor.div_(ranks)

@@ -1,7 +1,7 @@
 """EOA on a Vision Transformer: fine-tuning from Google's checkpoints, or from scratch.
 
-The ecosphere of EOA-SAM with SGD, its gradient clipped after it was averaged over the population, and no second pass. A rank's
-batch may go through the network in parts (--accumulate); gradients are averaged once per step all the same.
+EOA-SAM with SGD instead of SAM: one pass per step, and the gradient is clipped after averaging over the population. A rank's
+batch may be processed in parts (--accumulate); gradients are still averaged once per step.
 
     horovodrun -np 8 python EOA-ViT/EOAViT.py --preset paper --pretrained ViT-B_16.npz
     mpirun --oversubscribe --bind-to none -np 8 python EOA-ViT/EOAViT.py --preset cpu
@@ -19,8 +19,8 @@ PRESETS = make_presets(
     cpu={**TINY, "rounds": 15, "depth": 4, "width": 3, "learning_rate": 0.1},
     paper={
         **{**TINY, "model": "vit-b16", "dropout": 0.1, "image_size": 224, "flip": False},
-        "learning_rate": 0.03 * 128 / 512,  # 0.03 for 512 images, as ViT-B/16 is fine-tuned, quoted for 128
-        **{"batch_size": 4096, "accumulate": 16},  # 512 for each of the 8 ranks there were, in parts of 32 images
+        "learning_rate": 0.03 * 128 / 512,  # fine-tuning rate of ViT-B/16, 0.03 for 512 images, scaled to 128
+        **{"batch_size": 4096, "accumulate": 16},  # published: 512 for each of 8 ranks, in parts of 32 images
     },
 )
 COST = {

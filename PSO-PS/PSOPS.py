@@ -1,8 +1,8 @@
 """PSO-PS (our reconstruction): weights synchronised as particles of a swarm (after Ye, Han, Sun and Lv, IJCNN 2020).
 
-Every worker trains its own weights on its own images; every n steps all meet, not to average but to move once as a swarm
-does: each towards the best place it has been at and the best place of all, which is the run's model. Of the paper only the
-abstract was at hand: equations, coefficients and settings are ours, and no number made with this reproduces its results.
+Every worker trains its own weights on its own images. Every n steps all workers make one particle-swarm move instead of an
+average: each moves towards its own best position and the global best position, which is the run's model. Only the paper's
+abstract was available: equations, coefficients and settings are ours, and no result here reproduces the paper's.
 
 For example:
 
@@ -50,59 +50,59 @@ class Args(CommonArgs):
     """Swarm. The paper's values are not known."""
 
     learning_rate: Annotated[float, Range(above=0)] = 0.1
-    """eta of a worker, constant, scaled by nothing"""
+    """eta of a worker, constant and unscaled"""
     batch_size: Annotated[int, Range(1)] = 256
-    """images per step of all workers together; the default shown is replaced by --worker-batch for each worker"""
+    """images per step of all workers together; by default --worker-batch times the workers, not the value shown"""
     period: Annotated[int, Range(1)] = 10
     """n: local steps between two moves of the swarm"""
     swarm: Swarms = "hull"
     """coefficients of the move: hull (ours; within the hull of x, P and G), clerc (constriction), shi (falling inertia), oz
-    (those of another method, as a thesis used them); the next eight options override single ones (None: its own)"""
+    (of another method, from a thesis); the next eight options override single coefficients (None: as in --swarm)"""
     inertia: Annotated[float | None, Range(0, 1)] = None
-    """w, at the start"""
+    """w at the start"""
     inertia_end: Annotated[float | None, Range(0, 1)] = None
-    """w after the last move, linear in between (where only --inertia is given: the same)"""
+    """w after the last move, linear in between (with only --inertia given: equal to it)"""
     cognitive: Annotated[float | None, Range(0)] = None
-    """c1: pull to the best place of this worker"""
+    """c1: pull to the best position of this worker"""
     social: Annotated[float | None, Range(0)] = None
-    """c2: pull to the best place of all"""
+    """c2: pull to the best position of all workers"""
     decay: bool | None = None
     """shrink c1 and c2 by (1 - 1/K)^k at move k of K; --decay True or --decay False"""
     rand: Rand | None = None
     """r1 and r2 are drawn for every coordinate, for every parameter tensor, or once a move"""
     v_max: Annotated[float | None, Range(0)] = None
-    """largest velocity of a coordinate, in units of --v-max-unit; 0 for any"""
+    """largest velocity of a coordinate, in units of --v-max-unit; 0 for no limit"""
     v_max_unit: Annotated[
         Unit | None, Needs(lambda args: args.v_max > 0, "is for a --v-max above 0: add one, or leave it out")
     ] = None
     """absolute, or multiples of the root mean square of the parameter tensor"""
     fitness: FitnessName = "probe"
-    """what places are compared by: the loss on a few training images, the same for all workers; the mean loss of the local
-    steps since the last move; or that of the last one (paper: training loss, not known which)"""
+    """fitness of a position: loss on a few training images, the same for all workers; mean loss of the local steps since the
+    last move; or loss of the last step (paper: training loss, unknown which)"""
     probe_images: Annotated[int, Range(1), For("fitness", ("probe",))] = 256
-    """images of the probe, at most all there are"""
+    """images of the probe, at most all training images"""
     memory: Memory = "standard"
-    """best places are kept until better ones are found (standard); likewise, but measured again on a new probe at every move
-    (reeval); or are always the present ones (fresh)"""
+    """best positions: kept until better ones are found (standard); likewise, but measured again on a new probe at every move
+    (reeval); or always the current ones (fresh)"""
     consensus: bool = False
-    """after a move all workers take over the weights of the one that found G; each keeps its own velocity"""
+    """after a move all workers take the weights of the worker that found G; each keeps its own velocity"""
     opt_state: Literal["keep", "reset"] = "keep"
-    """what becomes of local momentum at a move"""
+    """local momentum at a move"""
     exchange: ExchangeName = "broadcast"
-    """how the best place travels: from its worker to all; by gathering everybody's, which costs more and changes nothing; or
-    delayed, while the next steps train, so that a move knows the best place of the meeting before"""
+    """communication of the best position: broadcast; allgather of all positions, with the same result at a higher cost; or
+    delayed, overlapped with the next steps, so that a move uses the best position of the previous synchronisation"""
     worker_batch: Annotated[int, Range(1)] = 64
-    """images per step of one worker, unless --batch-size says how many all workers together have"""
+    """images per step of one worker, unless --batch-size gives those of all workers together"""
     shards: Literal["own", "all"] = "own"
-    """which images a worker trains on: a part that is its own for the whole run, or all of them, in an order of its own"""
+    """training images of a worker: a shard, fixed for the whole run, or all images in an order of its own"""
 
     def refuse(self, given: set[str]) -> None:
-        """What a swarm cannot have together. Raises UsageError."""
+        """Refuse incompatible options. Raises UsageError."""
         refuse_both_batches(given)
-        refuse_averages([self.optimizer], "workers that fly to a best place")
+        refuse_averages([self.optimizer], "the moves of a swarm")
         if self.fitness != "probe" and self.memory == "reeval":
             raise UsageError(
-                f"--memory reeval measures places again, which --fitness {self.fitness} cannot: use --fitness probe"
+                f"--memory reeval measures positions again, which --fitness {self.fitness} cannot: use --fitness probe"
             )
         if self.opt_state == "reset" and lr_option(self.optimizer) == "sgd" and not self.momentum_factor:
             raise UsageError("--opt-state reset is for local momentum: add --momentum-factor 0.9, or leave it out")
@@ -147,7 +147,7 @@ def main() -> None:
     with run:
         for t in run.rounds():
             run.train(t)  # MPI: every n steps one MINLOC, and a broadcast if there is a new G
-            result = run.evaluate(t)  # for the record only: nothing is decided by it
+            result = run.evaluate(t)  # for the record only
             run.close(t, run.end_round(t, result))
 
 
@@ -163,15 +163,15 @@ def resolve(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
 
 
 def cautions(motion: Motion) -> list[str]:
-    """What to say of coefficients with which a swarm at rest would fly apart."""
+    """Notes on coefficients with which a swarm with fixed P and G is unstable."""
     w, c1, c2 = motion.inertia, motion.cognitive, motion.social
     if motion.v_max or stability.spectral_radius(stability.swarm_second_moments(w, c1, c2)) <= 1 + 1e-9:
-        return []  # without pulls the radius is 1, but for rounding
-    return [f"note: with w = {w:g}, c1 = {c1:g} and c2 = {c2:g} positions spread without bound unless --v-max holds them"]
+        return []  # without pulls the radius is 1 up to rounding
+    return [f"note: with w = {w:g}, c1 = {c1:g} and c2 = {c2:g} positions spread without bound unless --v-max limits them"]
 
 
 def make_swarm(args: Args, motion: Motion, run: Run, model: FlatModel) -> Swarm:
-    """This worker's particle, at rest at x_0."""
+    """This worker's particle, with zero velocity at x_0."""
     steps = args.rounds * run.plan.steps
     settings = SwarmSettings(
         motion,

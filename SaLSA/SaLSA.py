@@ -1,13 +1,13 @@
-"""SaLSA: SGD and Adam whose step sizes find themselves by a line search on moving averages (Kenneweg et al., IJCNN 2024).
+"""SaLSA: SGD and Adam with step sizes from a line search on moving averages (Kenneweg et al., IJCNN 2024).
 
-All ranks are one worker: they average gradients and losses every step, and take the same step.
+All ranks form one worker: they average gradients and losses every step, and take the same step.
 
     python SaLSA/SaLSA.py --preset smoke                                    # digits, seconds
     python SaLSA/SaLSA.py --preset smoke --dataset topics --rounds 4        # a language model on Python's reference
     mpirun --oversubscribe --bind-to none -np 2 python SaLSA/SaLSA.py --direction sgd
-    python SaLSA/SaLSA.py --plain --preset smoke                            # without the averages: Vaswani et al.'s search
+    python SaLSA/SaLSA.py --plain --preset smoke                            # without averages: Vaswani et al.'s line search
 
-To search in a population of an ecosphere: `--populations gwo:4:sgd,hold:4:salsa` (EOA-SAM).
+To use the line search in a population of an ecosphere: `--populations gwo:4:sgd,hold:4:salsa` (EOA-SAM).
 """
 
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from common.training.options import CommonArgs, headline, make_presets, parse_ar
 from common.training.round_ends import DataParallelEnd
 from common.training.run import Run
 
-WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # every script has them; here they are refused
+WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # common options, refused here
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,22 @@ class Args(CommonArgs):
     """Line search."""
 
     direction: Literal["adam", "sgd"] = "adam"
-    """what is searched along"""
+    """search direction of the line search"""
     eta0: float = PAPER.eta0
-    """the first step that is tried; the first search goes down from it or up (paper: 0.1, down; released class: 1, down)"""
+    """first step size tried; the first line search may lower or raise it (paper: 0.1, down; released class: 1, down)"""
     c: float = PAPER.c
-    """share of the promised decrease that a step has to bring (paper: 0.3; released class: 0.5; plain: 0.1)"""
+    """required fraction of the predicted decrease (paper: 0.3; released class: 0.5; plain: 0.1)"""
     beta3: float = PAPER.beta3
-    """weight of the past in the averages of decrease and slope (paper: 0.99; released class: 0.9)"""
+    """decay of the moving averages of decrease and slope (paper: 0.99; released class: 0.9)"""
     interval: int = 0
-    """steps between two searches; 0 adapts them, up to 10, to how fast the step changes (paper: adapted)"""
+    """steps between two line searches; 0 adapts them, up to 10, to changes of the step size (paper: adapted)"""
     variant: Literal["paper", "released"] = "paper"
-    """follow the paper, or the authors' released class where that differs (docs/algorithms.md)"""
+    """follow the paper, or the authors' released class where it differs (docs/algorithms.md)"""
     plain: bool = False
-    """test the present batch alone, without averages"""
+    """test on the current batch alone, without averages"""
 
     def refuse(self, given: set[str]) -> None:
-        """What a line search has no use for. Raises UsageError."""
+        """Refuse options that the line search does not use. Raises UsageError."""
         for name in sorted(given & set(WITHOUT_EFFECT)):
             raise UsageError(f"{flag(name)} is for optimizers with a rate: SaLSA has --eta0 and --direction")
         if self.plain and {"beta3", "variant"} & given:
@@ -56,7 +56,7 @@ class Args(CommonArgs):
             raise UsageError("--variant released has no momentum along SGD's direction: leave --momentum-factor out")
 
 
-PLAIN_LOSS = {"label_smoothing": 0.0, "weight_decay": 0.0, "adam_decay": 0.0, "precision": "float32"}  # what is searched on
+PLAIN_LOSS = {"label_smoothing": 0.0, "weight_decay": 0.0, "adam_decay": 0.0, "precision": "float32"}  # of the line search
 PRESETS = make_presets(
     Args,
     smoke=PLAIN_LOSS,
@@ -84,12 +84,12 @@ def main() -> None:
     with run:
         for t in run.rounds():
             run.train(t)  # Horovod: gradients of all ranks; MPI: their losses, here and at every trial point
-            result = run.evaluate(t)  # for the record only: nothing is decided by it
+            result = run.evaluate(t)  # for the record only
             run.close(t, run.end_round(t, result))  # batch-norm statistics are averaged
 
 
 def resolve(args: Args, given: set[str]) -> tuple[Args, Rules]:
-    """The arguments as the line search needs them, checked, and its rules. Raises UsageError for what cannot work."""
+    """The checked arguments, with the line search's values filled in, and its rules. Raises UsageError."""
     base = PLAIN if args.plain else RELEASED if args.variant == "released" else PAPER
     chosen = {name: getattr(args if name in given else base, name) for name in ("eta0", "c", "beta3")}
     settled = replace(args, **chosen, optimizer="salsa" if args.direction == "adam" else "salsa-sgd")

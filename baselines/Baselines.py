@@ -1,20 +1,20 @@
-"""What a user would pick instead of an ecosphere or a swarm, on the same harness.
+"""Baselines for the ecosphere and the swarm, on the same harness.
 
     constant      synchronous SGD at eta0
     cosine        annealed to 0 by a cosine
     step          times 0.2 at 30, 60 and 80 % of the run
-    onecycle      from eta0 / 25 up to eta0 at 30 % of the run, then down to next to nothing
+    onecycle      from eta0 / 25 up to eta0 at 30 % of the run, then down to eta0 / 250,000
     linear        cosine from k eta0 (k = batch / 128), after one epoch of linear warm-up
     sqrt          cosine from sqrt(k) eta0, likewise
-    replay        the rates of an EOA or pbt run, from its folder; fair at the batch of one of its populations
+    replay        the rates of an EOA or pbt run, from its folder; comparable at the batch size of one of its populations
     sync          synchronous SGD, by default at a constant rate; --period n: one step with the gradients of n batches
     average       local SGD: every --period steps all workers take the mean of their weights
     post-local    synchronous first, local SGD from --switch on
     diloco        local SGD whose mean moves the model by an outer Nesterov step
-    independent   workers that never meet; the best one is the run's model
+    independent   workers without communication; the best one is the run's model
     pbt           population-based training of the rate: the worst workers copy the best ones
 
-SGD stands for any --optimizer. --find-lr trains at rates that rise by decades, plots the loss over them and names one.
+SGD stands for any --optimizer. --find-lr is a learning-rate range test: it plots the loss over rising rates and suggests one.
 
     python baselines/Baselines.py --method cosine --preset smoke
     python baselines/Baselines.py --optimizer schedulefree-adamw --preset smoke
@@ -56,15 +56,15 @@ SCHEDULED = (
     "linear",
     "sqrt",
     "replay",
-)  # by what their names say; images are dealt out anew every round
+)  # schedules by name; images are distributed anew every round
 LOCAL = ("average", "post-local", "diloco")
 APART = ("independent", "pbt")
-COUPLED = ("sync", *LOCAL, *APART)  # a worker has a batch, and by default images, of its own
+COUPLED = ("sync", *LOCAL, *APART)  # each worker has its own batch and, by default, its own shard
 METHODS = (*SCHEDULED, *COUPLED)
-STEADY = ("constant", "sync", "independent")  # what a schedule-free optimizer can be under
-SEARCHABLE = (*LOCAL, "independent")  # where a worker may find its steps by a line search of its own
-PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # where none is given
-WARMUPS = {"linear": 1.0, "sqrt": 1.0}  # epochs, where none are given
+STEADY = ("constant", "sync", "independent")  # allow a schedule-free optimizer
+SEARCHABLE = (*LOCAL, "independent")  # allow a line search of each worker
+PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # defaults
+WARMUPS = {"linear": 1.0, "sqrt": 1.0}  # defaults, epochs
 
 if TYPE_CHECKING:
     Method: TypeAlias = str
@@ -78,25 +78,24 @@ class Args(CommonArgs):
     """Baselines."""
 
     method: Method = "cosine"
-    """what couples the workers, and by which schedule; replay is implied by --replay"""
+    """coupling of the workers, or learning-rate schedule; replay is implied by --replay"""
     replay: PathText = ""
     """folder (or metrics.csv) of an EOA or pbt run whose rates are used, round by round: the mean, or pbt's lineage"""
     period: Annotated[int, For("method", ("sync", *LOCAL))] = 0
-    """n: steps between two exchanges of sync, average, post-local and diloco; where none is given, 1 (sync) or 10
-    (the others) (DiLoCo's paper: 500)"""
+    """n: steps between two exchanges of sync, average, post-local and diloco; by default 1 (sync) or 10 (the others)
+    (DiLoCo's paper: 500)"""
     schedule: Annotated[Schedule, For("method", ("sync", *LOCAL, "independent")), Needs(has_rate, NO_RATE)] = "constant"
-    """of the learning rate, where the method brings none"""
+    """learning-rate schedule of methods without their own"""
     warmup: Annotated[float, Range(0), For("method", SCHEDULED[:-1])] = 0.0
-    """epochs of linear warm-up from 0; linear and sqrt begin at eta0 instead, and have one unless told otherwise"""
+    """epochs of linear warm-up from 0; linear and sqrt begin at eta0 instead, by default with one epoch"""
     find_lr: bool = False
-    """only look for a learning rate: 200 steps, or --max-steps, in which it rises from 1e-4 to 100 times the base rate"""
+    """learning-rate range test only: 200 steps, or --max-steps, from 1e-4 to 100 times the base rate"""
     worker_batch: Annotated[int, Range(1), For("method", COUPLED)] = 128
-    """images per step of one worker, unless --batch-size says how many all workers together have"""
+    """images per step of one worker, unless --batch-size gives those of all workers together"""
     shards: Annotated[Literal["own", "all"], For("method", COUPLED)] = "own"
-    """which images a worker trains on: a part that is its own for the whole run, or all of them in an order of its own, as
-    under pbt by default"""
+    """training images of a worker: a shard, fixed for the whole run, or all images in an order of its own (default of pbt)"""
     switch: Annotated[float, Range(0, 1), For("method", ("post-local",))] = 0.5
-    """share of the steps after which post-local averages weights only every --period steps (paper: when the rate first
+    """fraction of the steps after which post-local averages weights only every --period steps (paper: when the rate first
     falls)"""
     outer_rate: Annotated[float, Range(above=0, usual="0.7"), For("method", ("diloco",))] = 0.7
     """nu, rate of diloco's outer step (paper: 0.7)"""
@@ -104,7 +103,7 @@ class Args(CommonArgs):
     """mu, Nesterov momentum of diloco's outer step (paper: 0.9)"""
 
     def refuse(self, given: set[str]) -> None:
-        """What does not go together with the method. Raises UsageError."""
+        """Refuse options that do not fit the method. Raises UsageError."""
         if "period" in given and self.period < 1:
             raise UsageError(f"--period {self.period} has to be at least 1")
         refuse_both_batches(given)
@@ -119,7 +118,7 @@ class Args(CommonArgs):
             raise UsageError(f"--optimizer {name} looks ahead at every batch, sync steps every {self.period}: choose sgd")
 
     def _refuse_line_search(self) -> None:
-        """Where the method is about a rate, or adds up gradients without the losses that belong to them."""
+        """Refuse a line search if the method sets a rate, or accumulates gradients without their losses."""
         if has_line_search(self.optimizer) and self.method not in SEARCHABLE:
             raise UsageError(
                 f"--method {self.method} is for optimizers with a rate, and {self.optimizer} finds its steps by itself: use "
@@ -127,7 +126,7 @@ class Args(CommonArgs):
             )
 
     def _refuse_schedule(self, given: set[str]) -> None:
-        """Where there is to be none: over a schedule-free optimizer, and in a range test."""
+        """Refuse a schedule with a schedule-free optimizer, and in a range test."""
         if self.find_lr:
             if self.method != "constant":
                 raise UsageError(f"--find-lr tries rates, --method {self.method} moves them: leave one of them out")
@@ -146,7 +145,7 @@ class Args(CommonArgs):
 PRESETS = make_presets(
     Args,
     smoke={"worker_batch": 16},
-    cpu={"batch_size": 128, "worker_batch": 32},  # what eta0 is quoted for; EOA has half of 256 in each population
+    cpu={"batch_size": 128, "worker_batch": 32},  # reference batch size of eta0; EOA has half of 256 in each population
 )
 COST = {
     "smoke": "10 to 30 seconds",
@@ -182,12 +181,12 @@ def main() -> None:
     with run:
         for t in run.rounds():
             run.train(t)  # Horovod: all-reduce over all ranks, every step, or of weights every `period` steps
-            result = run.evaluate(t)  # for the record only, but under independent and pbt
+            result = run.evaluate(t)  # for the record only, except with independent and pbt
             run.close(t, run.end_round(t, result))
 
 
 def resolve(args: Args, given: set[str], ranks: int) -> Args:
-    """The arguments with what the method brings along, checked. Raises UsageError for those that cannot work."""
+    """The arguments with the method's defaults filled in, checked. Raises UsageError."""
     if args.replay:
         if "method" in given and args.method != "replay":
             raise UsageError(f"--replay and --method {args.method} exclude each other: leave one of them out")
@@ -207,7 +206,7 @@ def resolve(args: Args, given: set[str], ranks: int) -> Args:
 
 
 def start(run: Run, args: Args, rates: RateRule) -> None:
-    """Build the worker and what ends its rounds, and open the record."""
+    """Build the worker and its end of round, and open the record."""
     model = run.build_model()
     x, group = model.parameters.data, run.topology.population
     config = {"replayed_rates": rates.rates if isinstance(rates, ReplayedRates) else []}
@@ -224,7 +223,7 @@ def start(run: Run, args: Args, rates: RateRule) -> None:
 
 
 def end_of_round(run: Run, args: Args, worker: Worker) -> EndOfRound:
-    """Of workers that have one gradient, or never meet, or copy each other."""
+    """The end of a round of the method: data-parallel, independent or pbt."""
     match args.method:
         case "independent":
             ecosphere = Ecosphere(run.topology, worker.model.state, worker.rates, Exchange("none"))
@@ -236,7 +235,7 @@ def end_of_round(run: Run, args: Args, worker: Worker) -> EndOfRound:
 
 
 def sync_schedule(args: Args, run: Run) -> SyncSchedule:
-    """When workers meet, over all the steps that the run will make."""
+    """When workers synchronise, over all steps of the run."""
     steps = args.rounds * run.plan.steps
     steps = min(steps, args.max_steps or steps)
     return SyncSchedule(args.period, steps, round(args.switch * steps) if args.method == "post-local" else 0)

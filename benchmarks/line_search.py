@@ -1,11 +1,11 @@
-"""What a line search costs: extra forward passes, counted, and time, beside the same network under Adam in the same run.
+"""Cost of a line search: extra forward passes (counted) and time, relative to the same network under Adam in the same run.
 
     python benchmarks/line_search.py        # a few minutes on two quiet cores, no download
 
-Every kind of step trains its own copy of the network. `--warm-up` steps go first, in which the adaptive period has to find out
-that steps have settled; then `--repeats` pieces of `--steps` steps are timed, the kinds in turn, and each piece is compared
-with Adam's of the same turn. A step without a search is a forward pass and a backward pass that costs as much as two, so
-extra forward passes are given in thirds of it. Writes results/benchmarks/line_search.md.
+Every kind of step trains its own copy of the network. After `--warm-up` untimed steps, in which the adaptive interval settles,
+`--repeats` pieces of `--steps` steps are timed, the kinds in turn, and each piece is compared with Adam's of the same turn. A
+step without a line search counts as three forward passes (the backward pass as two), so extra forward passes are given in
+thirds of it. Writes results/benchmarks/line_search.md.
 """
 
 import itertools
@@ -74,7 +74,7 @@ class Trainer:
             yield from data.batches(0, t, self.batch, 0, 1, len(data.train) // self.batch)
 
     def train(self, steps: int) -> tuple[float, float, float]:
-        """(seconds, extra forward passes in steps' thirds, searches), each per step."""
+        """(seconds, extra forward passes / 3, line searches), each per step."""
         batches = itertools.islice(self.batches, steps)
         began = time.perf_counter()
         done = train_round(self.worker, batches, 0, 0, Plan(self.batch, steps, 0.0, "float32"))
@@ -83,7 +83,7 @@ class Trainer:
 
 
 def measure(task: str, args: Args, topology: Topology) -> list[str]:
-    """The lines of one task."""
+    """The table rows of one task."""
     data = open_data(task, "", topology, 0, 0.1, 0)
     trainers = {kind: Trainer(kind, data, task, topology) for kind in KINDS}
     first = {kind: trainer.train(args.warm_up) for kind, trainer in trainers.items()}

@@ -1,11 +1,11 @@
-"""How a search scales with its ranks: simulated up to 1024 of them, slept on the ranks of this job, and trained on one and two.
+"""Scaling of a search with its ranks: simulated up to 1024, sleeping trials on this job's, real training on one and two.
 
     mpirun --oversubscribe --bind-to none -np 4 python benchmarks/search_scaling.py
 
-Costs are log-normal, of mean 1 and of a given spread (coefficient of variation); S_P is the sum of the costs over the time that
-P ranks take. Simulated and real ranks are served by the same `Search`, so the simulation can be checked: sleeping trials need
-no cores. mpi4py's own pool, whose rank 0 does nothing but hand out, sleeps in the same job. In the real training each rank has
-one thread, and those that are not measured are asleep. Writes results/benchmarks/search_scaling.md.
+Costs are log-normal with mean 1 and a given spread (coefficient of variation); S_P is the sum of the costs over the time of P
+ranks. Simulated and real ranks use the same `Search`, so sleeping trials, which need no cores, check the simulation. mpi4py's
+own pool, whose rank 0 only assigns tasks, runs the same sleeps in the same job. In the real training each rank has one thread,
+and ranks that are not measured sleep. Writes results/benchmarks/search_scaling.md.
 """
 
 import itertools
@@ -49,25 +49,25 @@ class Args:
     """What is measured."""
 
     trials: int = 256
-    """sleeping trials; simulated are as many, or 16 for each rank if that is more"""
+    """sleeping trials; simulations have as many, or 16 per rank if that is more"""
     milliseconds: float = 100.0
     """mean of a sleep"""
     spread: float = 0.5
-    """of the sleeps"""
+    """coefficient of variation of the sleeps"""
     simulations: int = 40
-    """drawings of all costs behind each simulated number (4 for 1024 ranks)"""
+    """draws of all costs per simulated number (4 for 1024 ranks)"""
     trained: int = 48
     """trials of real training, 0 to leave it out"""
     repeats: int = 3
-    """measurements of sleeping and of training, of which the median counts"""
+    """measurements of sleeping and of training; the median is reported"""
     dataset: str = "digits"
-    """what is trained on"""
+    """data set of the real training"""
     out: PathText = "results/benchmarks"
     """folder of the table"""
 
 
 def schemes(ranks: int, trials: int) -> dict[str, Strategy]:
-    """What is compared on so many ranks, by the name of its column."""
+    """The compared schemes on so many ranks, by column name."""
     return {
         "static, all at once": Generations(trials),
         "static, λ = 4": Generations(4),
@@ -97,7 +97,7 @@ def evaluate(objective: Objective, strategy: Strategy, trials: int, comm: MPI.Co
 
 
 def parts_of(world: Group) -> dict[int, MPI.Comm]:
-    """Communicators of the first 1, 2, 4, ... ranks, as far as there are; for other ranks, of those that are left over."""
+    """Communicators of the first 1, 2, 4, ... ranks, up to all; on other ranks, of the remaining ones. Collective."""
     sizes = [k for k in RANKS if k <= world.size]
     return {k: world.comm.Split(0 if world.rank < k else 1, world.rank) for k in sizes}
 
@@ -128,7 +128,7 @@ def slept(args: Args, world: Group) -> list[str]:
 
 
 def _pooled(costs: np.ndarray, world: Group) -> float:
-    """Seconds that mpi4py's pool takes; on rank 0, which only hands out. Collective."""
+    """Seconds of mpi4py's pool; on rank 0, which only assigns tasks. Collective."""
     launch.say("sleeping, mpi4py.futures")
     world.barrier()
     began = time.perf_counter()
@@ -144,7 +144,7 @@ def _sleep(seconds: float) -> float:
 
 
 def trained(args: Args, world: Group) -> list[str]:
-    """What two ranks gain over one in real training, medians of the same job; lines for rank 0. Collective."""
+    """Speed-up of two ranks over one in real training, medians of the same job; lines on rank 0. Collective."""
     options = CommonArgs(
         **{"dataset": args.dataset, "model": "cnn", "width": 4, "rounds": 6, "batch_size": 64, "optimizer": "sgd"},  # type: ignore[arg-type]
         precision="float32",
@@ -158,7 +158,7 @@ def trained(args: Args, world: Group) -> list[str]:
     training.train(SPACE.draw(rng), 0)  # warm
 
     def halves() -> float:
-        """Seconds of half of the trials on each of two ranks that have nothing to do with each other."""
+        """Seconds of half of the trials on each of two independent ranks."""
         began = time.perf_counter()
         for _ in range(args.trained // 2):
             training.train(SPACE.draw(rng), 0)
@@ -211,15 +211,15 @@ def write(args: Args, ranks: int, sleeping: list[str], simulation: list[str], tr
     text = [
         f"Speed-up S_P of a search, simulated: the sum of all costs over the time, means of {args.simulations} drawings (4 for "
         "1024 ranks) of log-normal costs. Static: all trials, or generations of λ, are dealt out evenly, and a generation "
-        "waits for the slowest rank of the one before. Asynchronous: the next trial goes to whoever is free; with a lag trial "
-        "i waits for all up to i - W.",
+        "waits for the slowest rank of the one before. Asynchronous: the next trial goes to the next free rank; with a lag "
+        "trial i waits for all up to i - W.",
         "",
         f"| spread | P | trials | {names} |",
         f"| ---: | ---: | ---: |{' ---: |' * len(schemes(ranks, args.trials))}",
         *simulation,
         "",
         f"The same on real ranks: {args.trials} sleeps of {args.milliseconds:g} ms on average, spread {args.spread:g}, "
-        f"medians of {args.repeats}, beside the simulation with the very same costs.",
+        f"medians of {args.repeats}, and the simulation with the same costs.",
         "",
         "| P | scheme | S_P, simulated | S_P, measured | time in trials, % |",
         "| ---: | --- | ---: | ---: | ---: |",

@@ -1,10 +1,10 @@
-"""How species search: rounds to a far optimum, and where rates go when there is nothing to find.
+"""Benchmark of the species: rounds to a far optimum, and drift of the rates when fitness carries no information.
 
     python benchmarks/species.py
 
 No training: the fitness of a rate x is -(ln x - ln x*)^2, the quadratic in log rate, or a random number. Eight workers of one
-population start around 1 (eta0, with k = 1), the base rate is the leader's (`--base-rate best`), nothing is damped
-(`--damping none`) and nothing limits the rates. Writes results/benchmarks/species.md, species.csv and species.png.
+population start around 1 (eta0, with k = 1), the base rate is the leader's (`--base-rate best`), without
+damping (`--damping none`) and without limits on the rates. Writes results/benchmarks/species.md, species.csv and species.png.
 """
 
 import csv
@@ -33,13 +33,13 @@ class Args:
     """What is simulated."""
 
     workers: int = 8
-    """of one population"""
+    """workers of the population"""
     rounds: int = 40
-    """of a run; the exploration range of wolves and whales falls to 0 over them"""
+    """rounds of a run; the exploration range of wolves and whales falls to 0 over them"""
     factor: float = 30.0
-    """how far the optimum of the table lies above, and below, the start"""
+    """factor by which the optimum of the table lies above, and below, the start"""
     seeds: int = 20
-    """of the table and the upper panels"""
+    """seeds of the table and the upper panels"""
     drifts: int = 200
     """runs without information, lower panels"""
     out: PathText = "results/benchmarks"
@@ -61,7 +61,7 @@ def search(args: Args, species: str, space: str, optimum: float, seed: int, info
 
 
 def rounds_to(args: Args, species: str, space: str, optimum: float) -> np.ndarray:
-    """Rounds until the leader's rate is first within 10 % of the optimum, per seed; NaN where it never is."""
+    """Rounds until the leader's rate is first within 10 % of the optimum, per seed; NaN if never."""
     near = [np.abs(search(args, species, space, optimum, s) - np.log(optimum)) <= NEAR for s in range(args.seeds)]
     return np.array([hits.argmax() if hits.any() else np.nan for hits in near])
 
@@ -84,7 +84,7 @@ def table(args: Args) -> list[dict[str, object]]:
 
 
 def draw(args: Args) -> Figure:
-    """Above: how far from a shifted optimum a search ends. Below: where rates go when fitness is noise."""
+    """Above: final distance from a shifted optimum. Below: drift of the rates when fitness is noise."""
     figure = Figure((9, 6.2), layout="constrained")
     panels = figure.subplots(2, 2, sharey="row")
     shifts = np.linspace(-3, 3, 13)  # decades
@@ -114,7 +114,7 @@ def draw(args: Args) -> Figure:
     figure.legend(
         *panels[0, 0].get_legend_handles_labels(), frameon=False, fontsize=8, ncols=len(SPECIES), loc="outside lower left"
     )
-    figure.suptitle("Shifted optima, and no optimum at all: what each species does by itself", x=0.01, ha="left", fontsize=11)
+    figure.suptitle("Each species on shifted optima, and without an optimum", x=0.01, ha="left", fontsize=11)
     return figure
 
 

@@ -3,7 +3,7 @@
     python benchmarks/stability.py
 
 The quadratic F(x) = x^2 / 2 without noise; p workers take turns. Above: the spectral radius of one round over learning rate
-and penalty; what is above 1 diverges. Below: the centre over 20,000 rounds at eta = 0.001, rho = 2.5 from x^i = x~ = 1000.
+and penalty; it diverges above 1. Below: the centre over 20,000 rounds at eta = 0.001, rho = 2.5 from x^i = x~ = 1000.
 Everything in float64, from the matrices of common/coupling/stability.py. Writes stability.md and stability.png into
 results/benchmarks.
 """
@@ -31,9 +31,9 @@ class Args:
     """What is computed."""
 
     points: int = 99
-    """of the grid in each direction: eta up to 0.01, rho up to 10, both ends excluded"""
+    """grid points in each direction: eta up to 0.01, rho up to 10, both ends excluded"""
     rounds: int = 20000
-    """of the trajectories; a round is p activations"""
+    """rounds of the trajectories; a round is p activations"""
     out: PathText = "results/benchmarks"
     """folder of the results"""
 

@@ -1,11 +1,11 @@
-"""What the number of images behind batch-norm statistics does to an accuracy, and to a choice between two rates.
+"""Effect of the number of images behind batch-norm statistics on accuracy, and on the choice between two rates.
 
     python benchmarks/statistics_noise.py        # CIFAR-10, about 20 minutes on two quiet cores
 
 A WRN-10-1 is trained on 20,000 images with SGD. At the end, the same weights are evaluated with the running statistics of
-training and with statistics measured on more or fewer images, in batches of 32 or 128. On the way, at each of `SNAPSHOTS`,
-two copies train on for 20 steps at rates that lie a factor apart, as two populations of a foraging ecosphere do; with which
-statistics is the better of the two found? Writes results/benchmarks/statistics_noise.md.
+training and with statistics measured on more or fewer images, in batches of 32 or 128. At each epoch of `SNAPSHOTS` two
+copies continue for 20 steps at rates that lie a factor apart, as two populations of a foraging ecosphere do; counted is how
+often each kind of statistics finds the better copy. Writes results/benchmarks/statistics_noise.md.
 """
 
 import copy
@@ -30,12 +30,12 @@ from common.paths import data_directory
 from common.training.provenance import commit
 
 IMAGES, EPOCHS, BATCH = 20_000, 12, 256
-SIZES = {REPORTED: (STATISTICS_BATCH, 128), COMPARED: (STATISTICS_BATCH, 128), 128: (STATISTICS_BATCH,)}  # images: of batches
+SIZES = {REPORTED: (STATISTICS_BATCH, 128), COMPARED: (STATISTICS_BATCH, 128), 128: (STATISTICS_BATCH,)}  # images: batch sizes
 SCHEDULES = {"cosine from 1.0": lambda done: 0.5 * (1 + math.cos(math.pi * done)), "constant 0.5": lambda done: 0.5}
 SNAPSHOTS = (1, 6)  # epochs
 FACTORS = (10.0, 3.0, 1.35)  # between the two rates: scouts, first and last rounds of the search
 APART, AROUND = 20, 0.5  # steps, and the geometric mean of the two rates
-JUDGED, HELD_OUT = 250, 2000  # held-out images behind a fitness; and those that tell how far two rates lie apart
+JUDGED, HELD_OUT = 250, 2000  # held-out images: of a fitness, and of the difference between two rates
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Args:
 
 
 class Trainer:
-    """A network under SGD, its learning rate given step by step."""
+    """A network under SGD, with the learning rate of every step given."""
 
     def __init__(self, data: DataSet) -> None:
         self.data = data
@@ -62,7 +62,7 @@ class Trainer:
         self.optimizer = torch.optim.SGD(self.module.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
 
     def train(self, t: int, rates: list[float]) -> None:
-        """As many steps of pass t as there are rates."""
+        """One step of pass t per rate."""
         self.module.train()
         batches = self.data.batches(0, t, BATCH, 0, 1, len(rates))
         for rate, (images, labels) in zip(rates, batches, strict=True):
@@ -73,7 +73,7 @@ class Trainer:
 
 
 def judged(module: nn.Module, data: DataSet, part: ImageDataset, images: int, batch: int, t: int) -> EvalResult:
-    """The network with statistics of the t-th draw of so many images, in batches of that size."""
+    """Evaluate the network with statistics of the t-th draw of `images` images, in batches of `batch`."""
     evaluation.STATISTICS_BATCH = batch
     module = copy.deepcopy(module)
     Evaluator(data.train, "float32", 0).measure_statistics(module, None, images, t)
@@ -94,7 +94,7 @@ def accuracies(name: str, module: nn.Module, data: DataSet, draws: int) -> list[
 
 
 def choices(epoch: int, trainer: Trainer, data: DataSet, draws: int) -> list[str]:
-    """Rows: how far two rates' losses lie apart, how much of the noise is the statistics', and how often the better one wins.
+    """Rows: difference of two rates' losses, its deviation due to the statistics, and how often the better rate is found.
 
     The difference is the mean over the draws with the most images, on `HELD_OUT` held-out images.
     """
@@ -105,7 +105,7 @@ def choices(epoch: int, trainer: Trainer, data: DataSet, draws: int) -> list[str
     for factor in FACTORS:
         pair = []
         for rate in (AROUND / math.sqrt(factor), AROUND * math.sqrt(factor)):
-            one = copy.deepcopy(trainer, {id(trainer.data): trainer.data})  # which both share
+            one = copy.deepcopy(trainer, {id(trainer.data): trainer.data})  # the data are shared
             one.train(1000 + epoch, [rate] * APART)
             pair.append(one.module)
 

@@ -1,13 +1,13 @@
-"""What one slow worker costs the others: steps per second of every worker, beside the same worker coupled to nobody.
+"""Cost of one slow worker for the others: steps per second of every worker, relative to the same worker without coupling.
 
     mpirun --oversubscribe --bind-to none -np 5 python benchmarks/stragglers.py
 
 Rank 0 is the server of the methods that have one, the others are workers, the last of them `--factor` times slower. A gradient
 is a sleep, so that the machine's cores do not matter, and in the rows of real training a step of a small network, followed by
-a sleep in the slow worker. As in training, MPI may go on with a pending push after every layer: a sleep has `--layers` parts.
-Each worker's speed is compared with its own in the same job without any coupling; medians over `--repeats`, in turn. Beside it
-the time that an exchange costs a worker, and what was sent, next to the paper's 2 N / tau floats per step and worker (meeting
-workers hand over N). Writes results/benchmarks/stragglers.md.
+a sleep in the slow worker. As in training, MPI may progress a pending push after every layer: a sleep has `--layers` parts.
+Each worker's speed is relative to its own in the same job without coupling; medians over `--repeats`, in turn. The table also
+has the time of an exchange, and the floats sent, to compare with the paper's 2 N / tau per step and worker (synchronous: N).
+Writes results/benchmarks/stragglers.md.
 """
 
 import statistics
@@ -57,11 +57,11 @@ ROWS = [(UNCOUPLED, 1), (TOGETHER, 1), (TOGETHER, 10)]
 ROWS += [("aeasgd", 1), ("aeasgd", 10), ("aeasgd, window", 1), ("aeasgd, window", 10), ("downpour", 1), ("downpour", 10)]
 ROWS += [("mdownpour", 1), ("admm", 10)]
 TRAINED = [(UNCOUPLED, 1), (TOGETHER, 10), ("aeasgd", 10)]
-ETA = 1e-4  # nothing is to be learnt here, and nothing may diverge
+ETA = 1e-4  # small, so that nothing diverges
 
 
 def nothing() -> None:
-    """What lets MPI go on where nothing is under way."""
+    """Progress function without pending messages."""
 
 
 @dataclass(frozen=True)
@@ -69,11 +69,11 @@ class Args:
     """What is measured."""
 
     milliseconds: float = 40.0
-    """of a gradient that is a sleep"""
+    """duration of a gradient that is a sleep"""
     layers: int = 10
-    """parts of such a sleep, after each of which MPI may go on with what is under way"""
+    """parts of such a sleep, after each of which MPI may progress pending messages"""
     factor: int = 4
-    """how much slower the last worker is"""
+    """slowdown of the last worker"""
     steps: int = 40
     """steps of the slow worker in one measurement"""
     repeats: int = 3
@@ -83,7 +83,7 @@ class Args:
 
 
 class World:
-    """All ranks; rank 0 may serve, the others work."""
+    """All ranks: rank 0 may be a server, the others are workers."""
 
     def __init__(self, args: Args) -> None:
         self.args = args
@@ -97,13 +97,13 @@ class World:
         progress_hooks(self.model.module, lambda: self.progress())
 
     def sleep(self) -> None:
-        """A gradient that takes its time and nobody's core."""
+        """A gradient that takes time but no core."""
         for _ in range(self.args.layers):
             time.sleep(self.args.milliseconds / 1000 / self.args.layers * (self.args.factor if self.is_slow else 1))
             self.progress()
 
     def train(self) -> None:
-        """A gradient of the paper's network on 16 images; the slow worker rests afterwards, as long as its factor asks."""
+        """A gradient of the paper's network on 16 images; the slow worker then sleeps, according to its factor."""
         began = time.perf_counter()
         self.model.zero_gradient()
         F.cross_entropy(self.model.module(self.images), torch.zeros(16, dtype=torch.long)).backward()
@@ -111,7 +111,7 @@ class World:
             time.sleep((self.args.factor - 1) * (time.perf_counter() - began))
 
     def measure(self, method: str, period: int, gradient: Callable[[], None]) -> tuple[float, float]:
-        """(this worker's steps per second, floats that all ranks sent per step and worker over N). Collective."""
+        """(this worker's steps per second, floats sent by all ranks per step and worker, over N). Collective."""
         world, x = self.everybody, self.model.parameters.data
         world.barrier()
         world.traffic.inside = 0

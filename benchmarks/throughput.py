@@ -1,10 +1,10 @@
-"""Images per second of a training step, beside two yardsticks measured in the same run, in turn.
+"""Images per second of a training step, compared with two references measured in the same run, in turn.
 
     step       this project's training step: augmentation, ASAM, averaging, update
     ceiling    forward and backward alone, same network, precision and batch, data already in place; the images per second
-               of a two-pass optimizer can be at most half of it, and that half is what is shown
-    ordinary   what people write: one process, all cores, DataLoader with per-image torchvision transforms (best of 0, 1
-               and 2 loader workers), float32, per-tensor ASAM
+               of a two-pass optimizer can be at most half of it, which is shown
+    ordinary   a usual script: one process, all cores, DataLoader with per-image torchvision transforms (best of 0, 1 and 2
+               loader workers), float32, per-tensor ASAM
 
     python benchmarks/throughput.py                                               # one process, all cores
     mpirun --oversubscribe --bind-to none -np 8 python benchmarks/throughput.py   # that, and all ranks with a share of cores
@@ -50,9 +50,9 @@ class Args:
     """What is measured."""
 
     depth: int = 16
-    """of the Wide ResNet"""
+    """depth of the Wide ResNet"""
     width: int = 1
-    """of the Wide ResNet"""
+    """width of the Wide ResNet"""
     batch_size: int = 128
     """images per step in one process"""
     world_batch_size: int = 256
@@ -76,7 +76,7 @@ def main() -> None:
     kinds = one_process(args, topology, data) if alone else {}
     together = all_ranks(args, topology, data) if ranks > 1 else None
     rates: dict[str, list[float]] = {}
-    for repeat in range(-1, args.repeats):  # the first, unrecorded, warms everything up
+    for repeat in range(-1, args.repeats):  # the first, unrecorded, is a warm-up
         for name, measure in kinds.items():
             torch.set_num_threads(machine.available_cores())
             images = measure()
@@ -102,14 +102,14 @@ def random_images(args: Args, topology: Topology) -> DataSet:
 
 
 def meet(topology: Topology) -> None:
-    """A barrier that sleeps: ranks that wait while rank 0 measures alone must not use its cores."""
+    """Sleeping barrier: ranks that wait while rank 0 measures alone must not use its cores."""
     request = topology.world.comm.Ibarrier()
     while not request.Test():
         time.sleep(0.02)
 
 
 def one_process(args: Args, topology: Topology, data: DataSet) -> dict[str, Callable[[], float]]:
-    """Measurements that rank 0 makes alone, with all cores: name to a function that returns images per second."""
+    """Measurements of rank 0 alone, with all cores: name to a function that returns images per second."""
     precision = resolve_precision("auto", topology.device.type)
     loaders = {w: loader(args, data, w) for w in (0, 1, 2)}
     return {
@@ -267,7 +267,7 @@ def report(args: Args, topology: Topology, medians: dict[str, float], rates: dic
         "| --- | --- | --- | --- |",
         *(f"| {name} | {value:.0f} | {100 * value / top:.0f} % | {value / loop:.2f} x |" for name, value in medians.items()),
         "",
-        f"Step and ceiling in {precision}, the ordinary loop in float32 as people write it. ASAM makes two passes, so the "
+        f"Step and ceiling in {precision}, the ordinary loop in float32 as usual. ASAM makes two passes, so the "
         "ceiling is half of the images per second that forward and backward reach.",
         "",
         f"Made by `{prefix}python benchmarks/throughput.py`.",

@@ -1,9 +1,9 @@
-"""What yielding and Horovod's cycle time do to a training step where ranks and Horovod's threads share few cores.
+"""Effect of yielding and of Horovod's cycle time on a training step, where ranks and Horovod's threads share few cores.
 
     python benchmarks/yielding.py                      # 2 ranks, SGD
-    python benchmarks/yielding.py --ranks 8            # likewise 8
+    python benchmarks/yielding.py --ranks 8            # 8 ranks
 
-Every setting is a job of its own under mpirun, since Open MPI and Horovod read both once, at their start. Settings are
+Every setting is its own mpirun job, because Open MPI and Horovod read both only at their start. Settings are
 measured in turn, `--repeats` times; medians and ratios to the first row go to results/benchmarks/yielding-RANKS.md and
 .json. Random images of CIFAR's shape.
 """
@@ -20,9 +20,9 @@ from pathlib import Path
 from common.options import PathText, flag, read_options
 from common.parallel import launch, machine
 
-# (Open MPI yields while it waits, milliseconds of a Horovod cycle); the first row is what both do when left alone.
+# (Open MPI yields while it waits, milliseconds of a Horovod cycle); the first row holds both defaults.
 SETTINGS = [(0, 1.0), (0, 5.0), (1, 1.0), (1, 2.5), (1, 5.0), (1, 10.0)]
-OWN_JOB = ("OMPI_", "OPAL_", "ORTE_", "PMIX_", "HOROVOD_CYCLE_TIME")  # variables of the job that this process is in
+OWN_JOB = ("OMPI_", "OPAL_", "ORTE_", "PMIX_", "HOROVOD_CYCLE_TIME")  # variables of this process's own job
 ROOT = "OMPI_ALLOW_RUN_AS_ROOT"
 
 
@@ -37,7 +37,7 @@ class Args:
     batch_size: int = 256
     """images per step of all ranks together"""
     depth: int = 16
-    """of the Wide ResNet of width 1"""
+    """depth of the Wide ResNet of width 1"""
     steps: int = 40
     """steps per measurement, after 5 that warm up"""
     repeats: int = 5

@@ -1,4 +1,4 @@
-"""The commit that this checkout is at; imports neither torch nor MPI."""
+"""Commit of this checkout; imports neither torch nor MPI."""
 
 import os
 import subprocess
@@ -6,28 +6,28 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-UNKNOWN = "unknown"  # what could not be read; the reason is given beside it
-GIT_PATIENCE = 10.0  # seconds for one question to git: a checkout may lie on a slow disk
-GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, for a repository that need not be ours
+UNKNOWN = "unknown"
+GIT_PATIENCE = 10.0  # timeout of a git command in seconds; the disk may be slow
+GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, possibly for another repository
 
 
 def commit() -> str:
-    """Short hash of the project's commit, `+` appended where code differs from it, `unknown` where git does not tell.
+    """Short hash of the project's commit, with `+` if tracked files outside results/ differ from it; `unknown` if git fails.
 
-    As it was when it was first asked for: a run is made by the code that it was started with.
+    Cached at the first call: a run uses the code it was started with.
     """
     return commit_and_reason()[0]
 
 
 @cache
 def commit_and_reason() -> tuple[str, str]:
-    """What `commit` returns, and why it is `unknown` ("" where it is known)."""
+    """The result of `commit`, and why it is `unknown` ("" where it is known)."""
     root = Path(__file__).parents[1]
     inherited = {name: value for name, value in os.environ.items() if name not in GIT_VARIABLES}
-    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # asking takes no lock, in English
+    environment = {**inherited, "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}  # read without locks, messages in English
 
     def git(*words: str) -> str:
-        """What git answers about this checkout."""
+        """Output of a git command on this checkout."""
         command = ["git", "-C", str(root), *words]
         options: dict[str, Any] = {"stdin": subprocess.DEVNULL, "env": environment, "timeout": GIT_PATIENCE}
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=True, **options)

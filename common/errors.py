@@ -1,9 +1,9 @@
-"""The two ways a run ends on purpose before its last round."""
+"""Exceptions that end a run before its last round."""
 
 
 class UsageError(ValueError):
-    """Something the user can put right: the message names the numbers and the way out, in one line. Exit code 2."""
+    """An error that the user can fix: the message gives the numbers and a remedy, in one line. Exit code 2."""
 
 
 class Diverged(RuntimeError):
-    """No worker of any population holds finite weights any more. Exit code 1; the last finite weights are kept."""
+    """No worker of any population has finite weights. Exit code 1; the last finite weights are kept."""

@@ -1,9 +1,8 @@
-"""Loss and accuracy of weights, and the batch-norm statistics of weights that no rank has trained with.
+"""Loss and accuracy of weights, with re-estimated batch-norm statistics for weights that were not trained as they are.
 
-Merged, averaged or smoothed weights, a centre, a swarm's best place: no forward pass of the training ran with them, so the
-stored running statistics belong to other weights. An `Evaluator` measures them anew, on *augmented* training
-images, because that is what training normalises by (docs/algorithms.md, "Batch-norm statistics"). Weights that were trained
-keep their running statistics.
+The running statistics do not belong to merged, averaged or smoothed weights, a centre, or a swarm's best position, because no
+training pass used these weights. An `Evaluator` re-estimates them on *augmented* training images, as in training
+(docs/algorithms.md, "Batch-norm statistics"). Trained weights keep their running statistics.
 """
 
 import time
@@ -21,16 +20,14 @@ from common.parallel.comm import Group, finite_mean_
 from common.seeding import Purpose, drawn_from, stream
 
 EVALUATION_BATCH = 250  # small enough that activations of a Wide ResNet stay in cache and memory
-REPORTED = 2000  # training images behind the statistics of an accuracy that a run reports at its end
-COMPARED = 256  # likewise, of the fitness of a round
-STATISTICS_BATCH = 32  # images of a batch whose statistics are taken; the same on any number of ranks
+REPORTED = 2000  # training images for the statistics behind a reported final accuracy
+COMPARED = 256  # likewise for the fitness of a round
+STATISTICS_BATCH = 32  # batch size for the statistics, independent of the number of ranks
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """Mean cross-entropy and accuracy (fraction) over a set of images, or of the places of texts; fitness is what an election
-    compares.
-    """
+    """Mean cross-entropy and accuracy (fraction) over images, or over the positions of texts; elections compare fitness."""
 
     loss: float
     accuracy: float
@@ -39,16 +36,16 @@ class EvalResult:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Forward passes in bfloat16 where the run asks for it; parameters and their sums stay float32."""
+    """Forward passes in bfloat16 where `precision` is "bfloat16"; parameters and their sums stay float32."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16")
 
 
 @torch.no_grad()
 def evaluate(module: nn.Module, pictures: ImageDataset | Texts, precision: str, group: Group | None = None) -> EvalResult:
-    """Loss and accuracy without augmentation or smoothing, in evaluation mode; of texts, over all their places.
+    """Loss and accuracy in evaluation mode, without augmentation or label smoothing; of texts, over all positions.
 
-    With a group, its ranks share the images out and the sums are reduced over it (collective): all get the same answer,
-    provided that they hold the same weights. Without one, every rank judges its own weights on all the images.
+    With a group, its ranks divide the images among them and the sums are reduced over it (collective): all ranks must hold the
+    same weights, and get the same result. Without one, the rank evaluates its own weights on all images.
     """
     began = time.perf_counter()
     module.eval()
@@ -71,9 +68,9 @@ def evaluate(module: nn.Module, pictures: ImageDataset | Texts, precision: str, 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates weights that no rank has trained with.
+    """Evaluates weights that were not trained as they are, with re-estimated batch-norm statistics.
 
-    train: the training images. seed: addresses, together with a round, which of them are drawn and how they are augmented.
+    train: the training images. seed: with the round, the address of the images drawn and of their augmentation.
     """
 
     train: ImageDataset | Texts
@@ -89,11 +86,11 @@ class Evaluator:
         images: int = COMPARED,
         t: int = 0,
     ) -> list[EvalResult]:
-        """Loss and accuracy of these parameters on each of the splits, with statistics measured for them.
+        """Loss and accuracy of these parameters on each split, with re-estimated statistics.
 
-        weights: shape (P,), the same on all ranks of the group, or None for those of the model. The ranks share out the images
-        of the statistics and of the splits. images, t: see `measure_statistics`. The model is left as it was. Seconds are
-        divided evenly over the splits. Collective over the group; None is this rank alone.
+        weights: shape (P,), the same on all ranks of the group, or None for those of the model. The images of the statistics
+        and of the splits are divided among the ranks. images, t: see `measure_statistics`. The model is restored. Seconds are
+        divided evenly over the splits. Collective over the group (None: this rank alone).
         """
         began, before = time.perf_counter(), model.state.detach().clone()
         if weights is not None:
@@ -106,16 +103,15 @@ class Evaluator:
 
     @torch.no_grad()
     def measure_statistics(self, module: nn.Module, group: Group | None, images: int = COMPARED, t: int = 0) -> float:
-        """Set the batch-norm statistics of a network to those measured for its weights on augmented training images.
+        """Re-estimate the batch-norm statistics of a network on augmented training images.
 
-        Batches of `STATISTICS_BATCH` images are dealt out to the ranks of the group, all of which hold the same weights;
-        per layer the statistics are the mean over all batches of the batch mean and of the unbiased batch variance. A rank
-        whose statistics are not finite is left out of the mean; where they are finite on no rank, they become NaN.
+        Batches of `STATISTICS_BATCH` images are distributed over the ranks of the group, all of which hold the same weights;
+        per layer the statistics are the mean over all batches of the batch mean and of the unbiased batch variance. Ranks with
+        non-finite statistics are left out of the mean; if no rank's are finite, the result is NaN.
 
-        images: how many at least (fewer where the data set has fewer). t: the round, part of the address of the draws: the
-        images do not depend on ranks or populations. Collective over the group (None: this rank alone): one sum of all
-        statistics. Nothing happens without batch norm. All random generators are left as they were. Returns the seconds it
-        took.
+        images: at least this many (fewer where the data set has fewer). t: round, part of the address of the draws; the images
+        do not depend on ranks or populations. Collective over the group (None: this rank alone): one all-reduce of all
+        statistics. No effect without batch norm. All random generators are restored. Returns the seconds it took.
         """
         began = time.perf_counter()
         statistics = running_statistics(module)
@@ -126,7 +122,7 @@ class Evaluator:
         return time.perf_counter() - began
 
     def _measure(self, module: nn.Module, images: int, t: int, rank: int, ranks: int) -> int:
-        """This rank's batches through the network, in training mode; returns their number."""
+        """Run this rank's batches through the network in training mode; returns their number."""
         pictures, draws, batches = self._draw(images, t)
         mine, device = batches[rank::ranks], batches.device
         generators = [device] if device.type == "cuda" else []
@@ -136,9 +132,9 @@ class Evaluator:
         return len(mine)
 
     def _draw(self, images: int, t: int) -> tuple[ImageDataset | Texts, Tensor, Tensor]:
-        """The images of round t, how each is augmented, and their indices in batches, shape (batches, size)."""
+        """Images of round t, their augmentation parameters, and their indices in batches, shape (batches, size)."""
         n, rng = len(self.train), stream(self.seed, Purpose.STATISTICS, t)
-        size = min(STATISTICS_BATCH, n // 2) if n >= 4 else n  # neither a single batch nor single images
+        size = min(STATISTICS_BATCH, n // 2) if n >= 4 else n  # at least two batches of at least two images
         batches = min(max(2, -(-images // size)), n // size)
         chosen = torch.from_numpy(rng.choice(n, batches * size, replace=False)).to(self.train.labels.device)
         pictures = self.train.take(chosen)
@@ -147,7 +143,7 @@ class Evaluator:
 
 
 def _mean_over(group: Group, statistics: list[Tensor], batches: int) -> None:
-    """The mean over all ranks' batches, in place; this rank has seen so many of them."""
+    """Mean over the batches of all ranks, in place; batches: number on this rank."""
     values_and_flag = torch.cat([*(s.flatten() for s in statistics), statistics[0].new_zeros(1)])
     if not finite_mean_(group, values_and_flag, "statistics", weight=batches):
         values_and_flag.fill_(torch.nan)

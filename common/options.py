@@ -1,15 +1,15 @@
-"""Options as dataclasses: help, bounds and applicability beside each field, one function that checks them, one command line.
+"""Options as dataclasses: each field carries its help, bounds and applicability; one function checks, one reads them.
 
     @dataclass(frozen=True)
     class DataOptions:
         \"\"\"Data sets.\"\"\"
 
         train_images: Annotated[int, Range(0)] = 0
-        \"\"\"train on so many images only, a stratified part; 0 for all\"\"\"
+        \"\"\"number of training images, a stratified subset; 0 for all\"\"\"
 
-An options class lies beside the code that it configures. A script's options are a class that inherits from several: its values
-are flat (`args.train_images`), and `--help` groups them by the class that declares them. What no bound can say is refused by a
-method `refuse(self, given)` of the class, which `check` calls.
+An options class lives next to the code it configures. A script's options class inherits from several: its values are flat
+(`args.train_images`), and `--help` groups them by the class that declares them. Checks beyond bounds go into a method
+`refuse(self, given)` of the class, which `check` calls.
 """
 
 import ast
@@ -36,16 +36,19 @@ if TYPE_CHECKING:
 
     PathText: TypeAlias = str
 else:
-    PathText = Annotated[str, tyro.conf.arg(metavar="PATH")]  # an option that holds a path: `~` is expanded, empty is refused
+    PathText = Annotated[str, tyro.conf.arg(metavar="PATH")]  # a path: `~` is expanded, an empty one refused
 
-MOST = 2**31 - 1  # of integers without a bound of their own: what is larger overflows somewhere, or would fill the memory
+MOST = 2**31 - 1  # of integers without an upper bound: larger ones overflow somewhere, or fill the memory
 
 T = TypeVar("T", bound="DataclassInstance")
 
 
 @dataclass(frozen=True)
 class Range:
-    """Bounds of a number: least <= value <= most, above < value < below; without upper bounds, finite. usual: a hint."""
+    """Bounds of a number: least <= value <= most, above < value < below; without upper bounds, finite.
+
+    usual: hint for the message.
+    """
 
     least: float = -math.inf
     most: float = math.inf
@@ -54,7 +57,7 @@ class Range:
     usual: str = ""
 
     def wrong(self, value: float) -> str:
-        """What a value has to be that is not; empty where it is."""
+        """The bound that a value violates, as text; empty if none."""
         most = min(self.most, MOST) if isinstance(value, int) and self.most == math.inf else self.most
         if self.least <= value <= most and self.above < value < self.below:
             return ""
@@ -72,13 +75,13 @@ class Range:
 
 @dataclass(frozen=True)
 class For:
-    """An option that only some choices of another one have."""
+    """Rule: the option applies only to some choices of another option."""
 
     option: str
     choices: tuple[str, ...]
 
     def wrong(self, args: Any) -> str:
-        """Why it may not be given; empty where it may."""
+        """Why the option may not be given; empty where it may."""
         chosen = getattr(args, self.option)
         return (
             ""
@@ -89,28 +92,27 @@ class For:
 
 @dataclass(frozen=True)
 class Needs:
-    """An option that has an effect only where `holds(args)`. words: why it may not be given, with {names} of other options."""
+    """Rule: the option applies only where `holds(args)`. words: message otherwise, with {names} of other options."""
 
     holds: Callable[[Any], bool]
     words: str
 
     def wrong(self, args: Any) -> str:
-        """Why it may not be given; empty where it may."""
+        """Why the option may not be given; empty where it may."""
         return "" if self.holds(args) else self.words.format(**vars(args))
 
 
 def flag(name: str) -> str:
-    """An option as it is written on the command line."""
+    """The command-line spelling of an option."""
     return f"--{name.replace('_', '-')}"
 
 
 def check(args: "DataclassInstance", given: Collection[str] = ()) -> None:
-    """Refuse values out of bounds, given options that have no effect, and what the options' own classes refuse.
+    """Check bounds, then that given options have an effect, then the classes' own `refuse`.
 
-    given: names of the options that were given on the command line. Raises UsageError naming the option, its value and what
-    would do.
+    given: names of the options given on the command line. Raises UsageError naming the option, its value and valid values.
     """
-    for name, rules in sorted(rules_of(type(args)).items(), key=lambda item: item[0] not in given):  # what was typed first
+    for name, rules in sorted(rules_of(type(args)).items(), key=lambda item: item[0] not in given):  # given options first
         value = getattr(args, name)
         for rule in rules:
             if isinstance(rule, Range):
@@ -118,7 +120,7 @@ def check(args: "DataclassInstance", given: Collection[str] = ()) -> None:
                     raise UsageError(f"{flag(name)} {value} {wrong}")
             elif name in given and (wrong := rule.wrong(args)):
                 raise UsageError(f"{flag(name)} {wrong}")
-    for owner in type(args).__mro__:  # the script's own first
+    for owner in type(args).__mro__:  # the script's own class first
         if "refuse" in vars(owner):
             owner.refuse(args, set(given))  # type: ignore[attr-defined]
 
@@ -134,10 +136,10 @@ def rules_of(kind: type) -> dict[str, list[Range | For | Needs]]:
 
 
 def read(default: T, description: str | None, argv: list[str]) -> tuple[T, set[str]]:
-    """Read a command line over default options, paths expanded; help is grouped by the classes that declare the options.
+    """Parse a command line over default options and expand paths; help is grouped by the classes that declare the options.
 
-    Returns the options and the names of those that were given. `--help` prints on rank 0 and exits with 0; an unreadable option
-    and an empty path raise UsageError.
+    Returns the options and the names of those given. `--help` prints on rank 0 and exits with 0; an invalid option or an
+    empty path raises UsageError.
     """
     output, groups = io.StringIO(), list(_groups(default))
     grouped = make_dataclass(type(default).__name__, [(g.name, g.type, g) for g in groups], frozen=True)
@@ -155,11 +157,11 @@ def read(default: T, description: str | None, argv: list[str]) -> tuple[T, set[s
 
 
 def _groups(default: Any) -> Iterator[Field]:
-    """A field for every class that declares options: a dataclass of its own with these, documented as there."""
+    """One field per class that declares options: a dataclass of these options, with their help."""
     hints, seen = get_type_hints(type(default), include_extras=True), set()
     names = {f.name for f in fields(default)}
     declared = {owner: [n for n in vars(owner).get("__annotations__", {}) if n in names] for owner in type(default).__mro__}
-    for owner in declared:  # the most derived class that declares an option has it
+    for owner in declared:  # the most derived class that declares an option owns it
         declared[owner] = [n for n in declared[owner] if n not in seen]
         seen.update(declared[owner])
     for owner in reversed(type(default).__mro__):
@@ -179,7 +181,7 @@ def _groups(default: Any) -> Iterator[Field]:
 
 @cache
 def help_of(kind: type) -> dict[str, str]:
-    """The strings that stand below the fields of a class."""
+    """The strings below the fields of a class."""
     body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
     helps = {}
     for statement, following in pairwise(body):
@@ -191,15 +193,15 @@ def help_of(kind: type) -> dict[str, str]:
 
 
 def read_options(kind: type[T], description: str | None, argv: list[str] | None = None) -> T:
-    """The command line of a program without presets; no path may be empty. Raises UsageError."""
+    """Parse the command line of a program without presets; no path may be empty. Raises UsageError."""
     args = tyro.cli(kind, description=description, args=argv)
     return expand_paths(args, {f.name for f in fields(args)})
 
 
 def expand_paths(args: T, given: Collection[str] = ()) -> T:
-    """The same options with `~` expanded in those that hold a path (`PathText`).
+    """Expand `~` in the options that hold a path (`PathText`).
 
-    given: names of options that may not be empty; of the others an empty one stands for none. Raises UsageError.
+    given: names of options that may not be empty; for the others empty means none. Raises UsageError.
     """
     kinds = get_type_hints(type(args), include_extras=True)
     names = [name for name, kind in kinds.items() if kind == PathText and (name in given or getattr(args, name))]
@@ -207,7 +209,7 @@ def expand_paths(args: T, given: Collection[str] = ()) -> T:
 
 
 def _first_paragraph(box: str) -> str:
-    """The sentence inside the box that tyro draws around an error: between its title and the rule below it."""
+    """The text in tyro's error box, between its title and the rule below it."""
     lines = [line.strip("│| ") for line in box.splitlines()][1:]
     rules = [i for i, line in enumerate(lines) if line and set(line) <= set("─-")]
     first = 1 if rules[:1] == [0] else 0

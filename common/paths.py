@@ -1,18 +1,18 @@
-"""Paths as a user writes them. Standard library only."""
+"""Paths given by the user. Standard library only."""
 
 import os
 from pathlib import Path
 
 from common.errors import UsageError
 
-DATA = "data"  # folder of the data sets, where neither --data-dir nor EOA_DATA names one
+DATA = "data"  # default folder of the data sets
 
 
 def expand(path: str | Path, name: str) -> str:
-    """A path with `~` and `~user` expanded, otherwise as it is written.
+    """Expand `~` and `~user` in a path; nothing else is changed.
 
-    name: of the option or variable it comes from. Raises UsageError where it is empty, which would mean the current folder,
-    where it is no UTF-8, or where there is no such user.
+    name: option or variable the path comes from. Raises UsageError where the path is empty (it would mean the current folder)
+    or not UTF-8, or where there is no such user.
     """
     text = os.fspath(path)
     if not text.strip():
@@ -30,7 +30,7 @@ def expand(path: str | Path, name: str) -> str:
 
 
 def data_directory(given: str) -> Path:
-    """Folder of the data sets: what --data-dir names, `auto` for $EOA_DATA, else `data`. Raises UsageError."""
+    """Folder of the data sets: the value of --data-dir; for `auto` $EOA_DATA, else `data`. Raises UsageError."""
     if given != "auto":
         return Path(expand(given, "--data-dir"))
     return Path(expand(os.environ.get("EOA_DATA", DATA), "EOA_DATA"))

@@ -1,13 +1,13 @@
-"""The one import of torchvision."""
+"""The only import of torchvision."""
 
 from types import ModuleType
 
 
 def import_torchvision() -> ModuleType:
-    """torchvision; imported late because runs on digits never need it.
+    """Import torchvision late: runs on digits do not need it.
 
-    Its wheel registers C++ operators only beside a CUDA build of torch, and importing it fails where two of them are unknown.
-    Naming them is enough for data sets and transforms.
+    Its wheel registers its C++ operators only with a CUDA build of torch, and the import fails where two of them are missing.
+    Declaring them is enough for data sets and transforms.
     """
     import torch
 
@@ -24,4 +24,4 @@ def import_torchvision() -> ModuleType:
     return torchvision
 
 
-_kept: list = []  # a Library undefines its operators when it is collected
+_kept: list = []  # a Library undefines its operators when garbage-collected

@@ -1,4 +1,4 @@
-"""The same script as a member of an ecosphere; `diff examples/digits.py examples/digits_ecosphere.py` shows what it took.
+"""The same script as a member of an ecosphere; `diff examples/digits.py examples/digits_ecosphere.py` shows the changes.
 
 mpirun --oversubscribe --bind-to none -np 4 python examples/digits_ecosphere.py
 """

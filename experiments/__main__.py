@@ -29,6 +29,8 @@ from experiments.jobs import RESULTS, ROOT, Job, Records, make_jobs, run_key, un
 from experiments.progress import follow
 from experiments.registry import PROFILES, Profile, load_profile
 
+SLURM_JOBS = 100  # in its queue at once
+
 
 def main() -> int:
     """Parse, list or run; the exit code is 0, 1 where a run failed, 2 for wrong usage."""
@@ -40,7 +42,8 @@ def main() -> int:
     except UsageError as error:
         parser.error(str(error))
     profile = load_profile(args.profile, args.workers)
-    args.jobs = args.jobs or (1 if profile.preset == "paper" else available_cores())  # runs would share the GPUs
+    # Of profiles for GPUs runs would share these; Slurm queues what it is given.
+    args.jobs = args.jobs or (SLURM_JOBS if args.slurm else 1 if profile.preset == "paper" else available_cores())
     if wrong := unmatched(profile, args.only):
         names = sorted({n for table, experiment in profile.experiments() for n in (table.name, experiment.name)})
         parser.error(f"profile {profile.name} has no experiment or table '{wrong[0]}'; it has: {', '.join(names)}")
@@ -81,7 +84,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME", help="experiments, tables, or globs")
     parser.add_argument("--seeds", type=positive, metavar="K", help="seeds 0 .. K-1 of every experiment (default 1; paper 5)")
     parser.add_argument(
-        "--jobs", type=positive, metavar="N", help="runs side by side (default: as many as cores; gpu, paper: 1)"
+        "--jobs", type=positive, metavar="N", help="runs side by side (default: as cores; gpu, paper: 1; --slurm: 100)"
     )
     parser.add_argument("--fresh", action="store_true", help="run again what has a record")
     parser.add_argument("--list", action="store_true", help="say which experiments there are, and which have records")
@@ -133,7 +136,7 @@ def make_plan(profile: Profile, todo: list[Job], args: argparse.Namespace, cores
     inside = {job.id for job in todo}
     entries = []
     for job in todo:
-        share = share_of(job, 1 if args.slurm else args.jobs, cores)
+        share = Share(1, None, False) if args.slurm else share_of(job, args.jobs, cores)  # there: cores of one task
         words = [profile.name, job.experiment.name, str(job.seed), "--results", str(args.results.resolve())]
         words += ["--workers", str(args.workers)] + (["--value", job.value] if job.value else [])
         words += ["--threads", str(share.threads)] if share.threads else []
@@ -153,14 +156,14 @@ def make_plan(profile: Profile, todo: list[Job], args: argparse.Namespace, cores
 def run_workflow(profile: Profile, todo: list[Job], records: Records, args: argparse.Namespace) -> list[Job]:
     """Run the jobs by Snakemake, with a progress line; returns those that failed or could not be run."""
     work = (args.results / profile.name / ".workflow").resolve()
-    cores = max(available_cores(), *(job.experiment.ranks for job in todo)) if args.slurm else available_cores()
+    cores = available_cores()
     with alone(work.with_name(".workflow.lock")):
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         (work / "plan.json").write_text(json.dumps(make_plan(profile, todo, args, cores)), encoding="utf-8")
         snakefile = str(ROOT / "experiments/Snakefile")
         words = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(work)]
-        words += ["--keep-going", "--quiet", "all", "--nocolor"]
+        words += ["--keep-going", "--quiet", "rules", "progress", "host", "--nocolor"]
         words += ["--executor", "slurm", "--jobs", str(args.jobs)] if args.slurm else ["--cores", str(cores)]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path}

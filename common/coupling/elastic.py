@@ -1,8 +1,8 @@
 """Updates of a worker and of the center in elastic averaging and its comparators. Pure; no MPI.
 
-A worker couples its weights x to a center x~ before and after every step of its own (`common.optim.protocols.Coupling`): the
-gradient is taken at the weights *before* the elastic move, and both sides use the same difference. Equations (E), (M), (A) and
-algorithms are those of arXiv 1412.6651v8; docs/algorithms.md has them all.
+A worker couples its weights x to a center variable x~ before and after each of its steps (`common.optim.protocols.Coupling`):
+the gradient is taken at the weights *before* the elastic move, and both sides use the same difference. Equations (E), (M), (A)
+and algorithms are those of arXiv 1412.6651v8; docs/algorithms.md has them all.
 """
 
 from collections.abc import Callable
@@ -14,41 +14,42 @@ from torch import Tensor
 
 from common.optim.protocols import Coupling
 
-Averaging = float | None  # rate of the average over the centre's past: 0 means 1/t, the mean of all of it; None: no average
+Averaging = float | None  # rate of the average over the centre's past: 0 for 1/t, the plain mean; None for no average
 
 
 class Centre(Protocol):
-    """Where x~ lives, as one worker sees it. Tensors are flat float32, all of the same length."""
+    """A worker's access to the center variable x~. Tensors are flat float32, all of the same length."""
 
     def pull(self, into: Tensor) -> None:
-        """The present x~; waits for it."""
+        """Copy the current x~ to `into`; blocking."""
         ...
 
     def push(self, update: Tensor) -> bool:
-        """Send an update off without waiting; `update` may be changed once `flush` has returned.
+        """Send an update, non-blocking; `update` may be changed once `flush` has returned.
 
-        Returns False, and sends nothing, where it is not finite: a worker that is lost shall not take the centre with it.
+        Returns False and sends nothing if it is not finite, so that a diverged worker cannot spoil the centre.
         """
         ...
 
     def flush(self) -> None:
-        """Wait until x~ has taken in everything that was pushed."""
+        """Wait until all pushed updates are applied to x~."""
         ...
 
 
 def is_finite(update: Tensor) -> bool:
-    """Whether an update may reach a centre."""
+    """Whether an update (its sum) is finite and may be applied to a centre."""
     return bool(torch.isfinite(update.sum()))
 
 
 class CenterVariable:
-    """The centre x~, or a slice of it, and what becomes of it with every update. It adds; it never waits or counts workers.
+    """The center variable x~, or a slice of it, with its update rule. No communication.
 
-    centre: flat tensor, changed in place. rule: how an update changes it. averaging: whether a mean z of its past is kept.
+    centre: flat tensor, changed in place. rule: applies an update to it; `add` by default. averaging: rate of the mean z of its
+    past.
 
     Attributes:
-        average: z, None without averaging. z never feeds back.
-        clock: updates taken in.
+        average: z, None without averaging. z does not feed back.
+        clock: number of updates applied.
     """
 
     def __init__(
@@ -59,14 +60,14 @@ class CenterVariable:
         self.clock = 0
 
     def receive(self, update: Tensor) -> None:
-        """z_{t+1} = (1 - a) z_t + a x~_t with a = 1/(t+1) (ADOWNPOUR, ASGD) or constant; then x~ takes the update in."""
+        """z_{t+1} = (1 - a) z_t + a x~_t with a = 1/(t+1) (ADOWNPOUR, ASGD) or constant; then the update."""
         if self.average is not None:
             self.average.lerp_(self.centre, self.averaging or 1 / (self.clock + 1))
         self.rule(self.centre, update)
         self.clock += 1
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep, besides `clock`, to be copied back in place."""
+        """State for a checkpoint, besides `clock`; restored in place."""
         kept = {"centre": self.centre}
         if self.average is not None:
             kept["average"] = self.average
@@ -76,7 +77,7 @@ class CenterVariable:
 
     @property
     def evaluated(self) -> Tensor:
-        """The weights a run is judged by: z where there is one, else x~."""
+        """The evaluated weights: z with averaging, else x~."""
         return self.centre if self.average is None else self.average
 
 
@@ -98,13 +99,13 @@ class MomentumRule:
         self.velocity: Tensor | None = None
 
     def velocity_of(self, centre: Tensor) -> Tensor:
-        """v, made where there is none yet."""
+        """v, zeros at first use."""
         if self.velocity is None:
             self.velocity = torch.zeros_like(centre)
         return self.velocity
 
     def __call__(self, centre: Tensor, gradient: Tensor) -> None:
-        """One gradient taken in."""
+        """Apply one gradient."""
         velocity = self.velocity_of(centre).mul_(self.delta).sub_(gradient, alpha=self.eta)
         if self.nesterov:
             centre.sub_(gradient, alpha=self.eta)
@@ -113,27 +114,27 @@ class MomentumRule:
 
 @dataclass
 class LocalCenter:
-    """A centre in this process: of a run with one worker, and of tests that play all of them in turn."""
+    """A centre in this process: for runs with one worker, and for tests that step all workers in turn."""
 
     master: CenterVariable
 
     def pull(self, into: Tensor) -> None:
-        """The present x~."""
+        """Copy the current x~ to `into`."""
         into.copy_(self.master.centre)
 
     def push(self, update: Tensor) -> bool:
-        """Taken in at once."""
+        """Apply at once; False if not finite."""
         finite = is_finite(update)
         if finite:
             self.master.receive(update)
         return finite
 
     def flush(self) -> None:
-        """Nothing is ever under way."""
+        """No-op."""
 
 
 class NoSync(Coupling):
-    """No coupling (SGD, MSGD). A centre is told every step: it is where x is, and may keep an average (ASGD, MVASGD)."""
+    """No coupling (SGD, MSGD). A centre receives every step: it equals x, and may keep an average (ASGD, MVASGD)."""
 
     steps = True
 
@@ -141,7 +142,7 @@ class NoSync(Coupling):
         self.centre, self.before = centre, x.detach().clone() if centre else None
 
     def begin(self, t: int, x: Tensor) -> None:
-        """Nothing to fetch."""
+        """No-op."""
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """x~ <- x~ + (x - x before the step)."""
@@ -152,14 +153,14 @@ class NoSync(Coupling):
         return False
 
     def tensors(self) -> dict[str, Tensor]:
-        """Where x was before the step that is to come."""
+        """x before the next step."""
         return {} if self.before is None else {"before": self.before}
 
 
 class Elastic(Coupling):
     """Asynchronous EASGD (algorithm 1); over the steps of `NesterovSGD` it is EAMSGD (algorithm 2).
 
-    Every `period` steps, from t = 0 on: e = alpha (x - x~) with the x~ that is fetched, x <- x - e, x~ <- x~ + e.
+    Every `period` steps, from t = 0 on: e = alpha (x - x~) with the fetched x~, x <- x - e, x~ <- x~ + e.
     alpha: moving rate of one exchange, beta / p.
     """
 
@@ -171,7 +172,7 @@ class Elastic(Coupling):
         self.due = False
 
     def begin(self, t: int, x: Tensor) -> None:
-        """e, formed once and used on both sides: x + x~ is conserved."""
+        """Push e. Both sides use the same e: x + x~ is conserved."""
         self.due = t % self.period == 0
         if self.due:
             self.centre.flush()
@@ -180,15 +181,15 @@ class Elastic(Coupling):
             self.centre.push(self.pull)
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """The worker's side of the move."""
+        """x <- x - e."""
         if self.due:
             x.sub_(self.pull)
         return False
 
 
 class Downpour(Coupling):
-    """DOWNPOUR (supplement, algorithm 3): every `period` steps x~ <- x~ + v, x <- x~, v <- 0, where v is what the worker's own
-    steps have added up to. Pushed and acknowledged before it is fetched: the x~ that comes back contains v.
+    """DOWNPOUR (supplement, algorithm 3): every `period` steps x~ <- x~ + v, x <- x~, v <- 0, where v is the sum of
+    the worker's own steps. The fetch follows the acknowledgement of the push: the fetched x~ contains v.
     """
 
     steps = True
@@ -207,7 +208,7 @@ class Downpour(Coupling):
             x.copy_(self.fetched)
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """Nothing: v is the difference to what was fetched."""
+        """No-op: v is x minus the fetched x~."""
         return False
 
     def restart(self, x: Tensor) -> None:
@@ -215,14 +216,14 @@ class Downpour(Coupling):
         self.fetched.copy_(x)
 
     def tensors(self) -> dict[str, Tensor]:
-        """What was fetched last."""
+        """The last fetched x~."""
         return {"fetched": self.fetched}
 
 
 class MomentumDownpour(Coupling):
     """MDOWNPOUR's worker (algorithm 4): fetch x~, compute a gradient there, send it; the master steps (`MomentumRule`).
 
-    weight_decay: L2 coefficient lambda; the gradient that is sent includes lambda x.
+    weight_decay: L2 coefficient lambda; the sent gradient includes lambda x.
     """
 
     steps = False
@@ -244,7 +245,7 @@ class MomentumDownpour(Coupling):
 
 
 class Admm(Coupling):
-    """Asynchronous ADMM (section 4), multipliers scaled by rho. Every `period` steps, with the x~ that is fetched:
+    """Asynchronous ADMM (section 4), multipliers scaled by rho. Every `period` steps, with the fetched x~:
 
     (A1) lambda <- lambda - (x - x~)
     (A2) x <- [x - eta g + eta rho (lambda + x~)] / (1 + eta rho)
@@ -279,7 +280,7 @@ class Admm(Coupling):
         return False
 
     def restart(self, x: Tensor) -> None:
-        """lambda <- 0; the centre still holds the term that was sent last."""
+        """lambda <- 0; the centre still holds the last sent term."""
         self.multiplier.zero_()
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,10 +1,10 @@
-"""Local SGD: workers that step on their own and all meet now and then; and gradients that add up between two meetings.
+"""Local SGD: workers take local steps and average periodically; and gradient accumulation over several steps.
 
     LocalSteps            x^i <- outer(x~, mean_j x^j) after every `period` steps; the mean itself (periodic averaging,
-                          post-local SGD) or Nesterov's momentum on what the mean has moved (DiLoCo)
-    GradientAccumulation  gradients of `period` batches add up; then one step with their mean over all workers
+                          post-local SGD) or Nesterov's momentum on the change of the mean (DiLoCo)
+    GradientAccumulation  sum of the gradients of `period` batches; then one step with their mean over all workers
 
-All ranks of the group make the same number of steps, and meet by an all-reduce; no server.
+All ranks of the group make the same number of steps, and synchronise by an all-reduce; no server.
 """
 
 from collections.abc import Callable
@@ -20,9 +20,9 @@ from common.parallel.comm import Group, finite_mean_
 
 @dataclass(frozen=True)
 class SyncSchedule:
-    """When workers meet: after each of the first `switch` steps, then after every `period`-th, and after the last of `steps`.
+    """Steps that synchronise: each of the first `switch` steps, then every `period`-th, and the last of `steps`.
 
-    switch 0 is periodic averaging, more of it post-local SGD (Lin et al. 2020: H = 1 before the switch, H = period after it).
+    switch = 0 is periodic averaging, switch > 0 post-local SGD (Lin et al. 2020: H = 1 before the switch, H = period after it).
     """
 
     period: int
@@ -30,7 +30,7 @@ class SyncSchedule:
     switch: int = 0
 
     def due(self, t: int) -> bool:
-        """Whether workers meet after step t, counted from 0."""
+        """Whether workers synchronise after step t, counted from 0."""
         since = t + 1 - self.switch
         return since <= 0 or since % self.period == 0 or t + 1 == self.steps
 
@@ -40,7 +40,7 @@ def outer_nesterov(x: Tensor, mean: Tensor, v: Tensor, rate: float, momentum: fl
 
         v' = mu v + d,    x~' = x~ - nu (d + mu v')
 
-    nu: outer rate, mu: outer momentum. nu = 1 with mu = 0 gives the mean. Shapes as x; nothing is changed in place.
+    nu: outer rate, mu: outer momentum. nu = 1 with mu = 0 gives the mean. Shapes as x; not in place.
     """
     d = x - mean
     v = momentum * v + d
@@ -50,11 +50,11 @@ def outer_nesterov(x: Tensor, mean: Tensor, v: Tensor, rate: float, momentum: fl
 class LocalSteps(Coupling):
     """Local SGD of the workers of a group, all starting from the same x.
 
-    due(t): whether they meet after step t. outer: nu and mu of `outer_nesterov`; none for the mean. A worker whose weights were
-    not finite is given those of the others, and its momentum begins anew. Collective over the group.
+    due(t): whether they synchronise after step t. outer: nu and mu of `outer_nesterov`; None for the mean. A worker with
+    non-finite weights takes those of the others, and its momentum is reset. Collective over the group.
 
     Attributes:
-        centre: x~, what the last meeting gave; the same bits on all ranks.
+        centre: x~, result of the last synchronisation; bitwise equal on all ranks.
     """
 
     steps = True
@@ -71,10 +71,10 @@ class LocalSteps(Coupling):
         self.mean_and_flag = x.new_empty(len(x) + 1)
 
     def begin(self, t: int, x: Tensor) -> None:
-        """Nothing: workers meet after their steps."""
+        """No-op: workers synchronise after their steps."""
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """The mean over the finite workers, the outer step, and all workers move there."""
+        """Average the finite workers, take the outer step, and copy the result to all workers."""
         if not self.due(t):
             return False
         mean, lost = self.mean_and_flag[:-1], not is_finite(x)
@@ -93,10 +93,10 @@ class LocalSteps(Coupling):
 
 
 class GradientAccumulation(Coupling):
-    """Synchronous SGD with rare steps: where weights are the same everywhere, one step with the mean of all gradients that the
-    workers of a group have gathered there since the last one. With a period of 1, ordinary data parallelism.
+    """Synchronous SGD with gradient accumulation: weights are the same on all ranks, and a step uses the mean of all gradients
+    of the group's workers since the last step. With a period of 1, ordinary data parallelism.
 
-    x: of whose shape gradients are. A gradient that is not finite is left out of the mean. Collective over the group.
+    x: gives the shape of the gradients. Non-finite gradients are excluded from the mean. Collective over the group.
     """
 
     steps = True
@@ -107,10 +107,10 @@ class GradientAccumulation(Coupling):
         self.sum_and_count = x.new_zeros(len(x) + 1)
 
     def begin(self, t: int, x: Tensor) -> None:
-        """Nothing."""
+        """No-op."""
 
     def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
-        """Add the gradient up; when a step is due, put the mean in its place."""
+        """Accumulate the gradient; when a step is due, replace it by the mean and return True."""
         if finite:
             self.sum_and_count[:-1] += gradient
             self.sum_and_count[-1] += 1
@@ -124,9 +124,9 @@ class GradientAccumulation(Coupling):
         return count > 0
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """Nothing: all have made the same step."""
+        """No-op: all workers have made the same step."""
         return False
 
     def tensors(self) -> dict[str, Tensor]:
-        """What has been gathered so far."""
+        """The accumulated gradients and their number."""
         return {"sum_and_count": self.sum_and_count}

@@ -1,17 +1,17 @@
-"""A centre that nobody waits for: who sends what when between workers and parameter servers.
+"""Asynchronous center variable: the message protocol between workers and parameter servers.
 
     worker                              server (one of S, each with its own slice of x~)
     REQUEST            ------------->
                        <-------------   CENTRE: its slice
     PUSH: update       ------------->   adds it; the worker computes its gradient meanwhile
                        <-------------   ACKNOWLEDGE, waited for before the next PUSH or REQUEST
-    REPORT             ------------->   the end of a round: every server saves, the first one writes the line down
-    STOP               ------------->   a server ends after everybody's STOP
+    REPORT             ------------->   end of a round: every server saves, the first one records the line
+    STOP               ------------->   a server ends after the STOP of every worker
 
-One server serves one message at a time, so nobody ever sees half an update. It never waits for a particular worker, and where
-there is nothing to do it sleeps, since its core is often a worker's as well; not while a reply is under way, which a worker
-waits for and which moves on only inside calls of MPI. `WindowCenter` does without a server's help: x~ lies in a window of the
-first rank's memory, and workers read and add to it one-sidedly.
+A server handles one message at a time, so an update of its slice is atomic. It never waits for a particular worker. An idle
+server sleeps between polls, because it often shares its core with a worker; not while a reply is pending, because a worker
+waits for it and MPI progresses only inside its own calls. `WindowCenter` needs no server: x~ lies in an RMA window of the first
+rank, and workers read and accumulate one-sidedly.
 """
 
 import os
@@ -41,8 +41,8 @@ def slices_of(length: int, servers: int) -> list[tuple[int, int]]:
 class Server:
     """One server's slice of the centre, and the loop that serves it.
 
-    master: the slice on the CPU, and its rule; None where x~ lies in a window, and only reports are heard here. workers: world
-    ranks that will come. on_report: called with (rank, report) for every line that a worker sends.
+    master: the slice on the CPU, and its rule; None with a window, where this rank receives only reports. workers: world ranks
+    of the workers. on_report: called with (rank, report) for every report of a worker.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class Server:
         self.sent: dict[int, list[MPI.Request]] = {w: [] for w in workers}
 
     def serve(self) -> None:
-        """Until every worker has sent its STOP. Reports that were sent before it have been handed on by then."""
+        """Serve until every worker has sent STOP; all reports sent before are passed to `on_report` by then."""
         kinds = (Tag.REQUEST, Tag.REQUEST_EVALUATED, Tag.PUSH, Tag.STOP) if self.master else (Tag.STOP,)
         expected = [(worker, tag) for worker in self.workers for tag in kinds]
         requests = [self._listen(worker, tag) for worker, tag in expected]
@@ -82,7 +82,7 @@ class Server:
             pass
 
     def _is_replying(self) -> bool:
-        """Whether a reply has not left yet; looking lets MPI go on with it."""
+        """Whether a reply is pending; the test lets MPI progress."""
         return not all(MPI.Request.Testall(sent) for sent in self.sent.values())
 
     def _listen(self, worker: int, tag: Tag) -> MPI.Request:
@@ -90,8 +90,8 @@ class Server:
         return self.world.comm.Irecv([buffer, MPI.FLOAT], source=worker, tag=tag)
 
     def _answer(self, worker: int, tag: Tag) -> None:
-        assert self.master is not None, "nobody asks a window's rank for anything"
-        MPI.Request.Waitall(self.sent[worker])  # one of each kind per worker: long since done
+        assert self.master is not None, "no requests are served with a window"
+        MPI.Request.Waitall(self.sent[worker])  # at most one message of each kind per worker: long since complete
         if tag is Tag.PUSH:
             self.master.receive(torch.from_numpy(self.updates[worker]))
             reply, answer = NOTHING, Tag.ACKNOWLEDGE
@@ -104,7 +104,7 @@ class Server:
 
 
 def hear_reports(world: Group, on_report: Callable[[int, Any], None]) -> bool:
-    """Take in one report if there is one; returns whether there was."""
+    """Receive one report if one is pending; returns whether one was."""
     status = MPI.Status()
     if not world.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.REPORT, status=status):
         return False
@@ -114,25 +114,25 @@ def hear_reports(world: Group, on_report: Callable[[int, Any], None]) -> bool:
 
 
 class RemoteCenter(ABC):
-    """A worker's side of a center (`elastic.Centre`) that lives on the first ranks, `servers` of them."""
+    """A worker's access (`elastic.Centre`) to a center variable on the first `servers` ranks."""
 
     def __init__(self, world: Group, servers: int) -> None:
         self.world, self.servers = world, range(servers)
 
     @abstractmethod
     def pull(self, into: Tensor, evaluated: bool = False) -> None:
-        """The present center, or what is evaluated."""
+        """Copy the current center, or the evaluated weights, to `into`; blocking."""
 
     @abstractmethod
     def push(self, update: Tensor) -> bool:
-        """Send an update off without waiting; False, and nothing sent, where it is not finite."""
+        """Send an update, non-blocking; returns False and sends nothing if it is not finite."""
 
     @abstractmethod
     def progress(self) -> None:
-        """Let MPI go on with what is under way: it does nothing outside its own calls."""
+        """Let MPI progress pending messages, which it does only inside its own calls."""
 
     def flush(self) -> None:
-        """Wait until x~ has taken in everything that was pushed; by default nothing is."""
+        """Wait until all pushed updates are applied to x~; by default a no-op."""
         return
 
     def report(self, line: Any) -> None:
@@ -141,16 +141,16 @@ class RemoteCenter(ABC):
             self.world.comm.send(line, dest=k, tag=Tag.REPORT)
 
     def close(self) -> None:
-        """No more messages from this worker."""
+        """Flush, then send STOP to every server."""
         self.flush()
         for k in self.servers:
             self.world.comm.Send([NOTHING, MPI.FLOAT], dest=k, tag=Tag.STOP)
 
 
 class ServedCenter(RemoteCenter):
-    """A worker's side of the protocol, towards all servers.
+    """A worker's side of the protocol with all servers.
 
-    length: of the whole centre, floats. servers: how many; they are the first ranks of the world.
+    length: of the whole centre, floats. servers: their number; they are the first ranks of the world.
     """
 
     def __init__(self, world: Group, length: int, servers: int) -> None:
@@ -161,9 +161,9 @@ class ServedCenter(RemoteCenter):
         self.pending: list[MPI.Request] = []
 
     def pull(self, into: Tensor, evaluated: bool = False) -> None:
-        """The present centre of all servers (or its average); waits for it."""
+        """Fetch the current centre (or its average) from all servers; blocking."""
         comm, tag = self.world.comm, Tag.REQUEST_EVALUATED if evaluated else Tag.REQUEST
-        array = into.detach().numpy() if into.device.type == "cpu" else self.fetched  # without a copy where that is possible
+        array = into.detach().numpy() if into.device.type == "cpu" else self.fetched  # without a copy if possible
         waiting = [comm.Irecv([self._part(array, k), MPI.FLOAT], source=k, tag=Tag.CENTRE) for k in self.servers]
         waiting += [comm.Isend([NOTHING, MPI.FLOAT], dest=k, tag=tag) for k in self.servers]
         MPI.Request.Waitall(waiting)
@@ -171,11 +171,11 @@ class ServedCenter(RemoteCenter):
             into.copy_(torch.from_numpy(array))
 
     def push(self, update: Tensor) -> bool:
-        """Send every server its slice of a finite update, and return at once."""
+        """Send every server its slice of a finite update, non-blocking."""
         self.flush()
         if not is_finite(update):
             return False
-        self.pushed = host_array(update)  # of the update itself on the CPU: it stays as it is until `flush`
+        self.pushed = host_array(update)  # on the CPU the update itself: unchanged until `flush`
         comm = self.world.comm
         self.pending = [comm.Irecv([NOTHING, MPI.FLOAT], source=k, tag=Tag.ACKNOWLEDGE) for k in self.servers]
         self.pending += [comm.Isend([self._part(self.pushed, k), MPI.FLOAT], dest=k, tag=Tag.PUSH) for k in self.servers]
@@ -183,7 +183,7 @@ class ServedCenter(RemoteCenter):
         return True
 
     def progress(self) -> None:
-        """Let MPI go on with what is pending."""
+        """Let MPI progress pending messages."""
         if self.pending and MPI.Request.Testall(self.pending):
             self.pending = []
 
@@ -198,10 +198,9 @@ class ServedCenter(RemoteCenter):
 
 
 class WindowCenter(RemoteCenter):
-    """The centre in a window of the first rank's memory; every rank makes one, collectively, and workers use it.
+    """The centre in an RMA window of the first rank. Construction is collective over the world; workers use it.
 
-    start: x~_0 (the first rank's counts). Additions are atomic by element, and so are reads; there is no average and no rule
-    but addition.
+    start: x~_0 (the first rank's is used). Reads and additions are atomic per element. No average, and no rule but addition.
     """
 
     def __init__(self, world: Group, start: Tensor) -> None:
@@ -220,16 +219,16 @@ class WindowCenter(RemoteCenter):
         return np.asarray(self.window.tomemory()).view(np.float32)
 
     def pull(self, into: Tensor, evaluated: bool = False) -> None:
-        """The present centre."""
+        """Fetch the current centre; blocking."""
         self.flush()
-        # Nothing is sent, but Open MPI wants an origin of full length: with an empty one it fetches other numbers.
+        # Nothing is sent, but Open MPI needs an origin of full length: with an empty one it fetches wrong numbers.
         self.window.Get_accumulate([self.pushed, MPI.FLOAT], [self.fetched, MPI.FLOAT], 0, op=MPI.NO_OP)
         self.window.Flush(0)
         self.world.traffic.inside += self.fetched.nbytes
         into.copy_(torch.from_numpy(self.fetched))
 
     def push(self, update: Tensor) -> bool:
-        """Begin to add a finite update, and return."""
+        """Accumulate a finite update, non-blocking."""
         self.flush()
         if not is_finite(update):
             return False
@@ -239,14 +238,14 @@ class WindowCenter(RemoteCenter):
         return True
 
     def progress(self) -> None:
-        """Let MPI go on."""
+        """Let MPI progress."""
         self.world.comm.Iprobe(tag=Tag.CENTRE)
 
     def flush(self) -> None:
-        """Wait until what was pushed has been added."""
+        """Wait until all pushed updates are added."""
         self.window.Flush(0)
 
     def free(self) -> None:
-        """Give the window back; collective."""
+        """Free the window; collective."""
         self.window.Unlock_all()
         self.window.Free()

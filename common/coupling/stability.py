@@ -1,5 +1,5 @@
-"""What is known of elastic averaging on a quadratic F(x) = h x^2 / 2: maps, when they are stable, and moments of the centre;
-and of a swarm whose best places are at rest.
+"""Stability theory of elastic averaging on a quadratic F(x) = h x^2 / 2 (maps, stability conditions, moments of the center
+variable), and of a swarm whose best positions are fixed.
 
 Notation of the paper (arXiv 1412.6651v8): p workers x^1..x^p and the centre x~, learning rate eta, penalty rho, moving rate
 alpha = eta rho, centre moving rate beta = p alpha, momentum delta, curvature h. Maps act on column vectors; everything is
@@ -18,7 +18,7 @@ def spectral_radius(matrix: np.ndarray) -> float:
 
 
 def _in_turn(maps: list[np.ndarray]) -> np.ndarray:
-    """One round: the first map acts first."""
+    """Product of the maps of one round; the first map acts first."""
     return reduce(lambda done, following: following @ done, maps)
 
 
@@ -26,7 +26,7 @@ def round_robin_easgd(eta: float, alpha: float, p: int) -> np.ndarray:
     """One round of round-robin EASGD with h = 1 on (x^1, ..., x^p, x~), shape (p+1, p+1). Section 4.
 
     Each worker's map is the identity but for [[1 - eta - alpha, alpha], [alpha, 1 - alpha]] on (x^i, x~), which is symmetric:
-    a product of symmetric contractions is stable. For curvature h put eta h in the place of eta.
+    a product of symmetric contractions is stable. For curvature h replace eta by eta h.
     """
     maps = []
     for i in range(p):
@@ -45,7 +45,7 @@ def round_robin_admm(eta: float, rho: float, p: int) -> np.ndarray:
     """One round of round-robin ADMM with h = 1 on (lambda^1, x^1, ..., lambda^p, x^p, x~), shape (2p+1, 2p+1). Section 4.
 
     Worker i: lambda^i -= x^i - x~, then x^i = (x^i - eta x^i + eta rho (lambda^i + x~)) / (1 + eta rho), then the centre
-    becomes the mean of x^j - lambda^j over all workers. Each map has a spectral radius of at most 1, the round need not.
+    becomes the mean of x^j - lambda^j over all workers. Each map has a spectral radius of at most 1; the round may exceed 1.
     """
     size = 2 * p + 1
     maps = []
@@ -67,7 +67,7 @@ def synchronous_easgd(eta_h: float, alpha: float, p: int) -> np.ndarray:
 
 
 def decay_rates(eta_h: float, alpha: float, p: int) -> tuple[complex, complex]:
-    """(gamma, phi) of Lemma 7.1: the eigenvalues that the mean of the workers and the centre decay by."""
+    """(gamma, phi) of Lemma 7.1: the eigenvalues with which the mean of the workers and the centre decay."""
     a = eta_h + (p + 1) * alpha
     root = np.sqrt(complex(a * a - 4 * eta_h * p * alpha))
     return 1 - (a - root) / 2, 1 - (a + root) / 2
@@ -92,7 +92,7 @@ def variance_of_centre(t: float, eta: float, h: float, alpha: float, p: int, sig
     gamma, phi = decay_rates(eta * h, alpha, p)
 
     def power(base: complex) -> complex:
-        """The base to the t; gamma and phi have moduli below 1 where a limit is asked for."""
+        """base**t, 0 for infinite t, where gamma and phi have moduli below 1."""
         return 0 if math.isinf(t) else base**t
 
     bracket = (
@@ -138,7 +138,7 @@ def error_bound(eta: float, mu: float, smoothness: float, alpha: float, beta: fl
 
 
 def swarm_mean_is_stable(w: float, c1: float, c2: float) -> bool:
-    """Whether E x of a particle converges, to (c1 P + c2 G) / (c1 + c2), for P and G at rest and no training.
+    """Whether E x of a particle converges, to (c1 P + c2 G) / (c1 + c2), for fixed P and G and no training.
 
     E x follows x_{k+1} = (1 + w - phi) x_k - w x_{k-1} + phi target with phi = (c1 + c2) / 2: |w| < 1 and 0 < phi < 2 (1 + w).
     """
@@ -146,7 +146,7 @@ def swarm_mean_is_stable(w: float, c1: float, c2: float) -> bool:
 
 
 def swarm_second_moments(w: float, c1: float, c2: float) -> np.ndarray:
-    """One move on (E x^2, E x x_, E x_^2), x_ the place before x, at P = G = 0 with r1, r2 drawn anew; shape (3, 3).
+    """One move on (E x^2, E x x_, E x_^2), x_ the position before x, at P = G = 0 with r1, r2 drawn anew; shape (3, 3).
 
     The variance of a particle stays bounded iff its spectral radius is below 1.
     """

@@ -1,15 +1,15 @@
-"""Workers as particles of a swarm: PSO-PS (our reconstruction), the part that talks.
+"""PSO-PS (our reconstruction), the communication side: workers are the particles of a swarm.
 
-Every n steps of local training all workers meet:
+Every n steps of local training all workers synchronise:
 
-    fitness   each measures a loss of its own weights                          nobody talks
-    P         each remembers its best place                                    nobody talks
-    G         who has the best P                                               one MINLOC
+    fitness   a loss of each worker's own weights                              no communication
+    P         best position of each worker                                     no communication
+    G         rank of the best P                                               one MINLOC
               that P, if it is better than G                                   at most one broadcast
-    move      velocity, position (`common.coupling.swarm_rules`)               nobody talks
-    buffers   batch-norm statistics are averaged, where the model has any      one small all-reduce
+    move      velocity, position (`common.coupling.swarm_rules`)               no communication
+    buffers   batch-norm statistics are averaged, if the model has any         one small all-reduce
 
-The broadcast is left out by all ranks or by none: f_G and the answer of the MINLOC are the same everywhere.
+All ranks agree on whether to broadcast: f_G and the result of the MINLOC are the same on all of them.
 """
 
 import math
@@ -35,30 +35,30 @@ EXCHANGES = ("broadcast", "allgather", "delayed")
 
 
 class Fitness(Protocol):
-    """What a particle is compared by: a loss, lower is better."""
+    """Fitness of a particle: a loss, lower is better."""
 
     def observe(self, report: Tensor) -> None:
-        """What a step's closure reported of its batch: (summed loss, correct answers, answers)."""
+        """Batch report of a step's closure: (summed loss, correct answers, answers). Ignored by default."""
         return
 
     def measure(self, k: int) -> float:
-        """That of the weights as they are, at the end of round k's local phase; +inf or NaN where they are lost."""
+        """Fitness of the current weights at the end of round k's local phase; +inf or NaN if they are lost."""
         ...
 
     def restart(self) -> None:
-        """Others have put weights in the place of this worker's; by default nothing has to be forgotten."""
+        """This worker's weights have been replaced; by default a no-op."""
         return
 
     def tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint has to keep, to be copied back in place; by default nothing."""
+        """State for a checkpoint, restored in place; by default empty."""
         return {}
 
 
 class Probe(Fitness):
     """Mean loss on a few training images, without augmentation and in evaluation mode; the same images on every worker.
 
-    Batch-norm statistics are measured for the weights: what a layer carries is of weights before the last move. images: how
-    many, at most all. anew: whether others are drawn every round, instead of once.
+    Batch-norm statistics are re-estimated, because the layers' own precede the last move. images: their number, at most all.
+    anew: whether new ones are drawn every round instead of once.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Probe(Fitness):
         return self.train.take(torch.from_numpy(indices).to(self.train.labels.device))
 
     def measure(self, k: int) -> float:
-        """On round k's images; may be asked for several places a round."""
+        """Loss on round k's images; may be called for several positions per round."""
         if self.anew and k != self.round:
             self.round, self.pictures = k, self._draw(k)
         training = self.model.module.training
@@ -83,7 +83,7 @@ class Probe(Fitness):
 
 
 class PhaseLoss(Fitness):
-    """The loss that local training had on its batches: mean over the phase's steps, or of the last one. Costs nothing.
+    """Training loss on the local batches: mean over the phase's steps, or of the last one. No extra passes.
 
     last: whether only the last batch counts.
     """
@@ -93,7 +93,7 @@ class PhaseLoss(Fitness):
         self.seen = torch.zeros(2, dtype=torch.float64)  # sum of the batches' mean losses, steps
 
     def observe(self, report: Tensor) -> None:
-        """One more step; added up where the report is, so that nobody waits for an accelerator."""
+        """Add one step; the sum stays on the report's device, which avoids a synchronisation."""
         self.seen = self.seen.to(report.device)
         if self.last:
             self.seen.zero_()
@@ -101,13 +101,13 @@ class PhaseLoss(Fitness):
         self.seen[1] += 1
 
     def measure(self, k: int) -> float:
-        """That of the phase, which is over then."""
+        """Loss of the phase; resets the sum."""
         total, steps = self.seen.tolist()
         self.seen.zero_()
         return total / steps if steps else math.inf
 
     def restart(self) -> None:
-        """What was seen was seen elsewhere."""
+        """Discard the losses of the replaced weights."""
         self.seen.zero_()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -117,14 +117,13 @@ class PhaseLoss(Fitness):
 
 @dataclass(frozen=True)
 class SwarmSettings:
-    """How a swarm meets.
+    """Settings of a swarm.
 
-    motion: its coefficients. period: n, local steps between two moves. rounds: K, moves in the whole run, for what changes
-    over it. memory: when P and G are replaced (`swarm_rules.is_personal_best`). consensus: whether all take over the
-    place that the round's best particle has moved to. reset: whether the momentum of local training begins anew after every
-    move. exchange: how G travels: `broadcast`; `allgather` of everybody's P, which gives the same G and only shows what
-    gathering all weights literally would cost; or `delayed`, while the next phase trains, so that a move knows the G of the
-    meeting before. seed: of the draws.
+    motion: coefficients. period: n, local steps between two moves. rounds: K, moves in the whole run, for coefficients that
+    change over it. memory: when P and G are replaced (`swarm_rules.is_personal_best`). consensus: whether all workers take the
+    new position of the round's best particle. reset: whether local momentum is reset after every move. exchange: communication
+    of G: `broadcast`; `allgather` of all P, which gives the same G and shows the cost of gathering all weights; or `delayed`,
+    overlapped with the next phase, so that a move uses the G of the previous synchronisation. seed: of the draws.
     """
 
     motion: Motion
@@ -138,17 +137,17 @@ class SwarmSettings:
 
 
 class Swarm(Coupling):
-    """One worker's particle. Collective over the group: all make the same number of steps, from the same weights.
+    """One worker's particle. Collective over the group: all ranks make the same number of steps, from the same weights.
 
     state: flat parameters, then floating buffers; changed in place. sizes: lengths of the parameter tensors.
 
-    A worker whose loss is not finite cannot win; one whose weights are not finite restarts from G at rest, without momentum.
+    A worker with a non-finite loss cannot win. One with non-finite weights restarts from G with zero velocity and momentum.
 
     Attributes:
-        velocity: v, shape (N,). personal, best: P and G with their fitness, over the whole state. coming: a G that is on its
-            way or has not been taken yet, its fitness +inf where there is none.
-        fitness: F_i of the last meeting. counts: meetings so far, those with a new G, the rank that G comes from, and how often
-            this worker was lost.
+        velocity: v, shape (N,). personal, best: P and G with their fitness, over the whole state. coming: a pending G,
+            its fitness +inf if there is none.
+        fitness: F_i of the last synchronisation. counts: synchronisations so far, those with a new G, the rank that G comes
+            from, and how often this worker was lost.
     """
 
     steps = True
@@ -175,23 +174,23 @@ class Swarm(Coupling):
 
     @property
     def fitness(self) -> float:
-        """F_i, +inf before the first meeting."""
+        """F_i, +inf before the first synchronisation."""
         return self.present.item()
 
     def measuring_seconds(self) -> float:
-        """Seconds in which fitness was measured, since the last call."""
+        """Seconds spent measuring fitness since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
 
     def begin(self, t: int, x: Tensor) -> None:
-        """Nothing: a move comes after the phase's last step."""
+        """No-op: a move comes after the phase's last step."""
 
     def observe(self, report: Tensor) -> None:
         """(1) The batch losses of the phase."""
         self.measured.observe(report)
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """(2) to (9), where this was the last of n steps."""
+        """(2) to (9), after the last of n steps."""
         if (t + 1) % self.settings.period:
             return False
         k = (t + 1) // self.settings.period
@@ -208,13 +207,13 @@ class Swarm(Coupling):
         return lost or self.settings.reset
 
     def close(self, t: int) -> None:
-        """After the last step of all, t steps having been made: what is left of a phase is measured too, and may become G."""
+        """After the run's last step, of t: an incomplete phase is measured too, and its weights may become G."""
         if t % self.settings.period:
             self.elect(t // self.settings.period + 1, not bool(torch.isfinite(self.state).all()))
         self._take_coming()
 
     def elect(self, k: int, lost: bool) -> int:
-        """(2) to (4); returns the rank that has the best P. lost: whether this worker's weights are not finite."""
+        """(2) to (4); returns the rank with the best P. lost: whether this worker's weights are not finite."""
         memory = self.settings.memory
         self._take_coming()
         began = time.perf_counter()
@@ -232,11 +231,11 @@ class Swarm(Coupling):
         if swarm_rules.is_global_best(memory, lowest, self.best.fitness):
             self._fetch(winner, lowest, everybody)
         elif memory != "standard":
-            self.best.fitness = lowest  # nobody's is finite
+            self.best.fitness = lowest  # no finite fitness on any worker
         return winner
 
     def _measure_again(self, k: int) -> float:
-        """The fitness of P on this round's probe; the worker's weights are left as they are."""
+        """The fitness of P on this round's probe; the worker's weights are left unchanged."""
         present = self.state.clone()
         self.state.copy_(self.personal.place)
         fitness = _or_infinite(self.measured.measure(k))
@@ -244,7 +243,7 @@ class Swarm(Coupling):
         return fitness
 
     def _fetch(self, winner: int, fitness: float, everybody: Tensor | None) -> None:
-        """G <- P of the winner, now or at the next meeting."""
+        """G <- P of the winner, now or at the next synchronisation."""
         best = self.coming if self.settings.exchange == "delayed" else self.best
         if winner == self.group.rank:
             best.place.copy_(self.personal.place)
@@ -259,13 +258,13 @@ class Swarm(Coupling):
         self.counts[2] = winner
 
     def arrive(self) -> None:
-        """Wait for what is on its way."""
+        """Wait for a pending broadcast."""
         if self.pending:
             self.pending.wait()
             self.pending = None
 
     def _take_coming(self) -> None:
-        """G <- what the last meeting sent on its way, if it did."""
+        """G <- the pending G, if there is one."""
         self.arrive()
         if self.coming.fitness < math.inf:
             self.best.take(self.coming.place, self.coming.fitness)
@@ -292,13 +291,13 @@ class Swarm(Coupling):
         return (self.state - self.best.place)[: self.length].norm().item()
 
     def restart(self, x: Tensor) -> None:
-        """v <- 0; P stays: this worker has been there."""
+        """v <- 0. P stays valid: this worker has visited it."""
         self.velocity.zero_()
         self.measured.restart()
 
     def tensors(self) -> dict[str, Tensor]:
-        """All that a particle remembers."""
-        self.arrive()  # a checkpoint has to hold all of it
+        """State of the particle, for a checkpoint."""
+        self.arrive()  # a checkpoint must hold the complete G
         return {
             "velocity": self.velocity,
             "personal": self.personal.place,
@@ -313,5 +312,5 @@ class Swarm(Coupling):
 
 
 def _or_infinite(loss: float) -> float:
-    """A loss that is not a finite number is as bad as can be: it must not win a MINLOC."""
+    """The loss, +inf if it is not finite: NaN must not win a MINLOC."""
     return loss if math.isfinite(loss) else math.inf

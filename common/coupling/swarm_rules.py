@@ -1,14 +1,14 @@
-"""How a particle of a swarm moves on flat weights: PSO-PS (our reconstruction). Pure; no MPI.
+"""Move of a particle on flat weights: PSO-PS (our reconstruction). Pure; no MPI.
 
-A worker is a particle: its weights x are the position, a loss is its fitness (lower is better). With P the best place it has
-been at, G the best place of all, and r1, r2 uniform in [0, 1):
+A worker is a particle: its weights x are the position, a loss is its fitness (lower is better). With P its best
+position, G the best position of all particles, and r1, r2 uniform in [0, 1):
 
     v <- w v + c1 r1 (P - x) + c2 r2 (G - x)      (5)
-    v <- clip(v, -v_max, v_max)                   (6), where there is a v_max
+    v <- clip(v, -v_max, v_max)                   (6), if there is a v_max
     x <- x + v                                    (7)
 
 (5) has the form of Kennedy and Eberhart 1995 with the inertia w of Shi and Eberhart 1998. Of PSO-PS (Ye, Han, Sun and Lv, IJCNN
-2020) only the abstract was at hand: coefficients, memory and fitness are ours, see docs/algorithms.md.
+2020) only the abstract was available: coefficients, memory and fitness are ours, see docs/algorithms.md.
 """
 
 import math
@@ -39,7 +39,7 @@ class Motion:
 
     inertia, inertia_end: w at the start and after the last round, linear in between. cognitive, social: c1 and c2.
     decay: whether these shrink by (1 - 1/K)^k. rand: whether r1 and r2 are drawn for every coordinate (`element`), for every
-    parameter tensor (`tensor`) or once (`scalar`). v_max: largest velocity of a coordinate, 0 for any;
+    parameter tensor (`tensor`) or once (`scalar`). v_max: largest velocity of a coordinate, 0 for no limit;
     v_max_unit: whether it is `absolute` or in multiples of the root mean square of the coordinate's tensor (`rms`).
     """
 
@@ -53,7 +53,7 @@ class Motion:
     v_max_unit: str = "absolute"
 
     def at(self, k: int, rounds: int) -> Coefficients:
-        """Those of round k = 1 ... K, K = rounds."""
+        """Coefficients of round k = 1 ... K, K = rounds."""
         inertia = self.inertia - (self.inertia - self.inertia_end) * k / rounds
         shrink = (1 - 1 / rounds) ** k if self.decay else 1.0
         return Coefficients(inertia, shrink * self.cognitive, shrink * self.social)
@@ -73,10 +73,10 @@ def constricted(phi1: float, phi2: float) -> Motion:
 
 
 MOTIONS = {
-    "hull": Motion(0.0, 0.0, 0.25, 0.75),  # ours: x moves within the hull of x, P and G and cannot blow up
+    "hull": Motion(0.0, 0.0, 0.25, 0.75),  # ours: x stays within the hull of x, P and G and cannot diverge
     "clerc": constricted(2.05, 2.05),  # the textbook
-    "shi": Motion(0.9, 0.4, 2.0, 2.0, v_max=0.05),  # needs a v_max: unstable while w > 0.5; how large it is, is our choice
-    "oz": Motion(0.9, 0.9, 0.08, 0.5, decay=True, rand="tensor"),  # another method's, in Oz's thesis on swarms (2023)
+    "shi": Motion(0.9, 0.4, 2.0, 2.0, v_max=0.05),  # needs a v_max, as it is unstable while w > 0.5; the value is ours
+    "oz": Motion(0.9, 0.9, 0.08, 0.5, decay=True, rand="tensor"),  # of another method, from Oz's thesis on swarms (2023)
 }
 
 
@@ -101,7 +101,7 @@ def spread(values: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def limits(x: Tensor, v_max: float, unit: str, sizes: Sequence[int]) -> Tensor | None:
-    """v_max of every coordinate, shape (1,) or (N,); None where there is none. Raises ValueError for another unit."""
+    """v_max of every coordinate, shape (1,) or (N,); None without a limit. Raises ValueError for another unit."""
     if unit not in UNITS:
         raise ValueError(f"unknown unit of v_max '{unit}': choose from {', '.join(UNITS)}")
     if not v_max:
@@ -135,10 +135,11 @@ def move(
 
 
 class Best:
-    """A best place so far and its fitness; +inf, at the start, before anything has been measured.
+    """Best position so far and its fitness, +inf before the first measurement.
 
     Attributes:
-        place: flat weights and floating buffers. value: shape (1,), float64; a tensor, so that a checkpoint can keep it.
+        place: the position: flat weights and floating buffers. value: the fitness, shape (1,), float64; a tensor, so that a
+            checkpoint can keep it.
     """
 
     def __init__(self, start: Tensor) -> None:
@@ -155,19 +156,19 @@ class Best:
         self.value.fill_(fitness)
 
     def take(self, place: Tensor, fitness: float) -> None:
-        """This is the best one from now on."""
+        """Replace position and fitness."""
         self.place.copy_(place)
         self.fitness = fitness
 
 
 def is_personal_best(memory: str, fitness: float, before: float) -> bool:
-    """(3) Whether a worker's present place takes the place of P.
+    """(3) Whether a worker's current position replaces P.
 
-    standard: if it is better. reeval: likewise, `before` having been measured again. fresh: always.
+    standard: if it is better. reeval: likewise, with `before` measured again. fresh: always.
     """
     return memory == "fresh" or fitness < before
 
 
 def is_global_best(memory: str, fitness: float, before: float) -> bool:
-    """(4) Whether the best P of a round becomes G. standard: if it is better. reeval, fresh: always, if anybody is finite."""
+    """(4) Whether the best P of a round becomes G. standard: if it is better. reeval, fresh: always, if it is finite."""
     return fitness < math.inf and (memory != "standard" or fitness < before)

@@ -1,6 +1,6 @@
-"""Elastic averaging among ranks that meet: an all-reduce every tau steps, no server; every rank holds the same centre.
+"""Synchronous elastic averaging: an all-reduce every tau steps, no server; every rank holds the same center variable.
 
-The sum is started before the gradient, from a copy of the weights, and waited for after it: both overlap.
+The all-reduce of a copy of the weights starts before the gradient and completes after it: both overlap.
 """
 
 import torch
@@ -19,10 +19,10 @@ def centre_after(centre: Tensor, total: Tensor, beta: float, workers: int) -> Te
 class SynchronousElastic(Coupling):
     """Synchronous EASGD. Jacobi (eqs. 3-6): workers are pulled towards x~_t. Gauss-Seidel: towards the new x~_{t+1}.
 
-    x_{t+1} = x_t - eta g(x_t) - alpha (x_t - x~), every `period` steps; a plain step otherwise. beta = p alpha unless it is
+    x_{t+1} = x_t - eta g(x_t) - alpha (x_t - x~), every `period` steps; a plain step otherwise. beta = p alpha unless
     given: (alpha, beta) = (1, 1) averages the workers, (1, p) is synchronous DOWNPOUR, both Gauss-Seidel.
-    All ranks of the group start from the same x. Collective over the group: all make the same number of steps. A worker whose
-    weights are not finite counts as standing at the centre, until it is given others.
+    All ranks of the group start from the same x. Collective over the group: all make the same number of steps. A worker with
+    non-finite weights counts with x^i = x~, until its weights are replaced.
     """
 
     steps = True
@@ -34,11 +34,11 @@ class SynchronousElastic(Coupling):
         self.beta = group.size * alpha if beta is None else beta
         self.centre = x.detach().clone()
         self.before = torch.empty_like(x)
-        self.total = x.new_empty(len(x) + 1)  # the sum of all finite workers, and how many those are
+        self.total = x.new_empty(len(x) + 1)  # sum over the finite workers, and their number
         self.pending: Pending | None = None
 
     def begin(self, t: int, x: Tensor) -> None:
-        """Start to add the workers up."""
+        """Start the all-reduce."""
         if t % self.period == 0:
             self.before.copy_(x)
             finite = is_finite(x)
@@ -62,7 +62,7 @@ class SynchronousElastic(Coupling):
         return False
 
     def restart(self, x: Tensor) -> None:
-        """Go on from weights that all ranks of the group have been given: the centre is there as well."""
+        """Continue from weights x that replaced those of all ranks of the group: x~ <- x."""
         self.centre.copy_(x)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -71,7 +71,7 @@ class SynchronousElastic(Coupling):
 
 
 def couple(kind: str, x: Tensor, group: Group, period: int, beta: float = 0.9) -> SynchronousElastic:
-    """What workers of a group share instead of gradients: `easgd`, `easgd-gs`, or `average` (the mean of their weights).
+    """Coupling of a group that shares weights, not gradients: `easgd`, `easgd-gs`, or `average` (the mean of weights).
 
     Raises ValueError for another name.
     """

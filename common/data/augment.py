@@ -1,10 +1,10 @@
 """From uint8 images to a training batch: crop, flip, resize, normalise and cut out, on whole batches.
 
-    Augmenter           pad and crop, flip, cut out, at the images' own size: what Wide ResNets are trained with
-    CroppingAugmenter   random crops smaller than the image, and flip: what elastic averaging was tried with
-    ResizingAugmenter   random resized crop and flip, at any size: what Vision Transformers are fine-tuned with
+    Augmenter           pad and crop, flip, cut-out, at the images' own size (Wide ResNets)
+    CroppingAugmenter   random crops smaller than the image, and flip (the EASGD paper)
+    ResizingAugmenter   random resized crop and flip, at any size (fine-tuning of Vision Transformers)
 
-What happens to an image is drawn by (seed, round, image index), so it depends neither on the rank that trains on it nor on
+The augmentation of an image is drawn by (seed, round, image index): it depends neither on the rank that trains on it nor on
 the number of ranks.
 """
 
@@ -32,20 +32,20 @@ class Augmenter:
 
     def __init__(self, images: Tensor, source: Source) -> None:
         self.images, self.source = images, source
-        self.size = images.shape[1]  # side of the images that come out
+        self.size = images.shape[1]  # side of the output images
         self.scale = 1 / (255 * torch.tensor(source.std, device=images.device))
         self.shift = -torch.tensor(source.mean, device=images.device) / torch.tensor(source.std, device=images.device)
 
     def of(self, indices: Tensor) -> Self:
-        """The same for some of the images only."""
+        """The same augmenter on a subset of the images."""
         fewer = copy(self)
         fewer.images = self.images[indices]
         return fewer
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
-        """The choices of round t for every image, shape (n, 6), int64: crop y and x, flip, cut-out or not, its y and x.
+        """Augmentation parameters of round t for every image, shape (n, 6), int64: crop y and x, flip, cut-out, its y and x.
 
-        worker: whose, where workers do not share the images out.
+        worker: part of the address, where every worker goes through all images.
         """
         n, h, w, _ = self.images.shape
         pad, half = self.source.pad, self.source.cutout // 2
@@ -55,17 +55,17 @@ class Augmenter:
         return torch.from_numpy(draws).to(self.images.device)
 
     def plain(self, indices: Tensor) -> Tensor:
-        """A batch as it is, normalised."""
+        """A batch without augmentation, normalised."""
         return self._normalise(self.images[indices])
 
     def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
-        """A batch after this round's choices; draws: what `draw` gave, shape (n, 6)."""
+        """An augmented batch; draws: result of `draw`, shape (n, 6)."""
         choices = draws[indices]
         batch = self._normalise(self._crop_and_flip(self.images[indices], choices))
         return self._cut_out(batch, choices) if self.source.cutout else batch
 
     def _crop_and_flip(self, batch: Tensor, choices: Tensor) -> Tensor:
-        """Pad with zeros, then read each image from its own window, from right to left where it is flipped."""
+        """Pad with zeros, then crop each image at its own offset, mirrored where it is flipped."""
         b, h, w, _ = batch.shape
         pad = self.source.pad
         padded = F.pad(batch, (0, 0, pad, pad, pad, pad))
@@ -78,9 +78,7 @@ class Augmenter:
         return batch.to(torch.float32).mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
 
     def _cut_out(self, batch: Tensor, choices: Tensor) -> Tensor:
-        """Zero (the mean colour, where pixels are normalised) in a square of which part may lie outside; each image with
-        probability 1/2.
-        """
+        """Zero a square (the mean colour of normalised pixels) with probability 1/2; it may extend beyond the image."""
         _, _, h, w = batch.shape
         top, left = choices[:, 4, None], choices[:, 5, None]
         ys, xs = torch.arange(h, device=batch.device), torch.arange(w, device=batch.device)
@@ -92,9 +90,9 @@ class Augmenter:
 class ResizingAugmenter(Augmenter):
     """Random resized crops (Szegedy et al. 2015) to squares of `size` pixels; without augmentation whole images, resized.
 
-    A crop is drawn as torchvision's RandomResizedCrop draws it, see `crop_sizes`, and lies anywhere. It is read with bilinear
-    interpolation (images are kept hardly larger than `size`, so none shrinks by much). Pixels in [0, 1] are normalised by
-    mean = std = 1/2, as the Vision Transformer's authors do.
+    Crops are drawn as by torchvision's RandomResizedCrop, see `crop_sizes`, at a uniform position, and resized by bilinear
+    interpolation without antialiasing (images are stored little larger than `size`). Pixels in [0, 1] are normalised by
+    mean = std = 1/2, as by the authors of the Vision Transformer.
     """
 
     def __init__(self, images: Tensor, source: Source, size: int, crop_scale: float) -> None:
@@ -102,7 +100,7 @@ class ResizingAugmenter(Augmenter):
         self.size, self.crop_scale = size, crop_scale
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
-        """The choices of round t for every image, shape (n, 5), int64: first row and column of the crop, its rows and columns,
+        """Augmentation parameters of round t for every image, shape (n, 5), int64: top, left, rows and columns of the crop,
         flip.
         """
         n, h, w, _ = self.images.shape
@@ -123,7 +121,7 @@ class ResizingAugmenter(Augmenter):
         return F.interpolate(batch, (self.size, self.size), mode="bilinear", antialias=True)
 
     def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
-        """A batch after this round's choices; draws: what `draw` gave, shape (n, 5)."""
+        """An augmented batch; draws: result of `draw`, shape (n, 5)."""
         top, left, rows, columns, flip = draws[indices].T[:, :, None]
         batch = self._normalise(self.images[indices])
         b, _, h, w = batch.shape
@@ -134,10 +132,10 @@ class ResizingAugmenter(Augmenter):
         return F.grid_sample(batch, grid, padding_mode="border", align_corners=False)
 
     def _places(self, first: Tensor, length: Tensor) -> Tensor:
-        """Where the pixels that come out lie in the image, along one side; pixel k of an image reaches from k to k + 1.
+        """Input coordinates of the output pixels along one side; pixel k of an image reaches from k to k + 1.
 
-        first, length: of the crop, shape (b, 1). Returns shape (b, size); what lies beyond the centres of the crop's own first
-        and last pixel is moved there, so that no pixel outside of the crop is looked at.
+        first, length: of the crop, shape (b, 1). Returns shape (b, size), clamped to the centres of the crop's first and last
+        pixel, so that interpolation uses no pixel outside the crop.
         """
         steps = (torch.arange(self.size, device=first.device) + 0.5) / self.size
         return (first + length * steps).clamp(first + 0.5, first + length - 0.5)
@@ -146,8 +144,8 @@ class ResizingAugmenter(Augmenter):
 def crop_sizes(areas: np.ndarray, ratios: np.ndarray, h: int, w: int, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of random crops of images of h x w pixels, each of shape (n,), whole numbers; 0 where no attempt fits.
 
-    An attempt covers a share of the image that is uniform in [least, 1], with a ratio of width to height that is log-uniform in
-    [3/4, 4/3], sides rounded to whole pixels; the first one that fits into the image is taken.
+    Per attempt the area is uniform in [least, 1] of the image and the aspect ratio (width / height) log-uniform in [3/4, 4/3],
+    sides rounded to whole pixels; the first attempt that fits into the image is taken.
     areas, ratios: draws from U(0, 1), shape (n, attempts).
     """
     area = h * w * (least + (1 - least) * areas)
@@ -159,19 +157,19 @@ def crop_sizes(areas: np.ndarray, ratios: np.ndarray, h: int, w: int, least: flo
 
 
 def central_crop(h: int, w: int) -> tuple[int, int]:
-    """Rows and columns of the largest crop of an image whose sides are in a ratio within [3/4, 4/3]: where no attempt fits."""
+    """Rows and columns of the largest crop with an aspect ratio in [3/4, 4/3]; the fallback where no attempt fits."""
     return min(h, round(w * WIDEST)), min(w, round(h * WIDEST))
 
 
 class CroppingAugmenter(Augmenter):
-    """Random crops of `size` pixels, and flips, normalised as `source` says; without augmentation the central crop."""
+    """Random crops of `size` pixels and flips, normalised by `source`; without augmentation the central crop."""
 
     def __init__(self, images: Tensor, source: Source, size: int) -> None:
         super().__init__(images, source)
         self.size = size
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
-        """The choices of round t for every image, shape (n, 3), int64: first row and column of the crop, flip."""
+        """Augmentation parameters of round t for every image, shape (n, 3), int64: top and left of the crop, flip."""
         n, h, w, _ = self.images.shape
         high = [h - self.size + 1, w - self.size + 1, 2 if self.source.flip else 1]
         draws = stream(seed, Purpose.AUGMENT, t, worker=worker).integers(0, high, size=(n, 3))
@@ -184,7 +182,7 @@ class CroppingAugmenter(Augmenter):
         return self._normalise(self.images[indices][:, top : top + self.size, left : left + self.size])
 
     def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
-        """A batch after this round's choices; draws: what `draw` gave, shape (n, 3)."""
+        """An augmented batch; draws: result of `draw`, shape (n, 3)."""
         top, left, flip = draws[indices].T[:, :, None]
         side = torch.arange(self.size, device=draws.device)
         columns = left + torch.where(flip == 1, self.size - 1 - side, side)
@@ -193,19 +191,19 @@ class CroppingAugmenter(Augmenter):
 
 
 def in_unit_range(source: Source) -> Source:
-    """The same data set with pixels in [0, 1] instead of normalised ones, as elastic averaging was tried with."""
+    """The same data set with pixels in [0, 1] instead of normalised ones (the EASGD paper)."""
     return replace(source, mean=(0.0,) * source.channels, std=(1.0,) * source.channels)
 
 
 def permutation(seed: int, t: int, n: int, worker: int = 0) -> np.ndarray:
-    """The order of n training images in round t: of the whole world, or one worker's where each goes through all of them."""
+    """Order of n training images in round t: world-wide, or of one worker where each goes through all of them."""
     return stream(seed, Purpose.SHUFFLE, t, worker=worker).permutation(n)
 
 
 def shard(seed: int, n: int, worker: int, workers: int) -> np.ndarray:
-    """Indices of the training images that are one worker's own for a whole run, shape (n // workers,).
+    """Indices of one worker's shard of the training images for a whole run, shape (n // workers,).
 
-    Drawn by the seed; those of different workers are disjoint, and what is left over is nobody's.
+    Drawn by the seed. Shards are disjoint; the n % workers images left over belong to no shard.
     """
     size = n // workers
     return stream(seed, Purpose.SHARD).permutation(n)[worker * size : (worker + 1) * size]

@@ -1,4 +1,4 @@
-"""Data of a run: what is trained on, what fitness is measured on, what is only reported."""
+"""Data of a run: the training, validation, fitness and test splits, and their batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,19 +32,19 @@ class ImageDataset:
 
     @property
     def size(self) -> int:
-        """Side of the images that come out, in pixels."""
+        """Side of the output images in pixels."""
         return self.augmenter.size
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
-        """What `augmented` is to do to each image in round t."""
+        """Augmentation parameters of each image in round t, for `augmented`."""
         return self.augmenter.draw(seed, t, worker)
 
     def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Images as they are, and their labels."""
+        """Images without augmentation, and their labels."""
         return self.augmenter.plain(indices), self.labels[indices]
 
     def augmented(self, indices: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """Images after this round's choices, and their labels; draws: what `draw` gave."""
+        """Augmented images and their labels; draws: result of `draw`."""
         return self.augmenter.augmented(indices, draws), self.labels[indices]
 
 
@@ -52,8 +52,8 @@ class ImageDataset:
 class DataSet:
     """All splits of one run; the same on every rank.
 
-    train: what gradients are taken on. validation: held out of the training images; decides. fitness: fixed stratified part
-    of it that every worker is judged on after each round. test: reported once at the end, decides nothing.
+    train: for gradients. validation: held out of the training images; all choices rest on it. fitness: fixed stratified part of
+    it on which every worker is evaluated after each round. test: reported once at the end; no choice depends on it.
     """
 
     source: Source
@@ -67,9 +67,9 @@ class DataSet:
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """This rank's part of round t: `steps` augmented batches of batch_size / ranks images.
 
-        Step s of all ranks together is the s-th run of `batch_size` images of the world-wide permutation of (seed, t), so the
-        global batches do not depend on the number of ranks; what is left over is dropped. worker: whose permutation and
-        augmentation, where workers do not share the images out but each goes through all of them.
+        The global batch of step s is the s-th block of `batch_size` images of the world-wide permutation of (seed, t), whatever
+        the number of ranks; the remainder is dropped. worker: part of the address of permutation and augmentation, where every
+        worker goes through all images.
         """
         order = permutation(seed, t, len(self.train), worker)
         mine = order[: steps * batch_size].reshape(steps, ranks, batch_size // ranks)[:, rank]
@@ -78,9 +78,9 @@ class DataSet:
     def own_batches(
         self, seed: int, t: int, size: int, worker: int, workers: int, steps: int
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Round t of a worker that keeps to a shard of its own (`shard`): `steps` augmented batches of `size` images.
+        """Round t of a worker with its own shard (`shard`): `steps` augmented batches of `size` images.
 
-        Reshuffled every round, within the shard; what is left over is dropped. All workers make equally many steps.
+        The shard is reshuffled every round; the remainder is dropped. All workers make the same number of steps.
         """
         own = shard(seed, len(self.train), worker, workers)
         mine = own[permutation(seed, t, len(own), worker)][: steps * size].reshape(steps, size)
@@ -92,7 +92,7 @@ class DataSet:
             yield self.train.augmented(indices, draws)
 
 
-KEPT_LARGER = 8 / 7  # images of a folder are kept so much larger than they are trained at, as crops of 224 from 256 pixels
+KEPT_LARGER = 8 / 7  # stored side over training side of a folder's images, as for crops of 224 from 256 pixels
 
 
 def open_data(
@@ -111,12 +111,12 @@ def open_data(
 ) -> DataSet:
     """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
 
-    val_fraction: share of the training images held out, stratified. fitness_images: at most so many of them judge a worker
-    each round (0: all). train_images: at most so many are trained on (0: all), stratified as well. image_size: side of the
-    squares that images are resized to, by random resized crops of at least `crop_scale` of their area; 0 keeps their size
-    and pads and crops. crop: side of random crops without padding or resizing, 0 for none. flip: mirror training images at
-    random, where the data set allows it. pixels: `normalised` by the data set's mean and deviation (with image_size: 1/2
-    each), or `unit`, in [0, 1]. Raises UsageError where data or shares are unusable.
+    val_fraction: share of the training images held out, stratified. fitness_images: at most this many of them for the fitness
+    of a round (0: all). train_images: train on at most this many (0: all), stratified. image_size: side of the squares that
+    images are resized to, by random resized crops of at least `crop_scale` of their area; 0 keeps their size and pads and
+    crops. crop: side of random crops without padding or resizing, 0 for none. flip: mirror training images at random, where the
+    data set allows it. pixels: `normalised` by the data set's mean and standard deviation (with image_size: 1/2 each), or
+    `unit`, in [0, 1]. Raises UsageError where the data or these options are unusable.
     """
     if crop and image_size:
         raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
@@ -124,7 +124,7 @@ def open_data(
         raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
     if pixels == "unit" and (image_size or (name in SOURCES and SOURCES[name].is_text)):
         beside = f"--image-size {image_size}, with which they lie in [-1, 1]" if image_size else f"--dataset {name}, a text"
-        raise UsageError(f"--pixels unit does not go together with {beside}: give --pixels normalised")
+        raise UsageError(f"--pixels unit cannot be combined with {beside}: give --pixels normalised")
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
     source = replace(source, flip=source.flip and flip)
     with topology.world.raise_together():
@@ -138,7 +138,7 @@ def open_data(
     kept, held_out, judged = topology.world.bcast_object(mine)
 
     def on_device(part: Split | None) -> ImageDataset | Texts:
-        """What the first rank of a node has, on all its ranks."""
+        """Broadcast the split from the first rank of a node to all its ranks."""
         shared = (topology.node.bcast_array(a) for a in ((part.images, part.labels) if part else (None, None)))
         images, labels = (torch.from_numpy(a).to(topology.device) for a in shared)
         if source.is_text:
@@ -162,17 +162,17 @@ def open_data(
 def split(
     labels: np.ndarray, fraction: float, fitness_images: int, seed: int, title: str
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices that train, that validate, and those of the latter that judge a worker every round; stratified by label.
+    """Indices for training, for validation, and of the validation images for the fitness of a round; stratified by label.
 
-    The first two are disjoint and together everything. fitness_images: size of the third, 0 for all of the second.
+    The first two are disjoint and cover all images. fitness_images: size of the third, 0 for all of the second.
     Raises UsageError unless 0 < fraction < 1 leaves both parts at least one image of each class.
     """
-    from sklearn.model_selection import train_test_split  # a second to import, and only rank 0 splits
+    from sklearn.model_selection import train_test_split  # takes a second to import, and only rank 0 splits
 
     counts = np.unique(labels, return_counts=True)[1]
     classes, least = len(counts), counts.min()
     held = round(fraction * len(labels)) if 0 < fraction < 1 else 0
-    # scikit-learn deals a class out by rounding, so the rarest one has to round to at least one image on either side.
+    # scikit-learn rounds the images of each class, so the rarest class has to round to at least one image on either side.
     if not (classes <= held <= len(labels) - classes and 0.5 <= fraction * least <= least - 0.5):
         low = max(classes / len(labels), 0.5 / least)
         raise UsageError(

@@ -1,6 +1,6 @@
-"""Whether the files of a data set are those that were published: counts, sizes and checksums, before anything is trained.
+"""Check the files of a data set against the published counts, sizes and checksums, before training.
 
-torchvision compares CIFAR's files with its own checksums whenever it opens them, and MNIST's with nothing once they are there.
+torchvision verifies CIFAR's files whenever it opens them, but not MNIST's once they are on disk.
 """
 
 import hashlib
@@ -11,13 +11,13 @@ import numpy as np
 
 from common.errors import UsageError
 
-HEADER = {3: 16, 1: 8}  # bytes before the pixels of images, and before labels
-WAY_OUT = "remove it, so that it is unpacked or downloaded anew, or name another folder with --data-dir"
+HEADER = {3: 16, 1: 8}  # bytes of the idx header, by dimensions
+WAY_OUT = "remove it, so that it is unpacked or downloaded again, or name another folder with --data-dir"
 
 
 @dataclass(frozen=True)
 class RawFile:
-    """One file in the format of MNIST (idx): its name, the shape of what it holds (unsigned bytes), and its MD5."""
+    """One file in MNIST's idx format: name, shape of its array of unsigned bytes, MD5."""
 
     name: str
     shape: tuple[int, ...]
@@ -30,7 +30,7 @@ class RawFile:
 
 
 def _mnist(*md5: str) -> tuple[RawFile, ...]:
-    """The four files of MNIST, and of what has its form: of the training part, then of the test part."""
+    """The four files of MNIST or a data set of the same form: of the training part, then of the test part."""
     shapes = {
         "train-images-idx3-ubyte": (60_000, 28, 28),
         "train-labels-idx1-ubyte": (60_000,),
@@ -40,8 +40,8 @@ def _mnist(*md5: str) -> tuple[RawFile, ...]:
     return tuple(RawFile(name, shape, digest) for (name, shape), digest in zip(shapes.items(), md5, strict=True))
 
 
-# MD5 of the unpacked files. MNIST's archives have the checksums that torchvision knows and unpack to these; Fashion-MNIST's are
-# those that several projects list, one of which lists MNIST's as well.
+# MD5 of the unpacked files. MNIST's: of the archives whose checksums torchvision lists. Fashion-MNIST's: as listed by several
+# projects, one of which lists MNIST's too.
 RAW_FILES = {
     "mnist": _mnist(
         "6bbc9ace898e44ae57da46a324031adb",
@@ -59,10 +59,10 @@ RAW_FILES = {
 
 
 def check_read(name: str, kind: type, where: Path, train: bool, images: np.ndarray, labels: np.ndarray) -> None:
-    """Refuse images (n, h, w, ...) and labels (n,) of one part that are not as published, or do not belong together.
+    """Raise UsageError where images (n, h, w, ...) and labels (n,) of one part differ from the published ones or in number.
 
-    kind: torchvision's class, which has read them below `where`; of what RAW_FILES does not list, only the counts are compared.
-    Compared is what was read, so that it does not matter which file torchvision took it from. Raises UsageError.
+    kind: the torchvision class that read them below `where`. Data sets that RAW_FILES does not list are checked for counts
+    only. The arrays are compared, not the files, since torchvision may read from several places.
     """
     known = list(zip(RAW_FILES.get(name, ())[0 if train else 2 :], (images, labels), strict=False))
     for file, array in known:
@@ -79,9 +79,9 @@ def check_read(name: str, kind: type, where: Path, train: bool, images: np.ndarr
 
 
 def damage(name: str, kind: type, where: Path) -> str:
-    """What is wrong with the files that are there, in one sentence; empty where nothing is, or none are.
+    """One sentence about the first damaged file on disk; empty where there is none.
 
-    Asked after torchvision has failed to read them.
+    Called after torchvision has failed to read them.
     """
     for file in RAW_FILES.get(name, ()):
         path = where / kind.__name__ / "raw" / file.name
@@ -100,7 +100,7 @@ def damage(name: str, kind: type, where: Path) -> str:
 
 
 def _read_from(folder: Path, train: bool, file: RawFile) -> Path:
-    """Where torchvision takes a part from: files that its early releases made are preferred to the raw ones."""
+    """The file torchvision reads a part from: it prefers the files of its early releases to the raw ones."""
     made = [folder / "processed" / name for name in ("training.pt", "test.pt")]
     return made[0 if train else 1] if all(path.is_file() for path in made) else folder / "raw" / file.name
 
@@ -111,7 +111,7 @@ def _md5(path: Path) -> str:
 
 
 def _idx_md5(array: np.ndarray) -> str:
-    """MD5 of the file that holds an array of small whole numbers as unsigned bytes: magic number and sizes, then the bytes."""
+    """MD5 of an array as an idx file of unsigned bytes: magic number and sizes, then the bytes."""
     digest = hashlib.md5(np.array([0x800 + array.ndim, *array.shape], dtype=">u4").tobytes(), usedforsecurity=False)
     digest.update(np.ascontiguousarray(array, dtype=np.uint8).data)
     return digest.hexdigest()

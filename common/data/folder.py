@@ -1,8 +1,8 @@
-"""Folders of images as arrays: `DIR/train/CLASS/*` and `DIR/test/CLASS/*` (or `val`), pictures of any size and kind.
+"""Folders of images as arrays: `DIR/train/CLASS/*` and `DIR/test/CLASS/*` (or `val`), images of any size and format.
 
-A picture becomes 8 bits each of red, green and blue as one sees it: turned as its EXIF orientation says, transparent parts
-over a mid-grey ground, 16 bits divided by 257; of several frames the first one. What has no range of its own (32-bit integers,
-floating-point numbers) is refused, as is what cannot be decoded.
+Images are converted to 8-bit RGB: EXIF orientation applied, transparency composited over mid-grey, 16 bits divided by 257, the
+first of several frames. Formats without a defined range (32-bit integers, floating-point numbers) and images that cannot be
+decoded are refused.
 """
 
 import os
@@ -22,17 +22,17 @@ from common.vision import import_torchvision
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-GROUND = 128  # grey that transparent pixels are laid over: neither black nor white figures vanish on it
-HIDDEN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}  # beside names that begin with a dot
-SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")  # formats in which more than 8 bits are 16, by Pillow's names
-BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF: two tags, and what the second may say
+GROUND = 128  # grey background of transparent pixels: both black and white figures stay visible on it
+HIDDEN = {"thumbs.db", "ehthumbs.db", "desktop.ini", "__macosx", "@eadir", "$recycle.bin"}  # and names that begin with a dot
+SIXTEEN_BITS = ("PNG", "PPM", "JPEG2000")  # Pillow's names of formats where more than 8 bits means 16
+BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # of TIFF: two tags, and a value of the second
 
 
 @dataclass
 class Aside:
-    """What a folder holds besides images that are read: told once.
+    """Files of a folder to report to the user.
 
-    hidden: files and folders that systems and editors leave behind. others: files of other kinds than images. moving: images
+    hidden: files and folders left by systems and editors, skipped. others: files that are not images, skipped. moving: images
     of several frames.
     """
 
@@ -41,7 +41,7 @@ class Aside:
     moving: list[str] = field(default_factory=list)
 
     def notes(self) -> tuple[str, ...]:
-        """A line for each kind that there is: how many, and the first by name."""
+        """One line per non-empty kind: the number of files, and the first by name."""
         told = (
             ("hidden files and folders, which are neither images nor classes", self.hidden),
             ("files left out, since their names are not those of images", self.others),
@@ -51,10 +51,10 @@ class Aside:
 
 
 def load_folder(where: Path, size: int) -> tuple[Source, Split, Split]:
-    """Both splits of a folder; images scaled to cover a square of `size` pixels, of which the centre is kept.
+    """Both splits of a folder; images are scaled to cover a square of `size` pixels and center-cropped to it.
 
-    Raises UsageError where there are no images, not the same classes in both parts, fewer than two, or a picture that cannot
-    be read.
+    Raises UsageError where there are no images, fewer than two classes, different classes in both parts, or an unreadable
+    image.
     """
     train = where / "train"
     test = next((where / name for name in ("test", "val") if (where / name).is_dir()), where / "test")
@@ -64,9 +64,9 @@ def load_folder(where: Path, size: int) -> tuple[Source, Split, Split]:
     if classes != others:
         raise UsageError(f"{train} and {test} hold different classes: {_brief_list(classes)} and {_brief_list(others)}")
     if len(classes) < 2:
-        raise UsageError(f"{train} has a single class, '{classes[0]}': there is nothing to tell apart; at least 2 are needed")
+        raise UsageError(f"{train} has a single class, '{classes[0]}': at least 2 are needed")
     if train.samefile(test):
-        raise UsageError(f"{train} and {test} are the same folder: test images have to be others than those trained on")
+        raise UsageError(f"{train} and {test} are the same folder: test images must differ from training images")
     _check_memory(len(files) + len(test_files), size)
     splits = [
         Split(_decode_all(paths, size, aside), np.array(numbers, dtype=np.int64))
@@ -78,11 +78,11 @@ def load_folder(where: Path, size: int) -> tuple[Source, Split, Split]:
 
 
 def _find(path: Path, aside: Aside) -> tuple[list[str], list[str], list[int]]:
-    """Class names, image files and their classes' numbers of one folder of class folders, in torchvision's order."""
+    """Class names, image files and labels of one folder of class folders, in torchvision's order."""
     datasets = import_torchvision().datasets.folder
 
     def is_image(file: str) -> bool:
-        """Whether a file is read; what is not is noted."""
+        """Whether a file is read; others are recorded in `aside`."""
         parts = Path(file).relative_to(path).parts
         if (depth := next((i for i, part in enumerate(parts) if is_hidden(part)), None)) is not None:
             aside.hidden.add(str(path.joinpath(*parts[: depth + 1])))
@@ -109,7 +109,7 @@ def _find(path: Path, aside: Aside) -> tuple[list[str], list[str], list[int]]:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder of this name is left behind by a system or an editor, and no class and no image."""
+    """Whether a file or folder of this name was left by a system or an editor, and is neither class nor image."""
     return name.startswith(".") or name.lower() in HIDDEN
 
 
@@ -121,7 +121,7 @@ def _no_images(path: Path, why: str) -> str:
 
 
 def _check_memory(images: int, size: int) -> None:
-    """Refuse images that would not fit into the memory that is free: what is allocated here is only claimed page by page."""
+    """Refuse images that exceed free memory: the allocation itself would succeed, since pages are claimed on first use."""
     needed, free = 3 * images * size**2, psutil.virtual_memory().available
     if needed > free:
         raise UsageError(
@@ -131,22 +131,22 @@ def _check_memory(images: int, size: int) -> None:
 
 
 def _decode_all(files: list[str], size: int, aside: Aside) -> np.ndarray:
-    """The images, shape (n, size, size, 3), uint8. Raises UsageError naming the first that cannot be read."""
+    """Images, shape (n, size, size, 3), uint8. Raises UsageError naming the first unreadable one."""
     images = np.empty((len(files), size, size, 3), dtype=np.uint8)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of decoders: the picture is read, or refused below
+        warnings.simplefilter("ignore")  # of decoders: the image is read, or refused below
         for i, file in enumerate(files):
             try:
                 images[i] = _decode(file, size, aside)
             except UsageError:
                 raise
-            except Exception as error:  # decoders raise whatever comes to them: OSError, SyntaxError, struct.error, ...
-                raise UsageError(f"cannot read the image {file} ({brief(error)}): mend or remove it") from None
+            except Exception as error:  # decoders raise many types: OSError, SyntaxError, struct.error, ...
+                raise UsageError(f"cannot read the image {file} ({brief(error)}): repair or remove it") from None
     return images
 
 
 def _decode(file: str, size: int, aside: Aside) -> np.ndarray:
-    """One picture, shape (size, size, 3)."""
+    """One image, shape (size, size, 3)."""
     from PIL import Image, ImageOps
 
     with Image.open(file) as picture:
@@ -158,7 +158,7 @@ def _decode(file: str, size: int, aside: Aside) -> np.ndarray:
 
 
 def scale_transparent_level(picture: "Image") -> None:
-    """Scale the transparent level of a grey PNG of 2 or 4 bits as Pillow scales its pixels, before they are read."""
+    """Scale the transparent level of a 2- or 4-bit grey PNG to 8 bits, as Pillow does its pixels; call before reading them."""
     level, tile = picture.info.get("transparency"), getattr(picture, "tile", [])
     bits = {"L;2": 2, "L;4": 4}.get(str(tile[0][3]) if tile else "")
     if bits and isinstance(level, int):
@@ -166,10 +166,10 @@ def scale_transparent_level(picture: "Image") -> None:
 
 
 def to_rgb(picture: "Image") -> "Image":
-    """A picture of any mode as 8-bit RGB.
+    """An image of any mode as 8-bit RGB.
 
-    Raises UsageError naming its file where its numbers have no range that could be scaled to 8 bits, and what Pillow raises
-    where it cannot convert colours.
+    Raises UsageError naming its file where its format defines no range to scale to 8 bits, and Pillow's errors where it cannot
+    convert colours.
     """
     from PIL import Image
 
@@ -183,30 +183,30 @@ def to_rgb(picture: "Image") -> "Image":
 
 
 def _scaled(picture: "Image") -> np.ndarray:
-    """Grey levels of more than 8 bits, scaled by the largest number that the format has for them and rounded; (h, w), uint8."""
+    """Grey levels of more than 8 bits, scaled by the format's largest value and rounded; shape (h, w), uint8."""
     most, levels = _largest(picture), np.asarray(picture).astype(np.int64)
     grey = ((255 * levels + most // 2) // most).astype(np.uint8)
     if getattr(picture, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
-        grey = 255 - grey  # Pillow turns such TIFFs around up to 8 bits only
-    transparent = picture.info.get("transparency")  # the one level that PNG can make so
+        grey = 255 - grey  # Pillow inverts such TIFFs up to 8 bits only
+    transparent = picture.info.get("transparency")  # PNG: a single level
     return grey if transparent is None else np.where(levels == transparent, np.uint8(GROUND), grey)
 
 
 def _largest(picture: "Image") -> int:
-    """The largest number that a grey picture of more than 8 bits may hold, by its format. Raises UsageError."""
+    """Largest value of a grey image of more than 8 bits, by its format. Raises UsageError where there is none."""
     kind = getattr(picture, "format", "")
     if picture.mode != "F" and kind in SIXTEEN_BITS:
         return 2**16 - 1
     if picture.mode.startswith("I;16") and kind == "TIFF":
         return 2 ** picture.tag_v2[BITS_PER_SAMPLE][0] - 1  # type: ignore[attr-defined]
     raise UsageError(
-        f"{getattr(picture, 'filename', 'a picture')} holds signed or 32-bit integers or floating-point numbers, and which of "
-        "them is white is not known: save it with 8 or 16 bits, or remove it"
+        f"{getattr(picture, 'filename', 'a picture')} holds signed or 32-bit integers or floating-point numbers, whose white "
+        "level is unknown: save it with 8 or 16 bits, or remove it"
     )
 
 
 def _first(names: Iterable[str]) -> str:
-    """The first name of several."""
+    """The first name, followed by ", ..." if there are more."""
     first, *more = sorted(names)
     return f"{first}{', ...' if more else ''}"
 

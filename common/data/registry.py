@@ -1,4 +1,4 @@
-"""Data sets by name, and what is known of each before it is read."""
+"""Data sets by name, with their metadata."""
 
 from dataclasses import dataclass, field
 
@@ -7,10 +7,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Split:
-    """Images of shape (n, h, w, channels) uint8, and labels of shape (n,) int64; of a text windows of shape (n, length) int64,
-    and what follows each of their places, likewise.
+    """Images of shape (n, h, w, channels) uint8 and labels of shape (n,) int64; of a text, windows of shape (n, length) int64
+    and as labels the next character at each position, same shape.
 
-    strata: shape (n,), what a part of it should have in equal shares: the labels, unless given.
+    strata: shape (n,), groups by which subsets are stratified; by default the labels.
     """
 
     images: np.ndarray
@@ -22,7 +22,7 @@ class Split:
 
     @property
     def kinds(self) -> np.ndarray:
-        """The strata, by default the labels."""
+        """Strata, by default the labels."""
         return self.labels if self.strata is None else self.strata
 
     def take(self, indices: np.ndarray) -> "Split":
@@ -32,13 +32,13 @@ class Split:
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a data set before it is read.
+    """Metadata of a data set.
 
-    mean, std: per channel, of pixels in [0, 1], over the training images. pad, flip, cutout: its usual augmentation: pixels
-    of padding for the random crop, whether mirror images keep their class, side of the square that is cut out (0: none).
-    torchvision: its class for the data set, one that takes root, train and download ('' for what `load` reads by itself).
-    digest: SHA-256 of data that are not the same everywhere, once they are read. notes: what to tell the user of them, a line
-    each. Of a text, classes are symbols.
+    classes: of a text, the size of its alphabet. mean, std: per channel, of pixels in [0, 1], over the training images. pad,
+    flip, cutout: its usual augmentation: pixels of padding for the random crop, whether mirror images keep their class, side of
+    the square that is cut out (0: none). torchvision: name of its torchvision class, which takes root, train and download ('':
+    `load` reads it without torchvision). digest: SHA-256 of the data, set when read, where they differ between installations.
+    notes: lines to print for the user.
     """
 
     title: str
@@ -59,7 +59,7 @@ class Source:
 
     @property
     def is_text(self) -> bool:
-        """Whether it is made of characters, not of pixels."""
+        """Whether it is a text, not images."""
         return not self.mean
 
 
@@ -74,5 +74,5 @@ SOURCES = {
 
 
 def brief(error: Exception) -> str:
-    """What an error says, on one line and not at length."""
+    """Message of an error on one line, at most 100 characters; its type where there is none."""
     return " ".join(str(error).split())[:100] or type(error).__name__

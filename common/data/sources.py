@@ -1,6 +1,6 @@
 """Data sets as arrays in memory. torchvision downloads and checks them; scikit-learn's digits and texts need no download.
 
-A data set of your own is a folder of images (`imagefolder`), or one line in `registry.SOURCES`.
+To add a data set, use a folder of images (`imagefolder`), or add one line to `registry.SOURCES`.
 """
 
 import contextlib
@@ -19,11 +19,11 @@ NO_FILES_HINT = "--dataset digits"
 
 
 def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[Source, Split | None, Split | None]:
-    """What is known of a data set; on the first rank of every node its training and its test split too, None elsewhere.
+    """Metadata of a data set; on the first rank of every node also its training and test splits, None elsewhere.
 
-    That rank downloads what is missing, reads it and checks it, while the others wait: it takes seconds that many ranks on few
-    cores would feel. Collective over the world. size: side of the squares that a folder's images are kept in; the other data
-    sets have a size of their own. Raises UsageError, on all ranks, where the data cannot be had or a file is damaged.
+    That rank alone downloads missing files, reads and checks them, which takes seconds of processor time. Collective over the
+    world. size: side of the squares that a folder's images are stored as; the other data sets have a fixed size. Raises
+    UsageError, on all ranks, where the data are unavailable, a file is damaged, or nodes have different data.
     """
     with topology.world.raise_together():
         read = _read(name, Path(directory).absolute(), size) if topology.node.rank == 0 else (None, None, None)
@@ -50,7 +50,7 @@ def _read(name: str, directory: Path, size: int) -> tuple[Source, Split, Split]:
 
 
 def _check_labels(source: Source, part: Split) -> None:
-    """Refuse labels that are not numbers of classes, and a part of one class alone. Raises UsageError."""
+    """Refuse labels out of range, and a part with a single class. Raises UsageError."""
     found = np.unique(part.labels)
     if len(found) < 2 or found[0] < 0 or found[-1] >= source.classes:
         values = f"{len(found)} from {found[0]} to {found[-1]}" if len(found) else "none"
@@ -73,9 +73,7 @@ def _digits() -> tuple[Split, Split]:
 
 
 def _open(name: str, where: Path, train: bool) -> Split:
-    """One split through torchvision, which downloads the files of both at the first; what was read is compared with what was
-    published (`common.data.files`).
-    """
+    """One split by torchvision, whose first call downloads the files of both; checked by `common.data.files`."""
     kind = getattr(import_torchvision().datasets, SOURCES[name].torchvision)
     there_before = where.exists()
     try:
@@ -86,7 +84,7 @@ def _open(name: str, where: Path, train: bool) -> Split:
         ):
             data = kind(root=where, train=train, download=train)
             images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
-    except Exception as error:  # a damaged file may bring any
+    except Exception as error:  # a damaged file may raise any type
         if not there_before:
             _remove_empty(where)
         why = damage(name, kind, where)
@@ -101,7 +99,7 @@ def _open(name: str, where: Path, train: bool) -> Split:
 
 
 def _remove_empty(folder: Path) -> None:
-    """Take folders away that were made for a download which then failed."""
+    """Remove folders that were created for a failed download."""
     for path in [*sorted(folder.rglob("*"), reverse=True), folder]:
-        with contextlib.suppress(OSError):  # a file, a folder that holds one, or nothing there
+        with contextlib.suppress(OSError):  # a file, a folder that is not empty, or missing
             path.rmdir()

@@ -1,8 +1,8 @@
-"""Text as windows of characters, each of which is to be predicted from those before it. No download: it comes with Python.
+"""Text as windows of characters for next-character prediction. No download: the text comes with Python.
 
     topics    the language reference as `help()` prints it (`pydoc_data`), every paragraph once
 
-Releases of Python differ in it, so runs on it are comparable where `data_sha256` in their config.json is the same.
+It differs between releases of Python: runs are comparable where `data_sha256` in their config.json is the same.
 """
 
 import hashlib
@@ -17,13 +17,13 @@ from common.data.registry import SOURCES, Source, Split
 
 WINDOW = 128  # characters of an example
 TEST_SHARE = 0.1  # of every topic, at its end
-ALPHABET = "\n" + "".join(map(chr, range(32, 127)))  # other characters share one symbol more
-STRATA = 10  # a validation split takes its share of each tenth of the text
+ALPHABET = "\n" + "".join(map(chr, range(32, 127)))  # all other characters map to one further symbol
+STRATA = 10  # a validation split is stratified by tenths of the text
 
 
 @dataclass(frozen=True)
 class Texts:
-    """One split on the training device: what a model reads, shape (n, WINDOW), and what follows each place, likewise; int64."""
+    """One split on the training device: windows, shape (n, WINDOW), and the next character at each position; int64."""
 
     symbols: Tensor
     labels: Tensor
@@ -41,20 +41,20 @@ class Texts:
         return Texts(self.symbols[indices], self.labels[indices])
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
-        """Text is not augmented: nothing is drawn."""
+        """Empty: text is not augmented."""
         return torch.empty(0)
 
     def plain(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Windows and what follows each of their places."""
+        """Windows and the next character at each position."""
         return self.symbols[indices], self.labels[indices]
 
     def augmented(self, indices: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
-        """The same."""
+        """The same as `plain`."""
         return self.plain(indices)
 
 
 def load_topics() -> tuple[Source, Split, Split]:
-    """The reference of this Python: its end of every topic is the test part, the rest is for training."""
+    """The language reference of this Python: the last 10 % of every topic for testing, the rest for training."""
     from pydoc_data.topics import topics
 
     train, test = (encode(text) for text in divide(without_repetitions(topics)))
@@ -63,7 +63,7 @@ def load_topics() -> tuple[Source, Split, Split]:
 
 
 def without_repetitions(topics: dict[str, str]) -> list[str]:
-    """The topics by name; a paragraph that was there before, in whatever layout, is left out: some topics contain others."""
+    """Texts of the topics, by name, without paragraphs seen before (up to white space): some topics contain others."""
     seen: set[str] = set()
     kept = []
     for name in sorted(topics):
@@ -82,13 +82,13 @@ def divide(topics: list[str]) -> tuple[str, str]:
 
 
 def encode(text: str) -> np.ndarray:
-    """Numbers of the characters, shape (len(text),), uint8."""
+    """Indices of the characters in the alphabet, shape (len(text),), uint8."""
     number = {character: i for i, character in enumerate(ALPHABET)}
     return np.array([number.get(character, len(ALPHABET)) for character in text], dtype=np.uint8)
 
 
 def windows(stream: np.ndarray) -> Split:
-    """Consecutive windows, and as labels the same one character on; what is left over is dropped."""
+    """Consecutive windows, and as labels the same shifted by one character; the remainder is dropped."""
     n = (len(stream) - 1) // WINDOW
     first, second = (stream[i : i + n * WINDOW].reshape(n, WINDOW).astype(np.int64) for i in (0, 1))
     return Split(first, second, strata=np.arange(n) * STRATA // n)

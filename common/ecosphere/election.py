@@ -1,4 +1,4 @@
-"""Election: every worker learns fitness and rate of all, and all agree on the leader (docs/algorithms.md, elect)."""
+"""Election: fitness and rate of all workers on every rank, hence the same leader (docs/algorithms.md, elect)."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from common.parallel.comm import Group
 
 
 def elect(world: Group, fitness: float, rate: float, sizes: list[int]) -> Standings:
-    """Share two floats per worker with everyone. Collective over the world.
+    """All-gather fitness and rate, two floats per worker. Collective over the world.
 
     fitness: this worker's; -inf if and only if its weights are not finite.
     """

@@ -1,7 +1,7 @@
 """The end of a round of EOA: elect, exchange weights across populations, move the learning rates.
 
-This is all that an ecosphere does. Training scripts use it through `common.training.round_ends.EcosphereEnd`, scripts of your
-own through `common.ecosphere.membership.join`.
+Training scripts use it through `common.training.round_ends.EcosphereEnd`, your own scripts through
+`common.ecosphere.membership.join`.
 """
 
 import time
@@ -22,12 +22,12 @@ from common.parallel.topology import Topology
 
 @dataclass(frozen=True)
 class RoundEnd:
-    """What happened between two rounds.
+    """Result of the end of a round.
 
     standings: fitness and rates of all workers in the round. finite: whether this worker's weights were finite. rate: this
-    worker's learning rate in the next round. lost: whether no worker has finite weights and there are no lower rates to go on
-    with; the weights of the round before are then in place. seconds: this rank's time in elect, exchange and move, waiting
-    included.
+    worker's learning rate in the next round. lost: whether no worker has finite weights and the rate rule has no rates to
+    continue with; the weights of the previous round are then restored. seconds: this rank's time in elect, exchange and move,
+    including waiting.
     """
 
     standings: Standings
@@ -59,8 +59,8 @@ class Ecosphere:
     def end_round(self, t: int, fitness: float, rate: float) -> RoundEnd:
         """End round t: elect, exchange weights (and `carried_state`), move to the next rate.
 
-        fitness: of this worker's own weights, larger is better. rate: this worker's learning rate in round t. Where no worker
-        in the world holds finite weights and a finite fitness, the weights of the round before are put back.
+        fitness: of this worker's own weights, larger is better. rate: this worker's learning rate in round t. If no worker in
+        the world has both finite weights and a finite fitness, the weights of the previous round are restored.
         """
         began = time.perf_counter()
         rank, place = self.topology.world.rank, self.topology.population.rank
@@ -74,7 +74,7 @@ class Ecosphere:
             return RoundEnd(standings, False, following, rolled_back is None, time.perf_counter() - began)
         faults.trip("exchange", rank, t)
         if not finite:
-            self.state.fill_(torch.nan)  # a finite state with a NaN fitness stays out of the merge as well
+            self.state.fill_(torch.nan)  # a finite state with a NaN fitness is excluded from the merge as well
         self._trade(standings, finite)
         self.remember()
         faults.trip("move", rank, t)
@@ -82,16 +82,16 @@ class Ecosphere:
         return RoundEnd(standings, finite, float(rates[place]), False, time.perf_counter() - began)
 
     def remember(self) -> None:
-        """Take the present weights, which are finite, for those to go back to."""
+        """Save the current weights, which are finite, as the ones to roll back to."""
         self._last_finite.copy_(self.state)
 
     def _trade(self, standings: Standings, finite: bool) -> None:
-        """The exchange, on weights and carried state as one buffer."""
+        """Exchange weights and carried state as one buffer."""
         carried = self.carried_state()
         if not carried:
             self.exchange.run(self.topology, self.state, standings, finite)
             return
-        # The weights alone decide who is lost: what is carried counts as zero where it is not finite.
+        # Only the weights decide whether a worker is lost: non-finite carried values count as zero.
         parts = [self.state, *(torch.nan_to_num(c, 0.0, 0.0, 0.0) for c in carried)]
         together = torch.cat(parts)
         self.exchange.run(self.topology, together, standings, finite)

@@ -1,9 +1,9 @@
-"""Weights across populations: who sends what to whom (pure schedules), and the `Sendrecv`s that carry it.
+"""Exchange of weights across populations: transfer schedules (pure), and the `Sendrecv` calls that run them.
 
-A schedule is a list of rounds, a round a list of transfers between populations. In one round a population receives from at
-most one other and sends to at most one other. Each transfer moves a whole theta_k (parameters and floating batch-norm
-buffers), cut into S = min_k m_k slices that ranks 0..S-1 of each population carry to the ranks of equal index. After the last
-round each population gathers the slices once.
+A schedule is a list of communication rounds, each a list of transfers between populations. In one such round a population
+receives from at most one other and sends to at most one other. Each transfer moves a whole theta_k (parameters and floating
+batch-norm buffers), cut into S = min_k m_k slices that ranks 0..S-1 of each population send to the ranks of equal index. After
+the last one each population gathers the slices once.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,11 @@ from common.parallel.comm import finite_mean_, host_array
 from common.parallel.topology import Topology
 
 POLICIES = ("average", "kin", "best", "migrate", "ring", "exploit", "none")
-KIN = 0.05  # populations whose fitness differs from the leader's by at most this share of it are its kin
+KIN = 0.05  # kin of the leader: populations whose fitness is within this fraction of the leader's
 
 
 class Effect(Enum):
-    """What the receiver does with what it gets."""
+    """How the receiver combines the received theta with its own."""
 
     ADD = "add"
     REPLACE = "replace"
@@ -33,7 +33,7 @@ class Effect(Enum):
 
 @dataclass(frozen=True)
 class Transfer:
-    """One population's theta on its way to another."""
+    """Transfer of theta from one population to another."""
 
     source: int
     target: int
@@ -44,10 +44,10 @@ Schedule = list[list[Transfer]]
 
 
 def sum_everywhere(n: int) -> Schedule:
-    """Everybody ends with the sum over n populations: recursive doubling, folded where n is no power of two.
+    """All-reduce (sum) over n populations: recursive doubling, folded where n is no power of two.
 
     log2 n rounds for a power of two, else floor(log2 n) + 2. The order of additions is the same on both sides of a transfer,
-    so all populations end with the same bits.
+    so the sums are bitwise equal on all populations.
     """
     core = 1 << (n.bit_length() - 1)
     extra = range(core, n)
@@ -58,7 +58,7 @@ def sum_everywhere(n: int) -> Schedule:
 
 
 def copy_everywhere(n: int, root: int) -> Schedule:
-    """Everybody ends with the root's: a binomial tree of ceil(log2 n) rounds."""
+    """Broadcast of the root's theta: a binomial tree of ceil(log2 n) rounds."""
     rounds: Schedule = []
     reach = 1
     while reach < n:
@@ -71,13 +71,13 @@ def copy_everywhere(n: int, root: int) -> Schedule:
 def schedule(policy: str, standings: Standings) -> Schedule:
     """The transfers of one exchange.
 
-    average, kin: `sum_everywhere` (the populations put m_k theta_k in, with `kin` only those that are nearly as good as the
-    leader, and divide by the total at the end).
+    average, kin: `sum_everywhere` over m_k theta_k, divided by the total weight at the end; with `kin` only populations nearly
+    as good as the leader contribute.
     best: `copy_everywhere` from the leader's population. migrate: best population to worst, one round.
-    ring: everybody to its right neighbour, one round. exploit: the best to the worst (`Standings.copies`), one round.
-    none: nothing.
-    Populations without any finite worker take the leader's theta, one a round: with `ring` before it, with `migrate` and
-    `exploit` instead, with `none` as well.
+    ring: each population to its right neighbour, one round. exploit: the best to the worst (`Standings.copies`), one round.
+    none: no transfer.
+    Populations without a finite worker take the leader's theta, one per round: before the transfers of `ring`, in place of
+    those of `migrate` and `exploit`, and also with `none`.
     Raises ValueError for another policy.
     """
     n, best = len(standings.sizes), standings.best_population
@@ -101,9 +101,9 @@ def schedule(policy: str, standings: Standings) -> Schedule:
 
 
 def contributions(policy: str, standings: Standings) -> np.ndarray:
-    """Weights m_k of the populations in the mean of `average` and `kin`, shape (n,); 0 for those that are left out.
+    """Weights m_k of the populations in the mean of `average` and `kin`, shape (n,); 0 for excluded ones.
 
-    Populations without a finite worker never contribute; with `kin` only those do whose fitness f_k >= f* - 0.05 |f*|.
+    Populations without a finite worker are excluded, with `kin` also those with a fitness f_k < f* - 0.05 |f*|.
     """
     fitness = standings.fitness[standings.champions]
     counted = np.array(standings.alive)
@@ -113,7 +113,7 @@ def contributions(policy: str, standings: Standings) -> np.ndarray:
 
 
 def payload(plan: Schedule, parameters_and_buffers: int) -> int:
-    """Bytes that all ranks together send across populations for one schedule of float32 state of that length."""
+    """Bytes sent across populations by all ranks together for one schedule, for a float32 state of that length."""
     return 4 * parameters_and_buffers * sum(len(r) for r in plan)
 
 
@@ -125,7 +125,7 @@ def slice_bounds(length: int, slices: int) -> list[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Exchange:
-    """How populations trade weights. ring_weight: c of `ring`, in [0, 1]."""
+    """Exchange policy across populations. ring_weight: c of `ring`, in [0, 1]."""
 
     policy: str = "average"
     ring_weight: float = 0.5
@@ -142,7 +142,7 @@ class Exchange:
         return self.policy in ("migrate", "ring", "exploit", "none")
 
     def merges(self, sizes: list[int]) -> bool:
-        """Whether it leaves means of several workers' weights, with populations of these sizes, instead of one worker's own."""
+        """Whether the result is a mean over several workers' weights, for populations of these sizes, not one worker's own."""
         if self.policy == "best":
             return False
         return max(sizes) > 1 or (len(sizes) > 1 and self.policy in ("average", "kin", "ring"))
@@ -150,7 +150,7 @@ class Exchange:
     def run(self, topology: Topology, state: Tensor, standings: Standings, finite: bool) -> None:
         """Merge inside every population, then across; all members of a population end with its theta_k in `state`.
 
-        state: weights and floating buffers, contiguous float32, changed in place. finite: whether this worker's are.
+        state: weights and floating buffers, contiguous float32, changed in place. finite: whether this worker's state is.
         Collective over the world; at least one worker must be finite.
         """
         plan = schedule(self.policy, standings)
@@ -176,7 +176,7 @@ class Exchange:
             topology.population.broadcast_(state, standings.leader - topology.offsets[topology.index])
 
     def _carry(self, topology: Topology, theta: np.ndarray, plan: Schedule) -> None:
-        """Run the schedule on this rank's slice of theta, then put the population's slices together."""
+        """Run the schedule on this rank's slice of theta, then gather the population's slices."""
         bounds = slice_bounds(len(theta), min(topology.sizes))
         if topology.population.rank < len(bounds):
             start, stop = bounds[topology.population.rank]

@@ -1,22 +1,22 @@
 """Foraging: an ecosphere that finds its base rate from a start that is wrong by decades. Experimental, and ours.
 
-One rate per population, spread around a centre c in log rate; short rounds at first; fitness is minus the loss of *smoothed*
-weights (`common.ecosphere.smoothing`), because a lower rate always looks better this very round; the centre moves to where the
-loss was low:
+Each population has one rate, spread around a centre c in log rate. Rounds are short at first. Fitness is minus the loss of
+*smoothed* weights (`common.ecosphere.smoothing`), because within one round a lower rate always looks better. The centre moves
+to rates of low loss:
 
     ln x_k  = c_t + sigma_t zeta_k,  zeta in [-1, 1],  sigma_t = max(narrowest, widest (1 - (t/R) / searching))
     c_{t+1} = sum_k w_k ln x_k,  w = softmax((f_k - f*) / (temperature |f*|))
 
-In the last part of the run all populations take exp(c), falling linearly to 0. Between rounds everybody takes the mean of
-weights and momentum over the populations that are nearly as good as the leader (`--exchange kin`). Where every population
-lost its weights, the last finite ones are put back and the centre falls by a decade below the lowest rate.
+In the last part of the run, the landing, all populations take exp(c), falling linearly to 0. Between rounds all workers take
+the mean of weights and momentum over the populations nearly as good as the leader (`--exchange kin`). If every population
+lost its weights, the last finite ones are restored and the centre falls to a decade below the lowest rate.
 
-`SPECIFIED` is the rule as first written down: the search goes on until the landing, and since even a fair fitness prefers low
-rates over a short round, the centre sinks with every round. `IMPROVED` differs in three things. It *scouts* first: rounds of a
-decade to either side, all from the first weights, which are put back after each, until the better rate no longer lies on the
-same side; so a rate that is far too high spoils nothing, and one that is far too low costs a few rounds of six steps. It
-searches for a fifth of the rounds only (a seventh of the steps), keeps what it found, and begins to land at two fifths of the
-steps. Its rounds are half as long, because weights that meet more often learn more together.
+`SPECIFIED` is the rule as first written down: it searches until the landing. Even the smoothed fitness prefers low rates over
+a short round, so the centre sinks with every round. `IMPROVED` differs in three points. It *scouts* first: trial rounds with
+rates a decade to either side, each from the initial weights, until the better rate no longer lies on the same side. A rate far
+too high then does no harm, and one far too low costs a few rounds of six steps. It searches for only a fifth of the rounds (a
+seventh of the steps), keeps the centre, and begins to land at two fifths of the steps. Its rounds are half as long, because
+populations that merge more often train better.
 """
 
 import math
@@ -36,11 +36,11 @@ from common.seeding import Purpose, stream
 class ForageSettings:
     """The constants of the rule.
 
-    per_epoch: rounds to a pass over the training images, on average. scouting: rounds at most that look for the decade.
-    widest, narrowest: sigma at the start of the search and its floor, natural logarithms. searching: share of the rounds after
-    which sigma would reach 0. temperature: of the softmax, relative to the leader's fitness. landing: last share of the steps,
-    in which rates fall to 0. proposals: `species` (each population's own one proposes zeta) or `spread` (evenly over [-1, 1],
-    shuffled every round).
+    per_epoch: mean number of rounds per pass over the training images. scouting: maximum number of scouting rounds.
+    widest, narrowest: initial sigma of the search and its floor, natural logarithms. searching: fraction of the rounds after
+    which sigma would reach 0. temperature: of the softmax, relative to the leader's fitness. landing: final fraction of the
+    steps, in which rates fall to 0. proposals: `species` (each population's species proposes zeta) or `spread` (evenly over
+    [-1, 1], shuffled every round).
     """
 
     per_epoch: int
@@ -58,14 +58,14 @@ IMPROVED = ForageSettings(8, scouting=8, widest=1.2, narrowest=0.0, searching=1 
 FORAGE_RULES = {"improved": IMPROVED, "specified": SPECIFIED}
 
 SHORTEST = 6  # steps of the first round
-TINY = 1e-12  # keeps a quotient finite
-DECADE = math.log(10.0)  # how far scouts look to either side, and the centre falls where everybody lost their weights
+TINY = 1e-12  # avoids a division by zero
+DECADE = math.log(10.0)  # distance of scouts from the centre, and fall of the centre after all weights were lost
 
 
 def round_lengths(steps: int, rounds: int, shortest: int = SHORTEST) -> list[int]:
-    """Steps of every round: from `shortest` on linearly longer, adding up to `steps` exactly.
+    """Steps of every round: growing linearly from `shortest`, with the exact sum `steps`.
 
-    Fewer rounds than asked for where there are not `shortest` steps for each. Raises ValueError without a step.
+    Returns fewer than `rounds` rounds if there are not `shortest` steps for each. Raises ValueError for steps < 1.
     """
     if steps < 1:
         raise ValueError(f"{steps} steps make no round")
@@ -81,18 +81,18 @@ def spread_at(t: int, rounds: int, settings: ForageSettings) -> float:
 
 
 def weights_of(fitness: np.ndarray, temperature: float) -> np.ndarray:
-    """w = softmax((f_k - f*) / (temperature |f*|)), shape (n,); populations with fitness -inf weigh nothing."""
+    """w = softmax((f_k - f*) / (temperature |f*|)), shape (n,); populations with fitness -inf have weight 0."""
     best = fitness.max()
     scores = np.exp((fitness - best) / max(temperature * abs(best), TINY))
     return scores / scores.sum()
 
 
 def scout(centre: float, zeta: np.ndarray, fitness: np.ndarray, heading: int) -> tuple[float, int, bool]:
-    """One look a decade to either side: (the next centre, where it went, whether the decade is found).
+    """Outcome of a scouting round: (the next centre, direction of its move, whether the decade is found).
 
-    zeta: where the populations were, in decades from the centre, [-1, 1], shape (n,). fitness: shape (n,), -inf where weights
-    were lost. heading: where the centre went before, -1 down, 0 nowhere yet, 1 up. The centre goes to the best rate; the
-    decade is found where that lies between the others, or on the way back: then between it and the centre.
+    zeta: positions of the populations in decades from the centre, in [-1, 1], shape (n,). fitness: shape (n,), -inf where
+    weights were lost. heading: previous direction of the centre, -1 down, 0 none yet, 1 up. The centre moves to the best rate.
+    The decade is found if that rate lies between the others, or if the centre would turn back; it then moves half-way.
     """
     if not np.isfinite(fitness).any():
         return centre - 2 * DECADE, -1, False
@@ -106,10 +106,10 @@ def scout(centre: float, zeta: np.ndarray, fitness: np.ndarray, heading: int) ->
 
 
 class ForageRates(RateRule):
-    """One rate per population around a centre that moves. All ranks compute all of it, from the same standings.
+    """One rate per population around a moving centre. All ranks compute the same rates from the same standings.
 
-    specs: the populations, in rank order. eta0: the first centre. lengths: steps of every round. A single population has
-    nothing to compare: its centre stays.
+    specs: the populations, in rank order. eta0: the initial centre, as a rate. lengths: steps of every round. With a single
+    population the centre stays.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class ForageRates(RateRule):
     ) -> None:
         self.specs, self.lengths, self.seed, self.settings = specs, lengths, seed, settings
         self.centre = math.log(eta0)
-        self.ends = np.cumsum([0, *lengths]) / sum(lengths)  # share of the steps that is done at the start of every round
+        self.ends = np.cumsum([0, *lengths]) / sum(lengths)  # fraction of the steps done at the start of every round
         self.first_landing = int(np.searchsorted(self.ends[:-1], 1 - settings.landing))
         self.scouting = bool(settings.scouting) and len(specs) > 1
         self.heading = 0
@@ -136,12 +136,14 @@ class ForageRates(RateRule):
         return self._rates_of(t + 1, population)
 
     def is_trial(self, t: int) -> bool:
-        """Whether round t only scouts."""
+        """Whether round t is a scouting round."""
         return self.scouting and t < self.first_landing
 
     def rollback_rates(self, t: int, standings: Standings, population: int) -> np.ndarray:
-        """Rates for round t + 1 after one that was taken back: the next look of the scouts, the first rates of the search, or
-        a decade below the lowest rate where every population lost its weights.
+        """Rates for round t + 1 after a rolled-back round.
+
+        These are the rates of the next scouting round, the first ones of the search, or, if every population lost its weights,
+        rates around a centre a decade below the lowest rate.
         """
         if self.is_trial(t):
             self._scout(t, standings.fitness[standings.champions])
@@ -156,7 +158,7 @@ class ForageRates(RateRule):
         self.search_began = t + 1
 
     def at(self, rate: float, rounds_done: float) -> float:
-        """The rate of the round; in the last part of the run falling linearly to 0, step by step."""
+        """The rate of the round; during the landing it falls linearly to 0, step by step."""
         t = min(int(rounds_done), len(self.lengths) - 1)
         if t < self.first_landing:
             return rate
@@ -164,17 +166,17 @@ class ForageRates(RateRule):
         return rate * (1 - done) / (1 - self.ends[t])
 
     def state(self) -> dict[str, Any]:
-        """Centre, proposals, and how far scouting got."""
+        """Centre, proposals and scouting state."""
         scouts = {"scouting": self.scouting, "heading": self.heading, "search_began": self.search_began}
         return {"centre": self.centre, "zeta": self.zeta.tolist(), **scouts}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         self.centre, self.zeta = state["centre"], np.array(state["zeta"])
         self.scouting, self.heading, self.search_began = state["scouting"], state["heading"], state["search_began"]
 
     def _sigma(self, t: int) -> float:
-        """Half the width of round t in log rate: a decade for scouts, 0 once the rates are falling."""
+        """Half-width of round t in log rate: a decade while scouting, 0 during the landing."""
         if t >= self.first_landing:
             return 0.0
         if self.scouting:
@@ -182,7 +184,7 @@ class ForageRates(RateRule):
         return spread_at(t - self.search_began, len(self.lengths), self.settings)
 
     def _rates(self, t: int) -> np.ndarray:
-        """exp(c + sigma_t zeta_k), shape (n,); during the landing times the share of it that is left when the round begins."""
+        """exp(c + sigma_t zeta_k), shape (n,); during the landing times the fraction of it left at the round's start."""
         landing = self.first_landing <= t < len(self.lengths)
         left = (1 - self.ends[t]) / (1 - self.ends[self.first_landing]) if landing else 1.0
         return left * np.exp(self.centre + self._sigma(t) * self.zeta)
@@ -191,14 +193,16 @@ class ForageRates(RateRule):
         return np.full(self.specs[population].workers, self._rates(t)[population])
 
     def _evenly(self, t: int) -> np.ndarray:
-        """Evenly over [-1, 1] in an order drawn by (seed, t); a single population stays at the centre."""
+        """zeta evenly over [-1, 1], in an order drawn from (seed, t); 0 for a single population."""
         n = len(self.specs)
         return stream(self.seed, Purpose.MOVE, t).permutation(np.linspace(-1, 1, n)) if n > 1 else np.zeros(1)
 
     def _proposals(self, t: int, places: np.ndarray, fitness: np.ndarray) -> np.ndarray:
-        """zeta of the next round. Each population's species is shown all populations as its pack, in units of sigma around the
-        centre with the leader as prey, and its own place among its proposals counts; then the n proposals are stretched to
-        fill [-1, 1], so that a search never stops by agreement. Species remember nothing here: units and origin change.
+        """zeta of the next round.
+
+        Each population's species gets all populations as its pack, in units of sigma around the centre and with the leader as
+        prey; only its proposal for this population is used. The n proposals are rescaled to fill [-1, 1], so that the search
+        cannot collapse. Species have no memory here, because units and origin change.
         """
         if self.settings.proposals == "spread" or len(self.specs) == 1:
             return self._evenly(t + 1)

@@ -1,11 +1,11 @@
-"""Join an ecosphere with a training script of your own.
+"""Join an ecosphere from your own training script.
 
     ecosphere = join(module, "auto", eta0=0.1, rounds=20, batch_size=64)
     for t in range(20):
         ...backward; ecosphere.average_gradient()   # Horovod: inside the population
         ecosphere.end_round(t, fitness)             # MPI: elect, exchange weights across populations, move the rate
 
-examples/digits_ecosphere.py is a whole script; docs/extending.md goes through it.
+examples/digits_ecosphere.py is a complete script; docs/extending.md explains it.
 """
 
 from torch import nn
@@ -25,7 +25,7 @@ class Membership:
     """One worker of an ecosphere, in a script that has its own training loop and optimizer.
 
     Attributes:
-        rate: this worker's learning rate in the present round; `rate_at` gives that of one step.
+        rate: this worker's learning rate in the current round; `rate_at` gives the rate of one step.
         model: the module in flat buffers.
     """
 
@@ -38,19 +38,19 @@ class Membership:
     def average_gradient(self) -> bool:
         """Mean of the gradient over the finite ranks of the population, in place; collective over it.
 
-        Returns False where no rank of the population had a finite gradient: it is zero then, and the step is to be left out.
-        The answer is the same on all ranks of the population.
+        Returns False if no rank of the population had a finite gradient: the mean is then zero, and the step must be skipped.
+        The result is the same on all ranks of the population.
         """
         self.model.collect_gradient()
         return finite_mean_(self.topology.gradients, self.model.gradient_and_flag, "gradient") > 0
 
     def shard(self, n: int) -> range:
-        """Indices of this worker's part of n training examples: every N-th, equally many on every rank."""
+        """Indices of this worker's shard of n training examples: every N-th, the same number on every rank."""
         world = self.topology.world
         return range(world.rank, n // world.size * world.size, world.size)
 
     def share_of(self, batch_size: int) -> int:
-        """This worker's part of a global batch, at least one example."""
+        """This worker's number of examples of a global batch, at least one."""
         return max(1, batch_size // self.topology.world.size)
 
     def rate_at(self, rounds_done: float) -> float:
@@ -60,8 +60,8 @@ class Membership:
     def end_round(self, t: int, fitness: float) -> RoundEnd:
         """End round t: elect, exchange weights, move to the next rate. Collective over the world.
 
-        fitness: of this worker's own weights, larger is better. Raises Diverged, with the weights of the round before put back,
-        where no worker in the world holds finite weights and a finite fitness.
+        fitness: of this worker's own weights, larger is better. Raises Diverged, after restoring the weights of the previous
+        round, if no worker in the world has both finite weights and a finite fitness.
         """
         end = self.ecosphere.end_round(t, fitness, self.rate)
         self.rate = end.rate
@@ -84,10 +84,10 @@ def join(
 ) -> Membership:
     """Make this process a worker of an ecosphere. Collective over the world.
 
-    populations: as in `--populations`, or `auto`. eta0: base rate, quoted for 128 examples behind one averaged gradient.
-    rounds: how often `end_round` will be called. batch_size: examples per step of all workers together. exchange: policy across
-    populations. A module on a GPU is moved to the one that is this rank's, `model.device`; one on the CPU stays there.
-    `rate` is the rate of the round; `rate_at` warms up during the first. Raises UsageError.
+    populations: as in `--populations`, or `auto`. eta0: base rate for 128 examples behind one averaged gradient. rounds: number
+    of `end_round` calls. batch_size: examples per step of all workers together. exchange: policy across populations. A module
+    on a GPU is moved to this rank's GPU, `model.device`; one on the CPU stays there. `rate` is the rate of the round; `rate_at`
+    includes the warm-up during the first. Raises UsageError for invalid `populations` or `exchange`.
     """
     ranks = world_size()
     names = default_populations(ranks) if populations == "auto" else populations

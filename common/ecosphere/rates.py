@@ -1,8 +1,7 @@
-"""Which learning rate a worker uses when. Pure; no MPI.
+"""Learning-rate rules. Pure; no MPI.
 
 `EcosphereRates` is EOA (docs/algorithms.md), `ScheduledRates` an ordinary schedule on the same harness, `PopulationBasedRates`
-population-based training. All answer three questions: where everybody starts, what the rates of a population are after a round,
-and what the rate is at a step.
+population-based training. Each rule gives the starting rates, the rates of a population after a round, and the rate of a step.
 """
 
 import math
@@ -21,13 +20,13 @@ BASE_RULES = ("best", "blend", "anneal")
 REFERENCE_BATCH_SIZE = 128  # eta0 is quoted for this many images behind one gradient
 LIMITS = (1e-3, 10.0)  # a rate stays within these multiples of its worker's starting rate
 SPREAD = 3.0  # population-based training starts between eta0 over this and eta0 times this
-EXPLORING = (0.8, 1.2)  # factors of a rate that was copied
+EXPLORING = (0.8, 1.2)  # perturbation of a copied rate
 
 
 class RateRule(Protocol):
-    """What the ecosphere asks of a rule for learning rates; ranks are numbered as in the world."""
+    """Interface of a learning-rate rule; ranks are world ranks."""
 
-    start: np.ndarray  # shape (N,): everybody's starting rate
+    start: np.ndarray  # shape (N,): starting rates of all workers
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
         """Rates of one population's workers for round t + 1, shape (m_k,)."""
@@ -38,29 +37,29 @@ class RateRule(Protocol):
         ...
 
     def is_trial(self, t: int) -> bool:
-        """Whether round t is a trial, after which everybody returns to the weights before it; by default never."""
+        """Whether round t is a trial, after which all workers restore the weights before it; by default never."""
         return False
 
     def rollback_rates(self, t: int, standings: Standings, population: int) -> np.ndarray | None:
-        """Rates for round t + 1 after a round that was taken back, as a trial or because nobody kept finite weights.
+        """Rates for round t + 1 after a rolled-back round: a trial, or one after which no worker has finite weights.
 
-        None (the default): the run is over.
+        None (the default): the run ends.
         """
         return None
 
     def lineage(self, population: int) -> list[int] | None:
-        """For every round that is over, the population that the weights now in this one came from.
+        """For every finished round, the population that this one's current weights came from.
 
-        None (the default) where they come from many.
+        None (the default) if they come from several.
         """
         return None
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint has to keep, as JSON can hold it; by default nothing."""
+        """JSON-serialisable state for a checkpoint; by default empty."""
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave; by default nothing."""
+        """Restore what `state` returned; by default a no-op."""
         return
 
 
@@ -89,13 +88,14 @@ def cosine(rate: float, progress: float) -> float:
 
 
 def stepped(progress: float) -> float:
-    """0.2 to the power of how many of 30, 60 and 80 % of the run are over, as Zagoruyko and Komodakis train Wide ResNets."""
+    """Step decay: times 0.2 at 30, 60 and 80 % of the run, as Zagoruyko and Komodakis train Wide ResNets."""
     return 0.2 ** sum(progress >= mark for mark in (0.3, 0.6, 0.8))
 
 
 def one_cycle(progress: float) -> float:
-    """By half a cosine from 1/25 up to 1 at 30 % of the run, and by another down to 1/250,000 (Smith, Topin 2019; torch's
-    numbers). The momentum stays what it is.
+    """Half a cosine from 1/25 up to 1 at 30 % of the run, and another down to 1/250,000 (Smith, Topin 2019; torch's numbers).
+
+    The momentum is constant.
     """
     first, last = 1 / 25, 1 / 25e4
     if progress < 0.3:
@@ -103,7 +103,7 @@ def one_cycle(progress: float) -> float:
     return last + cosine(1 - last, (progress - 0.3) / 0.7)
 
 
-# Schedules by name: the rate over its peak, given the share of the run that is done.
+# Schedules by name: rate / peak rate as a function of the completed fraction of the run.
 SHAPES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
     "cosine": lambda progress: cosine(1.0, progress),
@@ -122,7 +122,7 @@ def warmed_up(rate: float, eta0: float, rounds_done: float, warmup_rounds: float
 
 @dataclass(frozen=True)
 class EoaSettings:
-    """The published variants of one algorithm; defaults are this project's."""
+    """Settings in which the published scripts differ; defaults are this project's."""
 
     base_rule: str = "blend"
     rules: Rules = field(default_factory=Rules)
@@ -132,7 +132,7 @@ class EoaSettings:
     reference_batch_size: int = REFERENCE_BATCH_SIZE
 
 
-# The published scripts, by what they train (docs/algorithms.md, "With --reference"); no script of ours trains ImageNet yet.
+# The published scripts, by data set or model (docs/algorithms.md, "With --reference"); no script of ours trains ImageNet yet.
 _REFERENCE = EoaSettings(count_workers=True, limited=False, warmup_epochs=0.0)
 REFERENCE = {
     "cifar10": replace(
@@ -154,10 +154,10 @@ REFERENCE = {
 
 
 class EcosphereRates(RateRule):
-    """EOA's learning rates: species move the workers of a population around a base rate that the world elects.
+    """EOA's learning rates: species move the rates of a population's workers around the elected base rate.
 
     specs: the populations, in rank order. images_per_gradient: per population, images behind one averaged gradient.
-    rounds_per_epoch: how many rounds make one pass over the training data (warm-up is counted in passes).
+    rounds_per_epoch: rounds per pass over the training data (warm-up is counted in passes).
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class EcosphereRates(RateRule):
         self.memories: dict[int, Memory] = {}
 
     def _start(self, population: int) -> np.ndarray:
-        """The start: x_i = scale_i eta0 (1 + 0.1 u_i); a single worker in all starts without noise."""
+        """Starting rates x_i = scale_i eta0 (1 + 0.1 u_i); without noise in a world of one worker."""
         scale = SPECIES[self.specs[population].species].start_scale
         ranks = range(self.bounds[population], self.bounds[population + 1])
         if self.workers == 1:
@@ -192,7 +192,7 @@ class EcosphereRates(RateRule):
         return scales * self.eta0 * (1 + 0.1 * u)
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
-        """Base rate and moves: drawn from (seed, t, population), so all its workers agree without a message."""
+        """Base rate and moves. Draws depend on (seed, t, population) only, so its workers agree without communication."""
         moment, rules = Moment(t, self.rounds), self.settings.rules
         base = base_rate(self.settings.base_rule, standings.leader_rate, self.eta0, self.k[population], moment)
         if self.workers == 1:
@@ -215,7 +215,7 @@ class EcosphereRates(RateRule):
         return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
 
     def state(self) -> dict[str, Any]:
-        """What the species remember, for a checkpoint."""
+        """Memories of the species, for a checkpoint."""
         return {str(p): {name: array.tolist() for name, array in m.items()} for p, m in self.memories.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -239,11 +239,11 @@ class ScheduledRates(RateRule):
         self.start = np.full(workers, peak * shape(0.0))
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
-        """The schedule at the start of round t + 1, whatever the standings (one population only)."""
+        """The schedule at the start of round t + 1; the standings are not used (one population only)."""
         return np.full(len(self.start), self.peak * self.shape((t + 1) / self.rounds))
 
     def at(self, rate: float, rounds_done: float) -> float:
-        """The schedule at this very step; `rate`, its value at the start of the round, is not used."""
+        """The schedule at this step; `rate`, its value at the start of the round, is not used."""
         return warmed_up(self.peak * self.shape(rounds_done / self.rounds), self.eta0, rounds_done, self.warmup_rounds)
 
 
@@ -255,7 +255,7 @@ class ReplayedRates(RateRule):
         self.start = np.full(workers, rates[0])
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
-        """The file's rate of round t + 1 (after the last one, the last)."""
+        """The file's rate of round t + 1; past its end, the last one."""
         return np.full(len(self.start), self.rates[min(t + 1, len(self.rates) - 1)])
 
     def at(self, rate: float, rounds_done: float) -> float:
@@ -266,10 +266,9 @@ class ReplayedRates(RateRule):
 class PopulationBasedRates(RateRule):
     """Population-based training (Jaderberg et al. 2017) of the learning rate, with truncation selection.
 
-    Rates start log-uniform in [eta0 / 3, 3 eta0], one draw from each of n equal parts of it. A population keeps its rate until
-    it copies another's weights (`Standings.copies`, carried by `Exchange("exploit")`): then it takes that one's rate as well,
-    times 0.8 or 1.2, and kept within LIMITS of eta0. All workers of a population have the same rate; a single population has
-    nobody to copy, and keeps eta0.
+    Starting rates are log-uniform in [eta0 / 3, 3 eta0], one draw from each of n equal parts. A population keeps its rate until
+    it copies another's weights (`Standings.copies`, run by `Exchange("exploit")`); it then takes that one's rate times 0.8 or
+    1.2, clipped to LIMITS times eta0. All workers of a population have the same rate. A single population keeps eta0.
     """
 
     def __init__(self, sizes: list[int], eta0: float, seed: int) -> None:
@@ -277,10 +276,10 @@ class PopulationBasedRates(RateRule):
         draws = [stream(seed, Purpose.START, 0, p).random() for p in range(n)]
         rates = [eta0 * SPREAD ** (2 * (p + u) / n - 1) if n > 1 else eta0 for p, u in enumerate(draws)]
         self.start = np.repeat(rates, sizes)
-        self.parents: list[list[int]] = []  # after every round, whose weights each population holds
+        self.parents: list[list[int]] = []  # per round: for each population, the one its weights came from
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
-        """The rate of one's own, or of the population that is copied, perturbed by a draw from (seed, t, population)."""
+        """The population's own rate, or the copied one, perturbed by a draw from (seed, t, population)."""
         copies = standings.copies
         self.parents.append([copies.get(p, p) for p in range(len(self.sizes))])
         rate = float(standings.rates[standings.champions[self.parents[-1][population]]])
@@ -294,7 +293,7 @@ class PopulationBasedRates(RateRule):
         return rate
 
     def lineage(self, population: int) -> list[int]:
-        """Followed back from the last round to round 0."""
+        """The ancestors of a population, traced back from the last round; round 0 first."""
         line: list[int] = []
         for parents in reversed(self.parents):
             population = parents[population]
@@ -302,7 +301,7 @@ class PopulationBasedRates(RateRule):
         return line[::-1]
 
     def state(self) -> dict[str, Any]:
-        """Who copied whom."""
+        """The parents of every round."""
         return {"parents": self.parents}
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""Smoothed weights and their fitness: what populations that forage (`common.ecosphere.forage`) are compared by."""
+"""Smoothed weights and their fitness, by which foraging populations (`common.ecosphere.forage`) are compared."""
 
 from dataclasses import replace
 
@@ -9,13 +9,13 @@ from common.evaluate import EvalResult, Evaluator
 from common.models.flat import FlatModel
 from common.parallel.comm import Group
 
-SMOOTHING = 0.8  # of the weights that are judged, per step
+SMOOTHING = 0.8  # decay of the average of the weights, per step
 
 
 class Smoother:
     """Exponential average of the weights during a round, and its fitness.
 
-    fitness: the images that are judged on. Call `restart` before a round and `add` after every step.
+    fitness: the images to evaluate on. Call `restart` before a round and `add` after every step.
     """
 
     def __init__(self, model: FlatModel, evaluator: Evaluator, fitness: ImageDataset | Texts) -> None:
@@ -23,7 +23,7 @@ class Smoother:
         self.average = model.parameters.detach().clone()
 
     def restart(self) -> None:
-        """Begin a round at the present weights."""
+        """Begin a round at the current weights."""
         self.average.copy_(self.model.parameters.detach())
 
     @torch.no_grad()
@@ -34,8 +34,8 @@ class Smoother:
     def evaluate(self, population: Group, t: int) -> EvalResult:
         """Loss and accuracy of the smoothed weights on the fitness images; fitness is minus the loss.
 
-        The population's workers hold the same weights and share the images out. Batch-norm statistics are measured on the
-        same augmented training images in all populations. Collective over the population; the model is left as it was.
+        The population's workers hold the same weights and divide the images among them. Batch-norm statistics are measured on
+        the same augmented training images in all populations. Collective over the population; the model is left unchanged.
         """
         (result,) = self.evaluator.of_weights(self.model, self.average, [self.fitness], population, t=t)
         return replace(result, fitness=-result.loss)

@@ -1,4 +1,4 @@
-"""Standings: fitness and rates of all workers after a round, and the order that follows from them. Pure; no MPI."""
+"""Standings: fitness and rates of all workers after a round, and the ranking that follows from them. Pure; no MPI."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,12 +7,12 @@ import numpy as np
 
 from common.ecosphere.species import best_first
 
-TRUNCATED = 0.2  # share of the populations that copy, and of those that are copied, in truncation selection
+TRUNCATED = 0.2  # fraction of the populations that copy, and that are copied, in truncation selection
 
 
 @dataclass(frozen=True)
 class Standings:
-    """Fitness and rates of all workers after one round, and who comes first.
+    """Fitness and rates of all workers after one round, and their ranking.
 
     Attributes:
         fitness: shape (N,), larger is better; -inf for a worker without finite weights.
@@ -43,17 +43,17 @@ class Standings:
 
     @cached_property
     def order(self) -> list[int]:
-        """Numbers of the populations by their best workers, the leader's first; the lower number first among equals."""
+        """Indices of the populations ranked by their best workers, the leader's first; the lower index first among equals."""
         return [int(k) for k in best_first(self.fitness[self.champions], self.rates[self.champions])]
 
     @property
     def best_population(self) -> int:
-        """Number of the leader's population."""
+        """Index of the leader's population."""
         return self.order[0]
 
     @property
     def worst_population(self) -> int:
-        """Number of the population whose best worker comes last; the highest number among equals."""
+        """Index of the population whose best worker ranks last; the highest index among equals."""
         return self.order[-1]
 
     @property
@@ -63,10 +63,10 @@ class Standings:
 
     @cached_property
     def copies(self) -> dict[int, int]:
-        """Who copies whom in truncation selection (Jaderberg et al. 2017), {population: the one it copies}.
+        """Copies of truncation selection (Jaderberg et al. 2017), {population: its source}.
 
-        The worst fifth (at least one) of n >= 2 populations copy the best fifth, the i-th worst the i-th best. Where
-        populations are lost these copy the leader's, and nobody else copies.
+        The worst fifth (at least one) of n >= 2 populations copy the best fifth, the i-th worst the i-th best. If populations
+        are lost, only these copy, from the leader's.
         """
         lost = [k for k, alive in enumerate(self.alive) if not alive]
         if lost:

@@ -1,4 +1,4 @@
-"""Networks, by name. A new one is one file and one line here."""
+"""Networks by name. To add one, write a file and one line here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from common.models.wide_resnet import WideResNet
 
 @dataclass(frozen=True)
 class Shape:
-    """What a network is built for: channels and side of its images, classes; depth, width and dropout where it has them.
+    """Arguments of a network: channels and side of its images, classes; depth, width and dropout where it has them.
 
-    Of a text: no channels, characters of a window in place of the side, symbols in place of classes.
+    For text: no channels, image_size is the window length in characters, classes the alphabet size.
     initialisation: of the networks in INITIALISED.
     """
 
@@ -45,12 +45,12 @@ MODELS: dict[str, Callable[[Shape], nn.Module]] = {
     "transformer": lambda s: Transformer(s.classes, s.image_size, s.depth, s.width, s.dropout),
     **{name: _published(name) for name in NETWORKS},
 }
-WITHOUT = {  # sizes that a network does not have
+WITHOUT = {  # options that a network does not have
     **{"cnn": ("depth", "dropout"), "easgd-cnn": ("depth",), "dhpo-cnn": ("depth",)},
     **dict.fromkeys(NETWORKS, ("depth", "width")),
 }
 INITIALISED = ("wrn",)  # networks whose initial weights can be chosen
-LEAST_SIDE = {  # of images in pixels; easgd-cnn and dhpo-cnn, which have no padding, say it themselves
+LEAST_SIDE = {  # of images in pixels; easgd-cnn and dhpo-cnn check it themselves
     **{"wrn": 4, "cnn": 4, "vit-tiny": 2, "vit-h14": 14},
     **dict.fromkeys(("vit-b16", "vit-l16", "r50-vit-b16"), 16),
     **dict.fromkeys(("vit-b32", "vit-l32"), 32),
@@ -69,11 +69,11 @@ def build_model(
     image_size: int = 32,
     initialisation: str = "fan-out",
 ) -> nn.Module:
-    """A network with initial weights that depend on `seed` alone; torch's global generator is left as it was.
+    """A network with initial weights that depend on `seed` alone; torch's global CPU generator is restored.
 
-    channels: of the images. depth, width, dropout, initialisation: where the network has them, see `without`. image_size: side
-    of the images in pixels, where it matters, or characters of a window.
-    Raises ValueError for another name, UsageError for sizes that the network cannot have.
+    channels: of the images. depth, width, dropout, initialisation: ignored where the network does not have them, see `without`.
+    image_size: side of the images in pixels, or window length in characters.
+    Raises ValueError for an unknown name, UsageError for unsupported sizes.
     """
     if name not in MODELS:
         raise ValueError(f"unknown model '{name}': choose from {', '.join(MODELS)}")
@@ -88,12 +88,12 @@ def build_model(
 
 
 def without(name: str) -> tuple[str, ...]:
-    """Options of networks that this one does not have."""
+    """Network options that this network does not have."""
     return (*WITHOUT.get(name, ()), *(() if name in INITIALISED else ("initialisation",)))
 
 
 def model_title(name: str, depth: int, width: int) -> str:
-    """The network's name as tables print it, e.g. WRN-22-8."""
+    """The network's name in tables, e.g. WRN-22-8."""
     if name in NETWORKS:
         return NETWORKS[name].title
     titles = {

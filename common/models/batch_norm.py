@@ -1,4 +1,4 @@
-"""Batch-norm layers of a network: freeze their running statistics, or measure them anew."""
+"""Batch-norm layers of a network: freeze or re-estimate their running statistics."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,21 +8,21 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def batch_norms(module: nn.Module) -> list[_BatchNorm]:
-    """The layers that keep running statistics."""
+    """Layers with running statistics."""
     return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
-    """Running mean and variance of every layer, in the module's order; the tensors themselves, shape (channels,) each."""
+    """Running mean and variance of every layer, in the module's order; not copies; shape (channels,) each."""
     pairs = ((layer.running_mean, layer.running_var) for layer in batch_norms(module))
     return [statistic for pair in pairs for statistic in pair if statistic is not None]
 
 
 @contextmanager
 def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
-    """Batch-norm layers normalise by the batch, as in training, but leave their running statistics alone.
+    """Block in which batch-norm layers in training mode do not update their running statistics.
 
-    SAM's second pass runs at perturbed weights; the statistics are to be those of the weights themselves.
+    For SAM's second pass, which runs at perturbed weights.
     """
     layers = [layer for layer in batch_norms(module) if layer.track_running_stats]
     for layer in layers:
@@ -36,11 +36,10 @@ def frozen_batch_norm(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def fresh_statistics(module: nn.Module) -> Iterator[None]:
-    """Training mode in which running statistics are the plain mean over the batches seen inside the block.
+    """Block in training mode that sets running statistics to the plain mean over its batches.
 
-    Per layer: the mean over batches of the batch mean and of the unbiased batch variance (torch's momentum `None`). What was
-    there before is forgotten, also where it is not finite. Layers count their batches as before, and the module returns to
-    the mode it was in.
+    Per layer: the mean over batches of the batch mean and of the unbiased batch variance (torch's momentum `None`). Earlier
+    statistics are reset, including non-finite ones. `num_batches_tracked`, momentum and the module's mode are restored.
     """
     layers, was_training = batch_norms(module), module.training
     before = [(layer.momentum, None if (n := layer.num_batches_tracked) is None else n.clone()) for layer in layers]

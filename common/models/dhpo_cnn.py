@@ -1,4 +1,4 @@
-"""The network that the reference project of distributed hyper-parameter search trained on MNIST: 906 parameters."""
+"""MNIST network of the reference project for distributed hyper-parameter search: 906 parameters."""
 
 import math
 
@@ -11,7 +11,7 @@ class SearchCNN(nn.Module):
     """Conv 5x5 to 2 channels, pool, ReLU; conv 5x5 to 4, pool, ReLU; dropout; a linear head. No padding, no batch norm.
 
     Channels are multiplied by `width`; the published network has width 1, on 1 x 28 x 28 inputs.
-    Pooling takes in an odd last row and column by itself, so that no side loses pixels; at a multiple of 4 there is none.
+    Pooling rounds odd sides up (`ceil_mode`), so no pixels are lost; this has no effect at multiples of 4.
     Input: (batch, channels, h, w), at least 16 x 16 pixels. Output: (batch, classes) logits. Raises UsageError otherwise.
     """
 

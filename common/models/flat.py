@@ -3,9 +3,9 @@
     state     [ parameters: P floats | floating-point buffers (batch-norm statistics): B floats ]
     gradient  [ P floats | 1 float: the finite flag of `comm.finite_mean_` ]
 
-The module's parameters, buffers and gradients become views into these, so averaging is one all-reduce, an exchange needs
-no packing, a perturbation is two vector operations and a checkpoint is one array. Both buffers keep the plain (row-major)
-layout whatever memory format the activations have.
+The module's parameters, buffers and gradients become views into these: averaging is one all-reduce, an exchange needs no
+packing, a perturbation is two vector operations and a checkpoint is one array. Both buffers are row-major, whatever the memory
+format of the activations.
 """
 
 import hashlib
@@ -20,22 +20,23 @@ if TYPE_CHECKING:
 
 
 class FlatModel:
-    """Moves a module's float32 parameters, gradients and floating buffers into contiguous storage, in place.
+    """A module's float32 parameters, gradients and floating buffers in contiguous storage; the module is changed in place.
 
     Attributes:
-        module: the module itself; using it uses the flat buffers.
+        module: the module; it uses the flat buffers.
         state: shape (P + B,), float32; parameters first, then floating buffers, each in the module's own order.
         parameters: shape (P,), view of `state`. Its `.grad` is `gradient`, so torch optimizers can step on it as one tensor.
-        buffers: shape (B,), view of `state`; frozen parameters (requires_grad False) lie in front of them.
+        buffers: shape (B,), view of `state`; frozen parameters (requires_grad False) come first.
         gradient: shape (P,), view of `gradient_and_flag`.
         gradient_and_flag: shape (P + 1,).
 
-    Raises ValueError if a parameter or floating buffer is not float32, or they lie on several devices.
+    Raises ValueError if no parameter is trainable, a parameter or floating buffer is not float32, or they are on several
+    devices.
     """
 
     def __init__(self, module: nn.Module) -> None:
         tensors = [p for p in module.parameters() if p.requires_grad]
-        frozen = [p for p in module.parameters() if not p.requires_grad]  # exchanged, but never stepped on or decayed
+        frozen = [p for p in module.parameters() if not p.requires_grad]  # exchanged, but never updated or decayed
         statistics = [*frozen, *(b for b in module.buffers() if b.is_floating_point())]
         _check([*tensors, *statistics])
         size, extra = (sum(t.numel() for t in group) for group in (tensors, statistics))
@@ -52,7 +53,7 @@ class FlatModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the buffers live."""
+        """Device of the buffers."""
         return self.state.device
 
     def views(self) -> list[tuple[Tensor, Tensor]]:
@@ -60,11 +61,11 @@ class FlatModel:
         return [(tensor.data, view) for tensor, view in self._views]
 
     def zero_gradient(self) -> None:
-        """Set the flat gradient to zero: every backward pass adds to it."""
+        """Set the flat gradient to zero (backward passes accumulate)."""
         self.gradient.zero_()
 
     def collect_gradient(self) -> None:
-        """Bring gradients that a foreign `zero_grad(set_to_none=True)` moved elsewhere back into the flat buffer."""
+        """Copy gradients that `zero_grad(set_to_none=True)` detached from the flat buffer back into it."""
         for tensor, view in self._views:
             if tensor.grad is view:
                 continue
@@ -72,7 +73,7 @@ class FlatModel:
             tensor.grad = view
 
     def counters(self) -> dict[str, Tensor]:
-        """Buffers that are no floats (batches that batch norm has counted): they stay in the module, and with their worker."""
+        """Buffers that are not floating-point (batch norm's `num_batches_tracked`): kept in the module, never exchanged."""
         return {name: b for name, b in self.module.named_buffers() if not b.is_floating_point()}
 
     def is_finite(self) -> bool:
@@ -93,17 +94,17 @@ def share_model(module: nn.Module, world: "Group") -> FlatModel:
 
 def _check(tensors: Sequence[Tensor]) -> None:
     if not tensors:
-        raise ValueError("the model has no trainable parameters, so there is nothing to train or to exchange")
+        raise ValueError("the model has no trainable parameters")
     odd = {str(t.dtype) for t in tensors if t.dtype != torch.float32}
     if odd:
         raise ValueError(f"the flat buffer is float32, but the model holds {sorted(odd)}: call model.float() first")
     devices = {str(t.device) for t in tensors}
     if len(devices) > 1:
-        raise ValueError(f"the model lies on several devices ({sorted(devices)}): move it to one first")
+        raise ValueError(f"the model is on several devices ({sorted(devices)}): move it to one first")
 
 
 def _adopt(tensors: Sequence[Tensor], storage: Tensor, gradient: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
-    """Copy tensors into consecutive places of `storage` and make them views of it; the same for gradients."""
+    """Copy tensors into consecutive slices of `storage` and make them views of it; gradients likewise, without a copy."""
     offset = 0
     for tensor in tensors:
         place = slice(offset, offset + tensor.numel())

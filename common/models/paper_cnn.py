@@ -1,4 +1,4 @@
-"""The network that elastic averaging was tried on (arXiv 1412.6651, section 5.1): no batch norm, 28 x 28 crops."""
+"""CIFAR network of the EASGD paper (arXiv 1412.6651, section 5.1): no batch norm, 28 x 28 crops."""
 
 import math
 
@@ -10,9 +10,9 @@ from common.errors import UsageError
 class PaperCNN(nn.Module):
     """Conv 5x5, pool, conv 5x5, pool, conv 3x3, a hidden layer with dropout, a linear head; ReLU, no padding.
 
-    8, 16 and 8 times `width` channels and 32 `width` hidden units; the paper's network has width 8, on 3 x 28 x 28 inputs
-    351,946 parameters. Whether its dropout (1/2) acts before or after the hidden layer is not said; here after it.
-    Pooling takes in an odd last row and column by itself, so that no side loses pixels; at a multiple of 4 there is none.
+    8, 16 and 8 times `width` channels and 32 `width` hidden units. The paper's network has width 8: 351,946 parameters on
+    3 x 28 x 28 inputs. The paper does not say whether dropout (1/2) precedes or follows the hidden layer; here it follows.
+    Pooling rounds odd sides up (`ceil_mode`), so no pixels are lost; this has no effect at multiples of 4.
     Input: (batch, channels, h, w), at least 24 x 24 pixels. Output: (batch, classes) logits. Raises UsageError otherwise.
     """
 

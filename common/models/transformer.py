@@ -1,18 +1,18 @@
-"""A small character-level language model: torch's transformer blocks behind a causal mask."""
+"""A small character-level language model: torch's transformer blocks with a causal mask."""
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import UsageError
 
-INITIAL = 0.02  # deviation of embeddings and matrices at the start (Radford et al. 2019)
+INITIAL = 0.02  # standard deviation of initial embeddings and matrices (Radford et al. 2019)
 
 
 class Transformer(nn.Module):
-    """`depth` blocks of 32 `width` dimensions, heads of 32, normalisation first; learned positions.
+    """`depth` pre-norm blocks of 32 `width` dimensions, heads of 32; learned position embeddings.
 
-    Input: (batch, length) int64 symbols below `symbols`, at most `length` of them. Output: (batch, length, symbols) logits of
-    the symbol that follows each. Raises UsageError where depth or width < 1.
+    Input: (batch, n) int64 in [0, symbols), n <= length. Output: (batch, n, symbols) logits of the symbol after each position.
+    Raises UsageError where depth or width < 1.
     """
 
     mask: Tensor
@@ -38,7 +38,7 @@ class Transformer(nn.Module):
                 nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits of the next symbols; those of a place depend on it and the places before it alone."""
+        """Logits of the next symbols, causal: those of a position depend on it and earlier positions only."""
         length = x.shape[1]
         y = self.symbol(x) + self.place.weight[:length]
         for block in self.blocks:

@@ -16,15 +16,15 @@ from torch import nn
 from common.errors import UsageError
 from common.paths import expand
 
-# Our name: the paper's, timm's, and the file of weights trained on ImageNet-21k in Google's bucket of that name.
+# Google's weights, trained on ImageNet-21k.
 PUBLISHED = "https://storage.googleapis.com/vit_models/imagenet21k"
 
 
 @dataclass(frozen=True)
 class Published:
-    """One network of the paper: its title, its name in timm, the file Google publishes, and the side of a patch in pixels.
+    """One network of the paper: title, name in timm, Google's file, and side of a patch in pixels.
 
-    A patch of 0: convolutions that pad come first, so the side of an image need not be a multiple of anything.
+    patch 0: padded convolutions come first, so images may have any side.
     """
 
     title: str
@@ -46,7 +46,7 @@ NETWORKS = {
 def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: float = 0.0) -> nn.Module:
     """One of NETWORKS with random weights, for square images of `image_size` pixels.
 
-    Raises UsageError where the patches do not divide them: timm would leave out the last rows and columns.
+    Raises UsageError where the patches do not divide the side: timm would drop the last rows and columns.
     """
     patch = NETWORKS[name].patch
     if patch and image_size % patch:
@@ -60,26 +60,26 @@ def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: 
 
 
 def nearest_sides(side: int, works: Callable[[int], bool]) -> str:
-    """The nearest smaller and the nearest larger side of an image that works, in words; there has to be a larger one."""
+    """The nearest smaller and larger image sides that work, as text; a larger one must exist."""
     below = next((s for s in range(side - 1, 1, -1) if works(s)), None)
     above = next(s for s in count(side + 1) if works(s))
     return f"{below} or {above}" if below else str(above)
 
 
 def dropouts(dropout: float) -> dict[str, float]:
-    """timm's options for dropout behind the embeddings and in the MLPs, as Google's code has it; see `no_attention_dropout`."""
+    """timm's options for dropout after the embeddings and in the MLPs, as in Google's code; see `no_attention_dropout`."""
     return {"pos_drop_rate": dropout, "proj_drop_rate": dropout}
 
 
 def no_attention_dropout(module: nn.Module) -> nn.Module:
-    """Take the dropout behind attention out again: timm has one rate for it and for the MLPs."""
+    """Disable the dropout after attention: timm has one rate for it and for the MLPs."""
     for block in module.get_submodule("blocks").children():
         block.get_submodule("attn.proj_drop").p = 0.0  # type: ignore[assignment]
     return module
 
 
 def build_tiny(channels: int, classes: int, image_size: int, depth: int, width: int, dropout: float = 0.0) -> nn.Module:
-    """A small one for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of `tiny_patch`.
+    """A Vision Transformer for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of `tiny_patch`.
 
     Raises UsageError where depth or width < 1, or there is no such patch.
     """
@@ -89,16 +89,16 @@ def build_tiny(channels: int, classes: int, image_size: int, depth: int, width: 
     shape = {"embed_dim": 32 * width, "depth": depth, "num_heads": width}
     vit = import_timm().models.vision_transformer.VisionTransformer
     module = vit(**sides, **shape, in_chans=channels, num_classes=classes, **dropouts(dropout), weight_init="jax")
-    # The paper's deviation of 0.02 suits long training: for hundreds of steps a network would not know where things are.
+    # The paper's standard deviation of 0.02 suits long training: in hundreds of steps positions would hardly be learnt.
     nn.init.normal_(module.pos_embed, std=0.5)
     return no_attention_dropout(module)
 
 
 def tiny_patch(side: int) -> int:
-    """Pixels of a patch of `build_tiny`, which divide the side: an eighth of it rounded down, at least 2, or else the divisor
-    nearest to an eighth, between half and twice as large.
+    """Patch size of `build_tiny` in pixels, a divisor of the side: an eighth of the side, rounded down and at least 2; else the
+    divisor nearest to an eighth, between half and twice of it.
 
-    Raises UsageError where there is none, naming the nearest sides that have one.
+    Raises UsageError where there is none, with the nearest sides that have one.
     """
     if found := _tiny_patch(side):
         return found
@@ -109,7 +109,7 @@ def tiny_patch(side: int) -> int:
 
 
 def _tiny_patch(side: int) -> int:
-    """The same, 0 where there is none."""
+    """As `tiny_patch`, but 0 where there is none."""
     wanted = max(2, side // 8)
     if side % wanted == 0:
         return wanted
@@ -118,7 +118,7 @@ def _tiny_patch(side: int) -> int:
 
 
 def load_published(module: nn.Module, name: str, path: str | os.PathLike[str]) -> None:
-    """Read one of Google's files into a network of `build_vit` and put a zeroed head in place of theirs.
+    """Load one of Google's files into a network of `build_vit`; the head is set to zero.
 
     Position embeddings are resized where the image size differs. Raises UsageError where the file is missing or holds
     another network.
@@ -141,7 +141,7 @@ def load_published(module: nn.Module, name: str, path: str | os.PathLike[str]) -
 
 
 def _check_patches(module: nn.Module, path: Path) -> None:
-    """Raises ValueError where the file's patches are not the network's: timm would resample them without a word."""
+    """Raise ValueError where the file's patches differ from the network's: timm would resample them silently."""
     height, width, _, dimensions = np.load(path)["embedding/kernel"].shape
     wanted = module.get_submodule("patch_embed.proj").get_parameter("weight").shape
     if (dimensions, height, width) != (wanted[0], *wanted[2:]):
@@ -149,10 +149,10 @@ def _check_patches(module: nn.Module, path: Path) -> None:
 
 
 def import_timm() -> ModuleType:
-    """timm, imported late: it takes two seconds, and only Vision Transformers need it."""
+    """Import timm late: it takes two seconds, and only Vision Transformers need it."""
     from common.vision import import_torchvision
 
-    import_torchvision()  # timm imports it, and alone it fails beside a CPU build of torch
+    import_torchvision()  # first, since timm imports it too, which may fail with a CPU build of torch
     import timm
 
     return timm

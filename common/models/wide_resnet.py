@@ -12,7 +12,7 @@ INITIALISATIONS: dict[str, Literal["fan_out", "fan_in"]] = {"fan-out": "fan_out"
 
 
 class Block(nn.Module):
-    """BN-ReLU-conv3x3, twice, plus the input (projected by a 1x1 convolution where its shape changes)."""
+    """BN-ReLU-conv3x3, twice, plus the input (projected by a 1x1 convolution where the shape changes)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int, dropout: float) -> None:
         super().__init__()
@@ -37,11 +37,10 @@ class Block(nn.Module):
 class WideResNet(nn.Module):
     """WRN-depth-width: three groups of (depth - 4) / 6 blocks with 16, 32 and 64 times `width` channels.
 
-    The sources of EOA count a group's units without the one that changes its shape: their "16-8" is depth 22, width 8 here.
-    initialisation: fan-out, He et al. 2015 by the outputs of a convolution; fan-in, by its inputs, and a head of zeros, as the
-    sources have it.
+    EOA's code does not count the first block of a group, which changes the shape: its "16-8" is depth 22, width 8 here.
+    initialisation: He et al. 2015 by `fan-out`, or by `fan-in` with a zero head, as in EOA's code.
     Input: (batch, channels, h, w), at least 4 x 4 pixels. Output: (batch, classes) logits. Raises UsageError where
-    depth is not 6 n + 4, ValueError for another initialisation.
+    depth is not 6 n + 4 or width < 1, ValueError for another initialisation.
     """
 
     def __init__(

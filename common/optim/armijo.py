@@ -1,6 +1,6 @@
-"""Step sizes by backtracking: the Armijo test, its smoothed form, growth, and how often to search. Numbers in, numbers out.
+"""Step sizes by a backtracking line search: Armijo test, its smoothed form, growth, and search interval. Scalars only.
 
-Kenneweg, Kenneweg, Fumagalli, Hammer 2024 (SaLSA), after Vaswani et al. 2019. The symbols of docs/algorithms.md, SaLSA:
+Kenneweg, Kenneweg, Fumagalli, Hammer 2024 (SaLSA), after Vaswani et al. 2019. Symbols as in docs/algorithms.md, SaLSA:
 
     f, f'   loss of the batch at w and at the trial point w + eta d; D = f - f' the decrease
     q       slope: -<g, d>
@@ -9,15 +9,15 @@ Kenneweg, Kenneweg, Fumagalli, Hammer 2024 (SaLSA), after Vaswani et al. 2019. T
     plain     D >= c eta q
     smoothed  h = beta3 h' + (1 - beta3) D >= c eta s, s = beta3 s' + (1 - beta3) q
 
-`decide` is one step of the whole: whether to search, the search, and what is to be taken.
+`decide` is one step: whether a line search is due, the line search, and the step to take.
 """
 
 import math
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 
-TINY = 1e-8  # below it a loss or a slope is as good as zero: nothing is left to be tested
-LONG_AGO = 2**40  # steps since the last search, before there was one
+TINY = 1e-8  # with a loss or slope below this value no line search is made
+LONG_AGO = 2**40  # steps since the last line search, before the first one
 COUNTS = ("searches", "trials", "exhausted", "flat", "skipped")  # fields of `State` that are summed over a run
 FAST, SLOW = 0.9, 0.99  # weights of the past in the two averages of eta
 
@@ -28,21 +28,21 @@ def _is_whole(number: float, least: int) -> bool:
 
 @dataclass(frozen=True)
 class Rules:
-    """How steps are searched for. What was published, and where this departs from it: docs/algorithms.md.
+    """Line-search settings. Differences from the published method: docs/algorithms.md.
 
     Attributes:
-        eta0: the first step that is tried.
-        c: share of the promised decrease that a step has to bring, in (0, 1).
+        eta0: initial step size.
+        c: share of the predicted decrease that a step must reach, in (0, 1).
         beta3: weight of the past in h and s, in [0, 1); 0 is the plain test.
-        growth: factor on the step before each search, at least 1.
-        shrink: factor on the step after each rejection, in (0, 1).
-        limit: largest step.
-        max_backtracks: trial points of one search.
-        warmup_searches: so many first steps are all searched.
-        interval: steps between two searches; 0 adapts them to how fast the step changes.
-        max_interval: most steps between two searches where they adapt.
-        climbs: the first search goes up as well as down, so that eta0 may be too low as it may be too high; ours.
-        released: behave as the class `SaLSA` of the authors' code does where that differs from their paper.
+        growth: factor on the step size before each line search, at least 1.
+        shrink: factor on the step size after each rejection, in (0, 1).
+        limit: largest step size.
+        max_backtracks: most trial points of one line search.
+        warmup_searches: number of first steps that all make a line search.
+        interval: steps between two line searches; 0 adapts it to the rate of change of the step size.
+        max_interval: largest adaptive interval.
+        climbs: the first line search may also grow the step (ours), since eta0 may be too low.
+        released: follow the class `SaLSA` of the authors' code where it differs from their paper.
     """
 
     eta0: float = 0.1
@@ -77,19 +77,19 @@ class Rules:
 
 
 PAPER = Rules()
-PLAIN = Rules(c=0.1, beta3=0.0)  # Vaswani et al.'s search
+PLAIN = Rules(c=0.1, beta3=0.0)  # Vaswani et al.'s line search
 RELEASED = Rules(eta0=1.0, c=0.5, beta3=0.9, limit=math.inf, climbs=False, released=True)
 
 
 @dataclass(frozen=True)
 class State:
-    """What a search remembers; plain numbers, the same on every rank.
+    """Line-search state; scalars, the same on every rank.
 
     Attributes:
-        eta: the step accepted last. h, s: see above. fast, slow: moving averages of eta.
-        since: steps since the last search. steps: steps so far, those left out included.
-        searches, trials: searches and trial points so far. exhausted: searches in which no trial passed.
-        flat: searches without a test, for want of a loss or a slope. skipped: steps left out, loss or gradient not finite.
+        eta: last accepted step size. h, s: see above. fast, slow: moving averages of eta.
+        since: steps since the last line search. steps: steps so far, skipped ones included.
+        searches, trials: line searches and trial points so far. exhausted: line searches in which no trial point passed.
+        flat: line searches omitted because loss or slope is below TINY. skipped: steps with a non-finite loss or gradient.
     """
 
     eta: float
@@ -106,23 +106,23 @@ class State:
     skipped: int = 0
 
     def numbers(self) -> list[float]:
-        """All of it in order; integers below 2^53 stay what they are."""
+        """All fields in order as floats; exact for integers below 2^53."""
         return [float(value) for value in astuple(self)]
 
     @classmethod
     def of(cls, numbers: list[float]) -> "State":
-        """The state that gave these numbers."""
+        """Inverse of `numbers`."""
         kinds = [type(value) for value in astuple(cls(0.0))]
         return cls(*(kind(number) for kind, number in zip(kinds, numbers, strict=True)))
 
 
 @dataclass(frozen=True)
 class Step:
-    """What to do at the end of a step: go from w by `eta`, which is 0 for staying there.
+    """Result of `decide`: move from w by `eta`; 0 for no step.
 
     Attributes:
-        at_trial: whether eta is that of the last trial, which has left the weights there.
-        decrease: D of the last trial; 0 where there was none. trials: trial points of this step. slope: q.
+        at_trial: whether eta is that of the last trial point, where the weights are now.
+        decrease: D at the last trial point; 0 if there was none. trials: trial points of this step. slope: q.
     """
 
     eta: float
@@ -138,19 +138,19 @@ def average(old: float, new: float, weight: float) -> float:
 
 
 def is_sufficient(h: float, eta: float, s: float, c: float) -> bool:
-    """The Armijo test h >= c eta s, on averages or, with h = D and s = q, on one batch; false where h is not a number."""
+    """The Armijo test h >= c eta s, on averages or, with h = D and s = q, on one batch; false where h is NaN."""
     return h >= c * eta * s
 
 
 def grown(eta: float, rules: Rules) -> float:
-    """The step that a search begins with."""
+    """First step size of a line search."""
     return min(rules.growth * eta, rules.limit)
 
 
 def period(state: State, rules: Rules) -> float:
-    """L, steps between two searches: 1 / (r - 1), r the ratio of the fast and the slow average of eta, larger over smaller.
+    """L, steps between two line searches: 1 / (r - 1), r the ratio of the fast and slow average of eta, larger over smaller.
 
-    Rounded to an integer in [1, longest]; the released class rounds nothing and only limits it from above.
+    Rounded to an integer in [1, max_interval]; `released` does not round, and only limits it from above.
     """
     if rules.interval:
         return rules.interval
@@ -161,19 +161,19 @@ def period(state: State, rules: Rules) -> float:
 
 
 def is_due(state: State, rules: Rules) -> bool:
-    """Whether the step that `state.steps` and `state.since` count already is one with a search."""
+    """Whether the current step, already counted in `state.steps` and `state.since`, makes a line search."""
     return state.steps <= rules.warmup_searches or state.since >= period(state, rules)
 
 
 def decide(state: State, f: float, q: float, trial: Callable[[float], float], rules: Rules) -> tuple[State, Step]:
-    """One step: given the loss f at w and the slope q of the direction, the new state and what to do.
+    """One step: from the loss f at w and the slope q of the direction, the new state and the step to take.
 
-    trial: the loss at w + eta d, on the same samples and with the same randomness as f; called for searches only, and it may
-    leave the weights where it has been. A trial's loss that is not finite is a rejection.
+    trial: the loss at w + eta d, on the same samples and with the same random numbers as f; called in line searches only, and
+    may leave the weights at the trial point. A non-finite loss at a trial point is a rejection.
     """
     state = replace(state, steps=state.steps + 1, since=state.since + 1)
     if not is_due(state, rules):
-        eta = grown(state.eta, rules) if rules.released else state.eta  # released: longer than what was accepted
+        eta = grown(state.eta, rules) if rules.released else state.eta  # released: longer than the accepted step
         return _watched(state, rules, searched=False), Step(eta)
     s = average(state.s, q, rules.beta3)
     state = replace(state, since=0, s=s)
@@ -187,17 +187,17 @@ def decide(state: State, f: float, q: float, trial: Callable[[float], float], ru
     state = replace(state, eta=step.eta, h=h, searches=state.searches + 1, trials=state.trials + step.trials)
     if not accepted:
         state = replace(state, exhausted=state.exhausted + 1)
-        step = replace(step, at_trial=True) if rules.released else replace(step, eta=0.0)  # released: stays where it was last
+        step = replace(step, at_trial=True) if rules.released else replace(step, eta=0.0)  # released: stays there
     return _watched(state, rules, searched=True), step
 
 
 def backtrack(
     eta: float, h: float, s: float, f: float, trial: Callable[[float], float], rules: Rules
 ) -> tuple[bool, float, Step]:
-    """Shrink eta until the test passes; returns whether it did, the new h, and the step, with the last eta that was tried.
+    """Shrink eta until the test passes; returns whether it did, the new h, and the step, with the last eta tried.
 
-    h: the average before this search, which every trial starts from; it moves with an accepted trial only. A decrease of
-    exactly zero is accepted untested, and h stays: f and f' agree to the last digit, so there is nothing to compare.
+    h: average before this line search; updated by an accepted trial point only. A decrease of exactly zero is accepted without
+    a test and leaves h unchanged: f and f' are equal, so there is nothing to compare.
     """
     decrease = 0.0
     for n in range(1, rules.max_backtracks + 1):
@@ -216,10 +216,10 @@ def backtrack(
 def climb(
     step: Step, h: float, before: float, s: float, f: float, trial: Callable[[float], float], rules: Rules
 ) -> tuple[float, Step]:
-    """After an eta that passed at once: lengthen it by 1 / shrink while the test passes; the last h and step that did.
+    """Grow an eta that passed at once by 1 / shrink while the test passes; returns the last h and step that passed.
 
-    h: the average at the accepted step; before: the one ahead of this search. On a quadratic it ends where backtracking from
-    above does, in (shrink B, B].
+    h: average at the accepted step. before: average before this line search. On a quadratic the result is in (shrink B, B], as
+    with backtracking from above.
     """
     eta, trials = step.eta, step.trials
     while eta < rules.limit and trials < rules.max_backtracks:
@@ -233,12 +233,12 @@ def climb(
 
 
 def skip(state: State) -> State:
-    """A step that is left out because its loss or gradient is not finite."""
+    """Count a step that is skipped because its loss or gradient is not finite."""
     return replace(state, steps=state.steps + 1, since=state.since + 1, skipped=state.skipped + 1)
 
 
 def _watched(state: State, rules: Rules, searched: bool) -> State:
-    """The averages of eta, which move every step; those of the released class with every search."""
+    """Update the averages of eta: every step, or with `released` every line search."""
     if rules.released and not searched:
         return state
     return replace(state, fast=average(state.fast, state.eta, FAST), slow=average(state.slow, state.eta, SLOW))

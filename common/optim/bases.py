@@ -1,15 +1,15 @@
-"""The optimizers that take the step, on the flat buffers of a model; most of them torch's own.
+"""Base optimizers, on the flat buffers of a model; most are torch's.
 
     sgd     v = mu v + g + lambda w, w -= x v, on the whole buffer as one tensor
     adamw   decoupled decay (Loshchilov & Hutter 2019), likewise
-    muon    orthogonalised momentum (Jordan et al. 2024) for weights with a matrix shape (a convolution's as outputs x the
-            rest), scaled so that AdamW's rates fit; biases and normalisation by AdamW at the same rate
-    salsa   Adam with a line search for the step (`common.optim.salsa`); salsa-sgd: SGD with one
-    schedulefree-sgd, schedulefree-adamw   the rate stays what it is, and what is judged is an average of the weights
-            (Defazio et al. 2024); the library's own switch between the two places is `IterateAveraging`
-    prodigy AdamW times an estimate of the distance to the solution (Mishchenko, Defazio 2023); its rate multiplies that
+    muon    orthogonalised momentum (Jordan et al. 2024) for weights with a matrix shape (of a convolution: outputs x rest),
+            scaled to AdamW's rates; biases and normalisation by AdamW at the same rate
+    salsa   Adam with a line search for the step size (`common.optim.salsa`); salsa-sgd: SGD with one
+    schedulefree-sgd, schedulefree-adamw   constant rate; an average of the weights is evaluated (Defazio et al. 2024), see
+            `IterateAveraging`
+    prodigy AdamW with its rate multiplied by an estimate of the distance to the solution (Mishchenko, Defazio 2023)
 
-An optimizer of your own is one function like these, and one line in `BASES`.
+To add an optimizer, write a function like these and add one line to `BASES`.
 """
 
 import contextlib
@@ -30,12 +30,12 @@ from common.optim.salsa import Direction, Salsa
 
 @dataclass(frozen=True)
 class OptimizerSettings:
-    """Hyper-parameters of the weight optimizer; the learning rate is the worker's own and not in here.
+    """Hyper-parameters of the weight optimizer, without the learning rate, which belongs to the worker.
 
     momentum, weight_decay: of SGD. adam_decay: decoupled decay of AdamW and Muon. rho: radius of SAM and ASAM. sam_scope:
-    communicator over which SAM's first gradient is averaged. clip_norm: largest norm of the averaged gradient, 0 for any.
-    reset_momentum: momentum restarts from zero after every round, as in the reference scripts. search: settings of a line
-    search. seed: of the random draws inside a step.
+    communicator over which SAM's first gradient is averaged. clip_norm: largest norm of the averaged gradient, 0 for no limit.
+    reset_momentum: reset momentum to zero after every round, as in the reference scripts. search: line-search settings.
+    seed: of the random draws inside a step.
     """
 
     name: str = "asam"
@@ -68,10 +68,11 @@ class IterateAveraging(Protocol):
 
 @dataclass(frozen=True)
 class Base:
-    """An optimizer, and which option gives its base rate: `sgd`, `adam`, or `one` where the base rate is fixed at 1.
+    """A base optimizer.
 
-    line_search: whether it finds its step sizes by a line search; the gradient then has to be the loss's own, not SAM's.
-    averages_iterates: whether it is `IterateAveraging`. numbers: state beside tensors, as its parameter groups name it.
+    lr_option: option with its base rate: `sgd`, `adam`, or `one` where the base rate is fixed at 1. line_search: whether its
+    step sizes come from a line search, which excludes SAM. averages_iterates: whether it is an `IterateAveraging`. numbers:
+    names of scalar state in its parameter groups.
     """
 
     build: Build
@@ -82,19 +83,19 @@ class Base:
 
     @property
     def plain(self) -> bool:
-        """Whether it takes the gradient as it comes, and may have SAM's."""
+        """Whether it can be combined with SAM's gradient."""
         return not (self.line_search or self.averages_iterates or self.lr_option == "one")
 
 
 def _sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
     mu, decay = settings.momentum, settings.weight_decay
-    return [eager.SGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]  # one tensor: nothing to group
+    return [eager.SGD([model.parameters], 1.0, mu, weight_decay=decay, foreach=False)]  # a single tensor
 
 
 class NesterovSGD(eager.Eager, torch.optim.Optimizer):
-    """SGD with Nesterov momentum as the EASGD paper writes it (M1, M2): the gradient is taken at x + delta v,
+    """SGD with Nesterov momentum in the form of the EASGD paper (M1, M2): gradient and decay at x + delta v,
 
-    v <- delta v - eta (g + lambda x), x <- x + v, the decay at x + delta v as well. Call `step_ahead` before the gradient.
+    v <- delta v - eta (g + lambda x), x <- x + v. Call `step_ahead` before computing the gradient.
     """
 
     def __init__(self, parameters: list[nn.Parameter], momentum: float, weight_decay: float) -> None:
@@ -110,7 +111,7 @@ class NesterovSGD(eager.Eager, torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """x <- x - eta g, v <- v - eta g, with the gradient of the place that `step_ahead` went to."""
+        """x <- x - eta g, v <- v - eta g, with the gradient at the point reached by `step_ahead`."""
         for group in self.param_groups:
             for x in group["params"]:
                 move = x.grad.add(x, alpha=group["weight_decay"]).mul_(group["lr"])
@@ -153,7 +154,7 @@ def _schedulefree_adamw(model: FlatModel, settings: OptimizerSettings, ranks: Re
 
 
 def _prodigy(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
-    with contextlib.redirect_stdout(io.StringIO()):  # it would say on every rank that its decay is decoupled
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a note on decoupled decay on every rank
         return [eager.Prodigy([model.parameters], 1.0, weight_decay=settings.adam_decay)]
 
 

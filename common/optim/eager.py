@@ -1,7 +1,7 @@
-"""Optimizers that leave torch's compiler unloaded.
+"""Optimizers that do not load torch's compiler.
 
-torch.optim tells the compiler to keep out of some methods, and for that imports `torch._dynamo` when the first optimizer is
-built: a large part of the time that a script takes to start, on every rank. No script here compiles anything.
+torch.optim excludes some methods from compilation, and for that imports `torch._dynamo` when the first optimizer is built: a
+large part of a script's start-up time, on every rank. No script here uses the compiler.
 """
 
 import inspect
@@ -13,8 +13,8 @@ from torch.optim import Optimizer
 
 
 class Eager:
-    """Mixin for optimizers whose steps are neither compiled nor differentiated: methods without torch's marks for its compiler,
-    and steps under no_grad. Comes before the optimizer among the bases.
+    """Mixin for optimizers whose steps are neither compiled nor differentiated: methods without torch's compiler decorators,
+    steps under no_grad. Must come before the optimizer among the bases.
     """
 
     add_param_group = inspect.unwrap(Optimizer.add_param_group)

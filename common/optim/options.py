@@ -1,4 +1,4 @@
-"""Options of the weight optimizer, and which of them each optimizer looks at."""
+"""Options of the weight optimizer, and which of them each optimizer uses."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from common.options import Range, flag
 if TYPE_CHECKING:
     Optimizer: TypeAlias = str
 else:
-    Optimizer = Literal[*OPTIMIZERS]  # what is registered can be named
+    Optimizer = Literal[*OPTIMIZERS]
 
-OF_OTHERS = {  # by `lr_option`: what such an optimizer does not look at
+OF_OTHERS = {  # by `lr_option`: options that such an optimizer ignores
     "sgd": ("adam_rate", "adam_decay"),
     "adam": ("learning_rate", "momentum_factor", "weight_decay"),
     "one": ("learning_rate", "adam_rate", "momentum_factor", "weight_decay"),
@@ -25,16 +25,15 @@ class OptimizerOptions:
     """Weight optimizer."""
 
     optimizer: Optimizer = "asam"
-    """weight optimizer of populations that name none; sam and asam alone are over sgd (EOA: asam; sgd in EOA-ViT)"""
+    """weight optimizer of populations that name none; sam and asam alone use sgd (EOA: asam; sgd in EOA-ViT)"""
     learning_rate: Annotated[float, Range(above=0)] = 0.1
-    """base rate eta0, quoted for 128 images behind one averaged gradient (EOA: 0.1 for one worker; 0.03 in EOA-ViT)"""
+    """base rate eta0 of sgd, for 128 images per averaged gradient (EOA: 0.1 for one worker; 0.03 in EOA-ViT)"""
     adam_rate: Annotated[float, Range(above=0)] = 0.001
-    """base rate eta0 of adamw, muon and schedulefree-adamw, where --learning-rate is that of sgd (prodigy's is 1); rates are
-    compared as multiples of eta0"""
+    """base rate eta0 of adamw, muon and schedulefree-adamw (prodigy's is 1); rates are compared as multiples of eta0"""
     adam_decay: Annotated[float, Range(0)] = 0.05
     """weight decay of adamw, muon, schedulefree-adamw, prodigy and salsa"""
     clip_norm: Annotated[float, Range(0)] = 0.0
-    """largest norm of an averaged gradient; 0 for any (EOA: 1 in EOA-ViT)"""
+    """largest norm of an averaged gradient; 0 for no limit (EOA: 1 in EOA-ViT)"""
     rho: Annotated[float, Range(above=0)] = 0.5
     """radius of SAM's perturbation (EOA: 0.5, ASAM)"""
     momentum_factor: Annotated[float, Range(0, below=1)] = 0.9
@@ -42,12 +41,12 @@ class OptimizerOptions:
     weight_decay: Annotated[float, Range(0)] = 5e-4
     """weight decay of SGD (EOA: 5e-4; 0 in EOA-ViT)"""
     label_smoothing: Annotated[float, Range(0, below=1)] = 0.1
-    """of the training loss (EOA: 0.1; 0 in EOA-ViT)"""
+    """label smoothing of the training loss (EOA: 0.1; 0 in EOA-ViT)"""
 
-    one_optimizer: ClassVar[bool] = True  # whether a run has no other than --optimizer
+    one_optimizer: ClassVar[bool] = True  # whether --optimizer is the only optimizer of a run
 
     def refuse(self, given: set[str]) -> None:
-        """Options that the only weight optimizer of a run does not have. Raises UsageError."""
+        """Refuse options that the only weight optimizer of a run does not have. Raises UsageError."""
         if not self.one_optimizer:
             return
         if has_line_search(self.optimizer):
@@ -66,12 +65,12 @@ def has_rate(args: OptimizerOptions) -> bool:
 
 
 def without_effect(optimizer: str) -> set[str]:
-    """Options that one of OPTIMIZERS does not look at."""
+    """Options that one of OPTIMIZERS ignores."""
     return {*OF_OTHERS[lr_option(optimizer)], *(() if split_name(optimizer)[0] else ("rho",))}
 
 
 def refuse_averages(optimizers: Iterable[str], beside: str) -> None:
-    """Refuse a schedule-free optimizer where its two sets of weights cannot be. Raises UsageError."""
+    """Refuse schedule-free optimizers where two sets of weights are not supported. Raises UsageError."""
     for name in sorted({name for name in optimizers if is_schedule_free(name)}):
         raise UsageError(
             f"{name} is judged by an average of its weights, which does not go together with {beside}: leave one of them out"
@@ -79,8 +78,8 @@ def refuse_averages(optimizers: Iterable[str], beside: str) -> None:
 
 
 def refuse_clipping(clip_norm: float, optimizers: Iterable[str]) -> None:
-    """Refuse a bound on the gradient's norm where steps or rates follow from the gradient as it is. Raises UsageError."""
+    """Refuse gradient clipping where the optimizer derives its step or rate from the unclipped gradient. Raises UsageError."""
     for name in sorted(set(optimizers)) if clip_norm else ():
         if has_line_search(name) or lr_option(name) == "one":
-            why = "bounds its steps by itself" if has_line_search(name) else "estimates its rate from the gradients as they are"
+            why = "bounds its steps by itself" if has_line_search(name) else "estimates its rate from unclipped gradients"
             raise UsageError(f"--clip-norm {clip_norm:g}: {name} {why}; give --clip-norm 0, or take another optimizer")

@@ -1,4 +1,4 @@
-"""What a weight optimizer is given from outside: the reductions of its ranks, and what couples its weights to others."""
+"""Interfaces of the weight optimizer: reductions over ranks, the closure, and the coupling to other workers' weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Reductions:
-    """The collective operations of a step, as functions: this package sends no messages itself.
+    """The collective operations of a step, as functions: this package does not communicate itself.
 
     mean: replaces the first n of n + 1 float32 values by their mean over the finite ranks of the gradient scope, and returns
-    how many those are; the last value is overwritten. first_mean: likewise over the SAM scope, for the first gradient of SAM;
-    None where that one stays local. gather: this rank's row of float64, shape (k,), to the table of the gradient scope, shape
-    (ranks, k). rank: of this process in the world, an address of random draws.
+    the number of these ranks; the last value is overwritten. first_mean: likewise over the SAM scope, for SAM's first gradient;
+    None where that stays local. gather: all-gathers a float64 row of shape (k,) over the gradient scope; shape (ranks, k).
+    rank: world rank, part of the address of random draws.
     """
 
     mean: Callable[[Tensor], int]
@@ -28,57 +28,57 @@ class Closure(Protocol):
     """Forward and backward pass of one batch."""
 
     def __call__(self, backwards: bool = True) -> Tensor:
-        """Forward pass; with `backwards`, the gradient is set to zero first and a backward pass adds to it.
+        """Forward pass; with `backwards`, also set the gradient to zero and run a backward pass.
 
-        Returns what is reported of the batch; a line search takes the first number for the summed loss and the last for the
-        number of losses, a single number for the mean loss.
+        Returns a report of the batch. A line search reads the first number as the summed loss and the last as the number of
+        losses; a single number as the mean loss.
         """
         ...
 
 
 class Coupling(Protocol):
-    """What couples a worker's weights to those of others. t: the worker's own clock, gradient steps since the start.
+    """Coupling of a worker's weights to those of other workers. t: the worker's clock, gradient steps since the start.
 
         coupling.begin(t, x)                         # e.g. every tau steps: fetch the center, form the difference, send it
         ...gradient at x
-        if coupling.take(t, gradient, finite):       # whether there is a step to take
-            x <- x - eta g                           # the worker's own
+        if coupling.take(t, gradient, finite):       # whether to take a step
+            x <- x - eta g                           # the local step
         renew = coupling.end(t, x, gradient)         # e.g. the elastic move, x <- x - e
 
     Attributes:
-        steps: whether the worker takes steps of its own between `begin` and `end`.
-        shares: what it sends to others, `weights` or `gradients`.
+        steps: whether the worker takes local steps between `begin` and `end`.
+        shares: what it sends to other workers, `weights` or `gradients`.
     """
 
     steps: bool
     shares: str = "weights"
 
     def begin(self, t: int, x: Tensor) -> None:
-        """Before the gradient of step t."""
+        """Called before the gradient of step t."""
         ...
 
     def observe(self, report: Tensor) -> None:
-        """What the closure of a step reported of its batch: (summed loss, correct answers, answers). Ignored by default."""
+        """Called with the closure's report of a step: (summed loss, correct answers, answers). No-op by default."""
         return
 
     def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
-        """After the gradient of step t, which may be changed in place: whether the worker takes a step with it.
+        """Called after the gradient of step t, which may be changed in place; returns whether the worker takes a local step.
 
-        finite: whether the gradient is. By default such a step is taken by workers that take steps at all.
+        finite: whether the gradient is finite. Default: `finite and steps`.
         """
         return finite and self.steps
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """After the worker's own step t; `gradient` is the one of this step.
+        """Called after the local step t; gradient: of this step.
 
-        Returns whether the momentum of the worker has to begin anew.
+        Returns whether the worker's optimizer state has to be reset.
         """
         ...
 
     def restart(self, x: Tensor) -> None:
-        """Go on from weights x that replaced this worker's; by default nothing has to be done."""
+        """Called when weights x have replaced this worker's. No-op by default."""
         return
 
     def tensors(self) -> dict[str, Tensor]:
-        """State that a checkpoint keeps, to be copied back in place; by default none."""
+        """State for a checkpoint, restored by copying in place; by default none."""
         return {}

@@ -1,4 +1,4 @@
-"""Weight optimizers by name: what `--optimizer` and the third part of `--populations` may say."""
+"""Weight optimizers by name, for `--optimizer` and `--populations`."""
 
 from common.optim.bases import BASES
 from common.optim.sam import PERTURBATIONS
@@ -15,14 +15,12 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def lr_option(name: str) -> str:
-    """Which option gives the base rate of one of OPTIMIZERS: `sgd` (--learning-rate) or `adam` (--adam-rate); `one`: base rate
-    fixed at 1 (Prodigy).
-    """
+    """Option with the base rate of one of OPTIMIZERS: `sgd` (--learning-rate), `adam` (--adam-rate), or `one` (fixed at 1)."""
     return BASES[split_name(name)[1]].lr_option
 
 
 def has_line_search(name: str) -> bool:
-    """Whether one of OPTIMIZERS finds its step sizes by a line search."""
+    """Whether the step sizes of one of OPTIMIZERS come from a line search."""
     return BASES[split_name(name)[1]].line_search
 
 
@@ -32,9 +30,9 @@ def is_schedule_free(name: str) -> bool:
 
 
 def lr_scale(name: str, learning_rate: float, adam_rate: float, momentum: float) -> float:
-    """Ratio of this optimizer's base rate to SGD's, `learning_rate`, which all rates are quoted for.
+    """Ratio of this optimizer's base rate to SGD's, `learning_rate`, the reference for all rates.
 
-    A line search along SGD's momentum averages gradients, where SGD adds them up: 1 / (1 - momentum).
+    1 / (1 - momentum) for a line search along SGD's momentum, which averages gradients where SGD sums them.
     """
     if lr_option(name) != "sgd":
         return (adam_rate if lr_option(name) == "adam" else 1.0) / learning_rate

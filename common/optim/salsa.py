@@ -1,4 +1,4 @@
-"""SaLSA as a torch optimizer: SGD or Adam whose step sizes are found by a line search (the mathematics: `common.optim.armijo`).
+"""SaLSA as a torch optimizer: SGD or Adam with step sizes from a line search (mathematics: `common.optim.armijo`).
 
     optimizer = Salsa(model.parameters(), buffers=model.buffers())
 
@@ -11,8 +11,8 @@
     optimizer.zero_grad()
     optimizer.step(closure)
 
-Everything the closure needs is fixed before: it is called again at trial points, on the same batch. What it draws (dropout) is
-drawn from the same seed in all calls of a step, and buffers (batch-norm statistics) are put back after each trial.
+The closure is called again at trial points and must use the same batch. Its random numbers (dropout) come from the same seed in
+all calls of a step, and buffers (batch-norm statistics) are restored after each trial point.
 """
 
 import math
@@ -28,7 +28,7 @@ from common.optim.armijo import LONG_AGO, PAPER, Rules, State, Step, decide, per
 from common.optim.eager import Eager
 from common.seeding import Purpose, drawn_from, torch_seed
 
-AGREEMENT = 100  # steps between two looks at whether all ranks still search alike
+AGREEMENT = 100  # steps between two checks that all ranks have the same line-search state
 
 Closure = Callable[[bool], Tensor]
 Gather = Callable[[np.ndarray], np.ndarray]
@@ -37,9 +37,9 @@ Direction = Literal["adam", "sgd"]
 
 @dataclass
 class Move:
-    """Where one parameter goes: to trial points `base - eta direction`, in the end to `base - eta scale momentum / root`.
+    """Updates of one parameter: trial points `base - eta direction`, final step `base - eta scale momentum / root`.
 
-    root: the denominator of Adam's preconditioner, None for SGD. slope: <g, direction>. base: the weights before the trials.
+    root: denominator of Adam's preconditioner, None for SGD. slope: <g, direction>. base: weights before the trial points.
     """
 
     parameter: Tensor
@@ -52,18 +52,18 @@ class Move:
     base: Tensor | None = None
 
     def try_at(self, eta: float) -> None:
-        """To the trial point; the first time, the weights are kept."""
+        """Move to a trial point; the first call saves the weights."""
         if self.base is None:
             self.base = self.parameter.clone()
         torch.sub(self.base, self.direction, alpha=eta, out=self.parameter)
 
     def return_(self) -> None:
-        """Back to the weights before the trials, bit for bit."""
+        """Restore the weights before the trial points, bit for bit."""
         if self.base is not None:
             self.parameter.copy_(self.base)
 
     def take(self, eta: float) -> None:
-        """The step with momentum, and decoupled weight decay, from the weights before the trials."""
+        """Take the step with momentum and decoupled weight decay, from the weights before the trial points."""
         self.return_()
         self.decay_weights(eta)
         if self.root is None:
@@ -78,35 +78,34 @@ class Move:
 
 
 def alone(row: np.ndarray) -> np.ndarray:
-    """The table of all ranks' rows where there is one rank."""
+    """`gather` for a single rank."""
     return row[None]
 
 
 class Salsa(Eager, torch.optim.Optimizer):
-    """w <- w - eta m^ (sgd) or w - eta m^ / (sqrt(v^) + eps) (adam), eta by the Armijo test along g in the place of m^.
+    """w <- w - eta m^ (sgd) or w - eta m^ / (sqrt(v^) + eps) (adam), eta by the Armijo test with g in place of m^.
 
-    params: tensors, or groups with `betas`, `eps` and `weight_decay` (decoupled) of their own; one step size for all.
-    rules: how steps are searched for. direction: what is searched along; with the rules of the released class, `sgd` is what
-    its authors advise, Adam with both betas 0, which goes by the sign of the gradient. betas: of SGD only the first counts.
-    buffers: what a forward pass may change and a trial must not: `model.buffers()`. seed, rank: what a step's random numbers
-    are drawn from.
+    params: tensors, or groups with their own `betas`, `eps` and `weight_decay` (decoupled); one step size for all.
+    rules: line-search settings. direction: search direction; with `rules.released`, `sgd` is Adam with both betas 0, as advised
+    by the authors, which moves by the sign of the gradient. betas: SGD uses only the first. buffers: those that a forward pass
+    may change and a trial point must not, `model.buffers()`. seed, rank: address of the random numbers of a step.
 
-    gather: with several ranks, takes a row of float64 and returns everybody's, shape (ranks, len(row)), in rank order and the
-    same on every rank; the closure then averages the gradient over these ranks. All ranks decide by such tables alone, so that
-    they take the same step; a rank without that would leave the others waiting at its next trial.
+    gather: with several ranks, all-gathers a float64 row; shape (ranks, len(row)), in rank order and the same on every rank.
+    The closure then averages the gradient over these ranks. All decisions use gathered values only, so that all ranks take the
+    same step; otherwise a rank could wait for ever at a trial point that the others do not evaluate.
 
-    `step(closure)`: closure(backwards) returns the mean loss of the batch, or several numbers of which the first is the sum
-    of the losses and the last how many they are (needed with several ranks: their batches may differ in size). With
-    `backwards` it also leaves the gradient in `.grad`. It is called once with, and once per trial without; it does not set
-    gradients to zero then, since they may be the direction. An error in it leaves weights and buffers as they were, but the
-    moments have already taken the gradient in.
+    `step(closure)`: closure(backwards) returns the mean loss of the batch, or several numbers, the first the sum of the losses
+    and the last their number (required with several ranks, whose batches may differ in size). With `backwards` it also leaves
+    the gradient in `.grad`. It is called once with `backwards`, and once per trial point without; it must not set gradients to
+    zero then, since they may be the direction. If it raises, weights and buffers are restored, but the moments already
+    include the gradient.
 
-    `lr` of the parameter groups is the step that was taken last; one set from outside (in the first group) makes the next step
-    a searched one that begins there.
+    `lr` of the parameter groups is the last step size. If the caller sets it (in the first group), the next step makes a line
+    search that begins there.
 
     Attributes:
-        search: what the search remembers, counters included; `state_dict` keeps it.
-        last: the last step, with its slope and the decrease at its last trial.
+        search: line-search state with counters; part of `state_dict`.
+        last: the last step, with its slope and the decrease at its last trial point.
     """
 
     def __init__(
@@ -138,25 +137,25 @@ class Salsa(Eager, torch.optim.Optimizer):
         self.seed, self.rank, self.gather = seed, rank, gather
         self.search = State(rules.eta0)
         self.last = Step(0.0)
-        self._written = rules.eta0  # what `step` left in lr: anything else there comes from outside
+        self._written = rules.eta0  # lr as written by `step`; any other value was set by the caller
 
     @property
     def forward_passes(self) -> int:
-        """Calls of closures so far: one a step, and one a trial."""
+        """Closure calls so far: one per step and one per trial point."""
         return self.search.steps + self.search.trials
 
     @property
     def period(self) -> float:
-        """L: steps between two searches, at present."""
+        """L: current number of steps between two line searches."""
         return period(self.search, self.rules)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
-        """One update; returns what the first call of the closure did: the loss before the step.
+        """One update; returns the result of the first closure call: the loss before the step.
 
-        Left out, with everything as it was but counters and the gradient, where loss or gradient is not finite.
-        Collective over the ranks of `gather`. Raises ValueError where `lr` was set to what is no step, RuntimeError where the
-        closure changes the gradient at a trial, or the ranks no longer agree.
+        Skipped where loss or gradient is not finite; then only counters and the gradient change. Collective over the ranks of
+        `gather`. Raises ValueError where `lr` was set to an invalid step size, RuntimeError where the closure changes the
+        gradient at a trial point or the states of the ranks differ.
         """
         self._listen()
         report = self._call(closure, backwards=True)
@@ -170,7 +169,7 @@ class Salsa(Eager, torch.optim.Optimizer):
         return report
 
     def _listen(self) -> None:
-        """An lr set from outside is where the next search begins, and there is one at once: it has not been tested."""
+        """Start a line search at an lr that the caller has set, in this step, since it has not been tested."""
         lr = float(self.param_groups[0]["lr"])
         if lr == self._written:
             return
@@ -179,7 +178,7 @@ class Salsa(Eager, torch.optim.Optimizer):
         self.search = replace(self.search, eta=min(lr, self.rules.limit), since=LONG_AGO)
 
     def _go(self, closure: Closure, loss: float) -> None:
-        """The step itself, where there is a finite gradient."""
+        """The step, given a finite gradient."""
         moves = list(self._moves())
         slope = self._agreed(float(sum(move.slope for move in moves)))
         versions = [move.direction._version for move in moves]
@@ -203,7 +202,7 @@ class Salsa(Eager, torch.optim.Optimizer):
         self.last = replace(step, slope=slope)
 
     def _tried(self, closure: Closure) -> Tensor:
-        """A call at a trial point, after which buffers are what they were."""
+        """Closure call at a trial point; restores buffers."""
         kept = [buffer.clone() for buffer in self.buffers]
         try:
             return self._call(closure, backwards=False)
@@ -212,7 +211,7 @@ class Salsa(Eager, torch.optim.Optimizer):
                 buffer.copy_(before)
 
     def _finish(self, moves: list[Move], step: Step) -> None:
-        """From the last trial point, or from w where there was none, to the end of the step."""
+        """Move from the last trial point, or from w if there was none, to the result of the step."""
         for move in moves:
             if not step.eta:
                 move.return_()
@@ -225,7 +224,7 @@ class Salsa(Eager, torch.optim.Optimizer):
             group["lr"] = self._written
 
     def _call(self, closure: Closure, backwards: bool) -> Tensor:
-        """One call, with the random numbers of this step."""
+        """Closure call with the random numbers of this step."""
         seed = torch_seed(self.seed, Purpose.INSIDE_STEP, self.search.steps, self.rank)
         with drawn_from(seed, self._devices()), torch.set_grad_enabled(backwards):
             return closure(backwards)
@@ -243,16 +242,16 @@ class Salsa(Eager, torch.optim.Optimizer):
         return total / count
 
     def _agreed(self, number: float) -> float:
-        """The first rank's: sums over equal tensors differ in their last digits between ranks with unlike threads."""
+        """The first rank's number: sums over equal tensors differ in the last digits between ranks with other thread counts."""
         return float(self.gather(np.array([number]))[0, 0])
 
     def _has_finite_gradient(self) -> bool:
-        """Whether every number of it is finite; on all ranks alike, since they hold the same average."""
+        """Whether the gradient is finite; the same on all ranks, since they hold the same average."""
         sums = [p.grad.sum(dtype=torch.float64) for group in self.param_groups for p in group["params"] if p.grad is not None]
-        return math.isfinite(sum(sums, 0.0))  # no sum of finite float32 numbers leaves the range of float64
+        return math.isfinite(sum(sums, 0.0))  # finite float32 numbers cannot overflow in float64
 
     def _moves(self) -> Iterator[Move]:
-        """Take the gradients into the moments; parameters without one are left out."""
+        """Update the moments; parameters without a gradient are skipped."""
         for group in self.param_groups:
             for p in group["params"]:
                 if p.grad is not None:
@@ -278,22 +277,20 @@ class Salsa(Eager, torch.optim.Optimizer):
         return Move(p, m, scale, direction, _dot(g, direction), root, decay)
 
     def _check_agreement(self) -> None:
-        """All ranks have found the same numbers, bit for bit."""
+        """Raise RuntimeError unless all ranks have the same line-search state, bit for bit."""
         numbers = {name: float(getattr(self.search, name)) for name in ("eta", "h", "s", "since", "trials")}
         table = self.gather(np.array(list(numbers.values())))
         if (table != table[0]).any():
             raise RuntimeError(f"the ranks of a line search disagree: {', '.join(numbers)} are {table.tolist()}")
 
     def state_dict(self) -> dict[str, Any]:
-        """Of every torch optimizer, and what the search remembers."""
+        """torch's state dict and the line-search state."""
         return {**super().state_dict(), "search": asdict(self.search), "written": self._written, "adam": self.preconditioned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Put back what `state_dict` gave; the next step is that of the run that was saved. Raises ValueError where that went
-        in the other direction.
-        """
+        """Restore a `state_dict`. Raises ValueError where it is of the other direction."""
         if state_dict["adam"] != self.preconditioned:
-            raise ValueError(f"this state is of {'Adam' if state_dict['adam'] else 'SGD'}, the optimizer goes the other way")
+            raise ValueError(f"this state is of {'Adam' if state_dict['adam'] else 'SGD'}, the optimizer uses the other one")
         super().load_state_dict(state_dict)
         self.search = State(**state_dict["search"])
         self._written = state_dict["written"]

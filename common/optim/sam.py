@@ -21,7 +21,7 @@ def sam_perturbation(weights: Tensor, gradient: Tensor, rho: float) -> Tensor:
 
 def asam_perturbation(weights: Tensor, gradient: Tensor, rho: float) -> Tensor:
     """E = rho w^2 g / (|| |w| g || + 1e-12), element-wise products. Shapes (P,). Pure; nothing is reduced over ranks."""
-    scaled = weights * gradient  # |w| g up to sign, which neither the norm nor the second product keeps
+    scaled = weights * gradient  # |w| g up to the sign of w, which cancels in the norm and in the second product
     return scaled * weights * (rho / (scaled.norm() + TINY))
 
 
@@ -29,7 +29,7 @@ PERTURBATIONS: dict[str, Perturbation] = {"sam": sam_perturbation, "asam": asam_
 
 
 class Sharpness:
-    """The two-pass gradient: perturb, differentiate again, put the weights back bit for bit."""
+    """The two-pass gradient: perturb, differentiate again, restore the weights bit for bit."""
 
     passes = 2
 
@@ -38,7 +38,7 @@ class Sharpness:
 
     @torch.no_grad()
     def perturb(self, weights: Tensor, gradient: Tensor) -> Tensor:
-        """Move `weights` by e in place; returns the copy to put back."""
+        """Add e to `weights` in place; returns a copy of the weights before."""
         before = weights.clone()
         weights.add_(self.perturbation(weights, gradient, self.rho))
         return before

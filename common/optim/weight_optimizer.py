@@ -1,14 +1,14 @@
-"""The weight optimizer of one worker: how gradients become a step, on the flat buffers of its model.
+"""The weight optimizer of one worker, on the flat buffers of its model.
 
-A step is: backward, average over the gradient scope, update. With SAM two backward passes: the first one's gradient is
-averaged over `--sam-scope` and forms the perturbation, the second's is averaged over the gradient scope, and weight decay,
-momentum and step act once, at the unperturbed weights. Where workers keep weights of their own, a `Coupling` acts before and
+A step is: backward pass, average over the gradient scope, update. SAM makes two backward passes: the gradient of the first is
+averaged over `--sam-scope` and forms the perturbation, that of the second is averaged over the gradient scope; weight decay,
+momentum and step act once, at the unperturbed weights. Where workers keep their own weights, a `Coupling` acts before and
 after the step.
 
-A line search evaluates the loss at trial points as well, all workers of the gradient scope together: they take the same steps.
-What rates mean to it: `WeightOptimizer.begin_round`.
+A line search also evaluates the loss at trial points; all workers of the gradient scope do so together and take the same steps.
+How it uses rates: `WeightOptimizer.begin_round`.
 
-Schedule-free optimizers have two sets of weights; between `begin_round` and `end_training` the model holds those at which
+Schedule-free optimizers have two sets of weights: between `begin_round` and `end_training` the model holds those at which
 gradients are taken, otherwise those that are evaluated, exchanged and saved.
 """
 
@@ -32,15 +32,15 @@ from common.optim.sam import PERTURBATIONS, Sharpness
 class WeightOptimizer:
     """One worker's optimizer on the flat parameters of a model.
 
-    lr_scale: this optimizer's base rate over SGD's (`registry.lr_scale`). What populations elect, move and exchange is the rate
-    without it, so that a rate of AdamW and one of SGD can be compared: both are eta0 times the same ratio.
+    lr_scale: ratio of this optimizer's base rate to SGD's (`registry.lr_scale`). Populations elect, move and exchange the rate
+    without this factor, so that rates of AdamW and SGD are comparable as the same multiple of eta0.
 
-    coupling: what couples these weights to those of other workers, before and after every step; None for nothing.
+    coupling: coupling to other workers' weights, applied before and after every step; None for none.
 
     Attributes:
         clock: steps since the start of the run.
-        passes: backward passes per step; images times passes are the gradient evaluations.
-        salsa: the line search, None where there is none.
+        passes: backward passes per step; gradient evaluations are images times passes.
+        salsa: the line search, or None.
     """
 
     def __init__(
@@ -60,18 +60,18 @@ class WeightOptimizer:
         self.passes = self.sharpness.passes if self.sharpness else 1
         self.salsa = next((optimizer for optimizer in self.inner if isinstance(optimizer, Salsa)), None)
         self.averaging = next((optimizer for optimizer in self.inner if isinstance(optimizer, IterateAveraging)), None)
-        self._averaged: Tensor | None = None  # the weights that `end_training` left
+        self._averaged: Tensor | None = None  # weights after the last `end_training`
         self._numbers = BASES[base].numbers
         self._rate = 0.0  # of the previous round, 0 in the first
         self._seconds = 0.0  # in the coupling, since `coupling_seconds` was last called
 
     @property
     def forward_passes(self) -> int:
-        """Of the last step: one for each backward pass, and one for each trial point of a line search."""
+        """Forward passes of the last step: one per backward pass, and one per trial point of a line search."""
         return self.passes + (self.salsa.last.trials if self.salsa else 0)
 
     def counts(self) -> dict[str, int]:
-        """Counters of the line search so far, all 0 where there is none: see `common.optim.armijo.State`."""
+        """Counters of the line search so far, all 0 if there is none: see `common.optim.armijo.State`."""
         return {name: getattr(self.salsa.search, name) if self.salsa else 0 for name in COUNTS}
 
     def coupling_seconds(self) -> float:
@@ -80,12 +80,12 @@ class WeightOptimizer:
         return seconds
 
     def begin_round(self, rate: float) -> None:
-        """Before the steps of a round; collective over the gradient scope.
+        """Call before the steps of a round; collective over the gradient scope.
 
-        With a line search: where a population multiplied its workers' rates by some factor, the step size is multiplied by the
-        geometric mean of these factors over the gradient scope, and the next step is a searched one that begins there. The
-        rate itself, and how it changes within a round, has no other meaning to it. A schedule-free optimizer moves to the
-        weights at which gradients are taken. Others do nothing.
+        With a line search: if a population has changed its workers' rates, the step size is multiplied by the geometric mean
+        over the gradient scope of the factors of change, and the next step makes a line search that begins there. A line search
+        uses rates in no other way. A schedule-free optimizer switches to the weights at which gradients are taken. Others do
+        nothing.
         """
         if self.averaging:
             self.averaging.train()
@@ -99,9 +99,9 @@ class WeightOptimizer:
                 group["lr"] = float(self.salsa.search.eta * factor)
 
     def end_training(self) -> bool:
-        """After the steps of a round: switch to the weights that are evaluated.
+        """Call after the steps of a round: switch to the weights that are evaluated.
 
-        Returns whether gradients were taken at other weights; batch-norm statistics then have to be measured.
+        Returns whether gradients were taken at other weights; batch-norm statistics must then be re-estimated.
         """
         if not self.averaging:
             return False
@@ -110,16 +110,14 @@ class WeightOptimizer:
         return True
 
     def effective_lr(self, rate: float) -> float:
-        """The recorded learning rate of a round at this rate: rate * lr_scale, times Prodigy's estimate; with a line search the
-        step size that was accepted last.
-        """
+        """Recorded learning rate: rate * lr_scale, times Prodigy's estimate; with a line search the last accepted step size."""
         return self.salsa.search.eta if self.salsa else rate * self.lr_scale * self.inner[0].param_groups[0].get("d", 1.0)
 
     def step(self, closure: Closure, rate: float) -> Tensor:
-        """One update at learning rate `rate * lr_scale`, or by a line search; returns what the (first) closure call returned.
+        """One update at learning rate `rate * lr_scale`, or by a line search; returns the result of the first closure call.
 
-        Collective over the gradient scope, and over the SAM scope. Left out where no rank's gradient is finite, and by a line
-        search where not all losses are.
+        Collective over the gradient scope and the SAM scope. Skipped where no rank's gradient is finite; with a line search
+        also where any rank's loss is not finite.
         """
         weights, coupling = self.model.parameters.data, self.coupling
         if coupling:
@@ -150,7 +148,7 @@ class WeightOptimizer:
         first: list[Tensor] = []
 
         def averaged(backwards: bool) -> Tensor:
-            """The closure with the averaged gradient; NaN where there is no step to take."""
+            """The closure with the averaged gradient; NaN where no step is to be taken."""
             report = closure(backwards)
             if not backwards:
                 return report
@@ -161,13 +159,13 @@ class WeightOptimizer:
         return first[0]
 
     def _observed(self, report: Tensor) -> Tensor:
-        """The report of a step's batch, after the coupling has seen it."""
+        """Pass a step's report to the coupling, and return it."""
         if self.coupling:
             self.coupling.observe(report)
         return report
 
     def _may_step(self) -> bool:
-        """Average the gradient; whether it is finite on some rank, and there is a step to take with it."""
+        """Average the gradient; returns whether it is finite on some rank and the coupling allows a step."""
         self.model.collect_gradient()
         finite = self.reductions.mean(self.model.gradient_and_flag) > 0
         return self.coupling.take(self.clock, self.model.gradient, finite) if self.coupling else finite
@@ -191,14 +189,16 @@ class WeightOptimizer:
         self.model.parameters.data.copy_(before)
 
     def _clip(self, limit: float) -> None:
-        """Scale the averaged gradient down to a norm of at most `limit`; all ranks of the scope hold the same one."""
+        """Scale the averaged gradient to a norm of at most `limit`; it is the same on all ranks of the scope."""
         gradient = self.model.gradient
         gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
 
     def end_round(self, finite: bool) -> None:
-        """After the weights of a round were exchanged: momentum stays with its worker, unless the settings or lost weights
-        ask for a fresh one; what a coupling remembers begins anew at the present weights. Workers of one line search forget
-        together (collective over the gradient scope).
+        """Call after the exchange of weights at the end of a round.
+
+        Resets the optimizer state if the settings say so or this worker's weights were not finite; otherwise it stays with its
+        worker. Workers that share a line search reset together (collective over the gradient scope). Restarts the coupling at
+        the current weights.
         """
         if self.salsa:
             finite = bool(self.reductions.gather(np.array([float(finite)])).all())
@@ -207,12 +207,12 @@ class WeightOptimizer:
         if self.averaging and self._averaged is not None:
             moved = self.model.parameters.detach() - self._averaged
             for state in self.inner[0].state.values():
-                state["z"].add_(moved)  # the weights that gradients move follow those that were exchanged
+                state["z"].add_(moved)  # shift the base iterate with the exchanged weights
         if self.coupling:
             self.coupling.restart(self.model.parameters.data)
 
     def forget(self) -> None:
-        """Momentum, moments and averages begin anew; a line search keeps its step size and its interval."""
+        """Reset momentum, moments and averages; a line search keeps its step size and its interval."""
         if self.salsa:
             self.salsa.search = replace(self.salsa.search, h=0.0, s=0.0)
         for optimizer in self.inner:
@@ -221,9 +221,9 @@ class WeightOptimizer:
                 group.update({name: optimizer.defaults[name] for name in self._numbers})
 
     def momentum(self) -> list[Tensor]:
-        """SGD's momentum as flat tensors, to travel with the weights; other optimizers keep their state to themselves.
+        """SGD's momentum as flat tensors, to be exchanged with the weights; empty for other optimizers.
 
-        Zeros where no step has been taken yet.
+        Zeros before the first step.
         """
         parameters = self.model.parameters
         if self.settings.momentum == 0 or not isinstance(self.inner[0], (torch.optim.SGD, NesterovSGD)):
@@ -231,8 +231,8 @@ class WeightOptimizer:
         return [self.inner[0].state[parameters].setdefault("momentum_buffer", torch.zeros_like(parameters))]
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """State that a checkpoint keeps besides the weights: by `optimizer.parameter.name`, `optimizer.numbers`, and `search`
-        of a line search.
+        """State for a checkpoint, without the weights; keys: `optimizer.parameter.name`, `optimizer.numbers`, and, of a line
+        search, `search`.
         """
         kept: dict[str, Tensor] = {}
         if self.salsa:
@@ -246,7 +246,7 @@ class WeightOptimizer:
         return kept
 
     def load_state_tensors(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `state_tensors` gave."""
+        """Restore the result of `state_tensors`."""
         for i, optimizer in enumerate(self.inner):
             states: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():

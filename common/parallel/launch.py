@@ -1,8 +1,8 @@
-"""How a process of a parallel job starts and how it leaves. Standard library only, so it can run before MPI is loaded.
+"""Start and exit of the processes of a parallel job. Standard library only, so it can run before MPI is loaded.
 
-A script ends with `launch.run(main)`. Then a `UsageError` is one line from rank 0 and exit code 2 on every rank, and any
-other exception takes the whole job down with its traceback, rank and population, because the ranks that are still healthy
-would otherwise wait for ever in their next collective.
+A script ends with `launch.run(main)`. A `UsageError` then prints one line on rank 0 and exits with code 2 on every rank. Any
+other exception aborts the job with its traceback, rank and population: the other ranks would otherwise wait for ever in their
+next collective.
 """
 
 import sys
@@ -14,25 +14,25 @@ from typing import Any, NoReturn
 from common.errors import Diverged, UsageError
 from common.parallel.environment import check_environment, launcher_rank, launcher_size
 
-PATIENCE = 5.0  # seconds the ranks wait for each other before a shared exit becomes an abort
+PATIENCE = 5.0  # seconds that a joint exit waits for the other ranks before it aborts
 
-place = {"population": "not assigned yet"}  # where this process stands, for its traceback
+place = {"population": "not assigned yet"}  # printed with a traceback
 
 
 def tolerate_terminal() -> None:
-    """Let characters that standard output cannot show (its encoding is not UTF-8) appear as `?` instead of failing."""
+    """Print characters that standard output cannot encode as `?` instead of failing."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
 
 
 def say(text: str) -> None:
-    """Print one line on rank 0 only, at once."""
+    """Print one line on rank 0 only, and flush."""
     if launcher_rank() == 0:
         print(text, flush=True)
 
 
 def run(main: Callable[[], Any]) -> NoReturn:
-    """Run a script's `main` and leave the job in an orderly way, whatever happens.
+    """Run a script's `main` and exit on all ranks together.
 
     Exit codes: 0 success, 1 failure (also `Diverged`), 2 bad usage, 130 interrupted. Every rank calls this.
     """
@@ -49,17 +49,17 @@ def run(main: Callable[[], Any]) -> NoReturn:
             raise
         leave(request.code if isinstance(request.code, int) else 1)
     except KeyboardInterrupt:
-        leave(130, "interrupted; --resume with the same --out goes on after the last complete round")
+        leave(130, "interrupted; --resume with the same --out continues after the last complete round")
     except BaseException:
         _abort()
     sys.exit(0)
 
 
 def leave(code: int, message: str = "") -> NoReturn:
-    """Exit with `code` together with the other ranks; rank 0 has printed `message` before anybody is gone.
+    """Exit with `code` together with the other ranks, after rank 0 has printed `message`.
 
-    A launcher stops the job as soon as one rank exits with an error, so nobody may leave before rank 0 has spoken.
-    If the others do not come within `PATIENCE` seconds (the error is this rank's alone), the job is aborted.
+    The ranks wait for rank 0, because a launcher stops the job as soon as one rank exits with an error. If the other ranks
+    did not fail within `PATIENCE` seconds, the job is aborted.
     """
     if message and launcher_rank() == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)
@@ -69,7 +69,7 @@ def leave(code: int, message: str = "") -> NoReturn:
     from common.parallel.mpi import MPI
 
     if MPI.COMM_WORLD.Get_size() != size:
-        # A launcher of another MPI: there is nobody to talk to, so all we can do is to let rank 0 be first.
+        # Launcher of another MPI: the ranks are not connected, so the others only give rank 0 time to print.
         time.sleep(0 if launcher_rank() == 0 else 1)
         sys.exit(code)
     meeting = MPI.COMM_WORLD.Ibarrier()

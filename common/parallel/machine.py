@@ -1,6 +1,6 @@
-"""What this machine grants to a process: cores, the threads that OMP_NUM_THREADS names, time since the start.
+"""Cores and quotas of this process, OMP_NUM_THREADS, and time since its start.
 
-Standard library only: read before MPI and torch are loaded, and by `scripts/preflight.py` where nothing is installed yet.
+Standard library only: used before MPI and torch are loaded, and by `scripts/preflight.py` before anything is installed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 ROOT = Path("/")
-MOST_THREADS = 1024  # of one process: torch ends the process where the system does not grant so many
+MOST_THREADS = 1024  # of one process: torch aborts where the system does not grant that many
 
 
 class Quota(NamedTuple):
-    """A limit on processor time that a control group (cgroup) sets.
+    """Limit on processor time set by a control group (cgroup).
 
-    cores: processor seconds per second that all processes in the group have together. group: device and inode of the group's
-    folder, by which processes tell that they share a quota. folder: where it is mounted.
+    cores: processor seconds per second of all processes in the group together. group: device and inode of the group's folder;
+    processes with the same pair share the quota. folder: where it is mounted.
     """
 
     cores: float
@@ -29,23 +29,23 @@ class Quota(NamedTuple):
 
 
 def visible_cores() -> list[int]:
-    """Numbers of the cores this process may run on (a launcher or a cpuset may have bound it to some of them)."""
+    """Numbers of the cores this process may run on (a launcher or a cpuset may have bound it)."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 def available_cores(root: Path = ROOT) -> int:
-    """Whole cores granted to this process: those it may run on, or fewer where a cgroup quota is lower; at least 1.
+    """Whole cores of this process: those it may run on, or its lowest cgroup quota, rounded down; at least 1.
 
-    A quota is rounded down. Threads beyond it are stopped together until the next period, and take what they spin away.
+    Rounded down because more threads than the quota are throttled together until the next period, and spinning uses it up.
     """
     return max(1, int(min([len(visible_cores()), *(quota.cores for quota in quotas(root))])))
 
 
 def quotas(root: Path = ROOT) -> list[Quota]:
-    """Quotas on this process's processor time, of its cgroup and of all groups around it; empty where there are none.
+    """Processor-time quotas of this process's cgroup and of all its ancestors; empty where there are none.
 
-    Version 1 (`cpu.cfs_quota_us` over `cpu.cfs_period_us`), version 2 (`cpu.max`), and both beside each other. root: of the
-    file system. What is missing, unreadable or no number counts as no quota.
+    cgroup v1 (`cpu.cfs_quota_us` over `cpu.cfs_period_us`), v2 (`cpu.max`), or both. root: of the file system. A missing,
+    unreadable or non-numeric file counts as no quota.
     """
     groups, mounts = _own_groups(root), _mounts(root)
     found: dict[tuple[int, int], Quota] = {}
@@ -62,10 +62,10 @@ def quotas(root: Path = ROOT) -> list[Quota]:
 
 
 def share_of_cores(visible: Sequence[list[int]], limits: Sequence[list[Quota]], me: int) -> int:
-    """Threads for one of the processes of a machine, so that all together neither exceed its cores nor a quota; at least 1.
+    """Threads of one process, such that all processes of the machine exceed neither its cores nor a quota; at least 1.
 
-    visible, limits: of every process, what `visible_cores` and `quotas` gave there. me: index of the process. A quota is
-    shared out among the processes that it holds for.
+    visible, limits: `visible_cores` and `quotas` of every process. me: index of the process. A quota is divided evenly among
+    the processes under it.
     """
     cores = len({core for cores in visible for core in cores})
     shares: list[float] = [len(visible[me]), cores // len(visible)]
@@ -75,10 +75,10 @@ def share_of_cores(visible: Sequence[list[int]], limits: Sequence[list[Quota]], 
 
 
 def threads_wanted(text: str | None) -> int | None:
-    """Threads that OMP_NUM_THREADS asks for, as OpenMP defines it; None where it is unset or blank.
+    """Threads by OMP_NUM_THREADS, as OpenMP defines it; None where it is unset or blank.
 
-    A list is for nested parallel regions and the first number counts; blanks around numbers are allowed. Raises ValueError
-    where it is no list of whole numbers from 1 to `MOST_THREADS`.
+    Of a list (for nested parallel regions) the first number counts; blanks around numbers are allowed. Raises ValueError for
+    anything but whole numbers from 1 to `MOST_THREADS`.
     """
     if text is None or not text.strip():
         return None
@@ -89,17 +89,12 @@ def threads_wanted(text: str | None) -> int | None:
 
 
 def seconds_since_start() -> float:
-    """Seconds since this process began, by a clock that nobody sets; counted from the import of this module elsewhere than
-    on Linux.
-    """
+    """Seconds since this process began, by a monotonic clock; since the import of this module where there is no /proc."""
     return time.monotonic() - _BEGAN
 
 
 def process_age(root: Path = ROOT) -> float:
-    """Seconds this process has existed by the kernel's account, 0 where that cannot be read.
-
-    Both the start of a process in /proc/self/stat and CLOCK_BOOTTIME count from the start of the machine.
-    """
+    """Age of this process in seconds, from /proc/self/stat and CLOCK_BOOTTIME (both count from boot); 0 where unreadable."""
     try:
         text = (root / "proc/self/stat").read_text(encoding="utf-8", errors="replace")
         started = int(text.rpartition(")")[2].split()[19]) / os.sysconf("SC_CLK_TCK")  # field 22; the name may hold blanks
@@ -112,7 +107,7 @@ _BEGAN = time.monotonic() - process_age()
 
 
 def _own_groups(root: Path) -> dict[str, str]:
-    """Path of this process's group in the hierarchies that limit processor time: `cgroup` (version 1) and `cgroup2`."""
+    """Path of this process's group in the cpu hierarchies: `cgroup` (version 1) and `cgroup2`."""
     groups = {}
     for line in lines_of(root / "proc/self/cgroup"):
         number, _, rest = line.partition(":")
@@ -125,7 +120,7 @@ def _own_groups(root: Path) -> dict[str, str]:
 
 
 def _mounts(root: Path) -> Iterable[tuple[str, str, str]]:
-    """Mounted hierarchies that limit processor time: kind, the group at the mount point, mount point."""
+    """Mounted cpu hierarchies: kind, group at the mount point, mount point."""
     for line in lines_of(root / "proc/self/mountinfo"):
         fields, separator, tail = line.partition(" - ")
         words, kinds = fields.split(), tail.split()
@@ -137,10 +132,9 @@ def _mounts(root: Path) -> Iterable[tuple[str, str, str]]:
 
 
 def _upwards(path: str, mounted: str, point: Path) -> Iterable[Path]:
-    """Folders of a group and of those around it, as far as they are mounted.
+    """Folders of a group and of its ancestors, up to the mount point, which is always among them.
 
-    In a container the path may be seen from the host or from inside: folders that are not there set no limit, and what is
-    mounted is always looked at.
+    In a container the path may be that of the host: missing folders set no limit.
     """
     group, top = PurePosixPath(path), PurePosixPath(mounted)
     inside = group.relative_to(top) if group.is_relative_to(top) and ".." not in group.parts else PurePosixPath()
@@ -166,7 +160,7 @@ def _number(path: Path) -> int | None:
 
 
 def lines_of(path: Path) -> list[str]:
-    """Lines of a text file, none where it cannot be read."""
+    """Lines of a text file; empty where it cannot be read."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -174,5 +168,5 @@ def lines_of(path: Path) -> list[str]:
 
 
 def _unescaped(word: str) -> str:
-    r"""A path of mountinfo, where blanks are written `\040`."""
+    r"""Path from mountinfo, with octal escapes (blank: `\040`) decoded."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), word)

@@ -1,4 +1,4 @@
-"""The one import of MPI: `from common.parallel.mpi import MPI`, after the environment has been prepared for it."""
+"""The only import of MPI: `from common.parallel.mpi import MPI`; prepares the environment first."""
 
 from common.parallel import environment
 

@@ -1,9 +1,9 @@
-"""Who is in which population: the `--populations` grammar. Pure; no MPI.
+"""The `--populations` grammar. Pure; no MPI.
 
 gwo:4,woa:4          species : workers, adding up to the ranks
 gwo:50%,woa:50%      species : share of the ranks
 gwo,woa              equal shares
-gwo:4:sam,woa:4:sgd  a third part names the weight optimizer
+gwo:4:sam,woa:4:sgd  species : workers : weight optimizer
 """
 
 from dataclasses import asdict, dataclass
@@ -16,7 +16,7 @@ DEFAULT = "gwo,woa"
 
 @dataclass(frozen=True)
 class PopulationSpec:
-    """One population as the user asked for it, its size settled."""
+    """One population of `--populations`, its size in workers."""
 
     species: str
     workers: int
@@ -30,10 +30,10 @@ class PopulationSpec:
 def parse_populations(
     text: str, ranks: int, default_optimizer: str, species: tuple[str, ...], optimizers: tuple[str, ...]
 ) -> list[PopulationSpec]:
-    """Read `--populations` for a world of `ranks` workers.
+    """Parse `--populations` for a world of `ranks` workers.
 
-    Shares are settled by the largest remainder (first listed wins a tie), then everybody gets at least one worker.
-    Raises UsageError, naming the numbers, for unknown names, sizes that do not fit and mixtures of sizes and shares.
+    Shares are rounded by the largest-remainder method (ties: first listed); every population gets at least one worker.
+    Raises UsageError for unknown names, sizes that do not add up to `ranks`, and mixtures of sizes and shares.
     """
     parts = [[field.strip() for field in item.split(":")] for item in text.split(",")]
     for item in parts:
@@ -51,7 +51,7 @@ def parse_populations(
 
 
 def default_populations(ranks: int) -> str:
-    """`gwo,woa`, or as many of them as there are ranks."""
+    """`gwo,woa`, or `gwo` on one rank."""
     return ",".join(DEFAULT.split(",")[:ranks])
 
 
@@ -61,7 +61,7 @@ def _known(name: str, names: tuple[str, ...], kind: str) -> None:
 
 
 def _size_and_optimizer(item: list[str], default: str, optimizers: tuple[str, ...]) -> tuple[str, str]:
-    """The size field ('' if absent) and the optimizer of one population; `gwo::sam` is spelt `gwo:sam`."""
+    """Size field ('' if absent) and optimizer of one population; without a size write `gwo:sam`."""
     numeric = [bool(field[0].isdigit() or field[0] in "+-.") for field in item[1:]]
     if numeric in ([True, True], [False, False], [False, True]):
         raise UsageError(f"cannot read population '{':'.join(item)}': write species[:workers][:optimizer], e.g. gwo:4:sam")
@@ -72,7 +72,7 @@ def _size_and_optimizer(item: list[str], default: str, optimizers: tuple[str, ..
 
 
 def _divide(sizes: tuple[str, ...], ranks: int, text: str) -> list[int]:
-    """Sizes in workers from the size fields of all populations."""
+    """Workers of each population, from the size fields of all."""
     try:
         if all(s and not s.endswith("%") for s in sizes):
             return _exact([int(s) for s in sizes], ranks, text)
@@ -101,15 +101,15 @@ def _exact(workers: list[int], ranks: int, text: str) -> list[int]:
 
 
 def _whole(shares: list[float], text: str) -> list[float]:
-    # Three thirds written as 33 % each are meant to be everything, a forgotten population is not: hence the 1 %.
+    # A tolerance of 1 % accepts three times 33 %.
     if min(shares) <= 0 or not 99 <= sum(shares) <= 101:
-        raise UsageError(f"the shares in '{text}' are to be positive and to add up to 100 %, not {sum(shares):g} %")
+        raise UsageError(f"the shares in '{text}' must be positive and add up to 100 %, not {sum(shares):g} %")
     return shares
 
 
 def largest_remainder(shares: list[float], seats: int) -> list[int]:
     """Integers that add up to `seats`, nearly proportional to `shares`, at least one each (seats >= len(shares))."""
-    exact = [Fraction(str(s)) for s in shares]  # in floats, remainders that are equal would not look it
+    exact = [Fraction(str(s)) for s in shares]  # in floats, equal remainders would differ by rounding
     quotas = [seats * s / sum(exact) for s in exact]
     counts = [int(q) for q in quotas]
     by_remainder = sorted(range(len(shares)), key=lambda i: (-(quotas[i] - counts[i]), i))

@@ -1,7 +1,7 @@
-"""Who is who: the only place that splits communicators, starts Horovod, and hands out devices and threads.
+"""Splits communicators, starts Horovod, and assigns devices and threads; nothing else in the project does.
 
-World communicator -> `Split` into one communicator per population, ranks in order. Horovod is started on the communicator
-over which gradients are averaged (`scope`): the population's own, or the world's.
+The world communicator is split into one communicator per population, ranks in order. Horovod is started on the communicator
+over which gradients are averaged (`scope`): the population or the world.
 """
 
 from dataclasses import dataclass, replace
@@ -18,17 +18,17 @@ from common.parallel.populations import PopulationSpec
 
 @dataclass(frozen=True)
 class Topology:
-    """The world as one worker sees it.
+    """Communicators, populations and resources of one worker.
 
     Attributes:
-        world, population: the two communicators every worker is in.
-        gradients: the one gradients are averaged over; either of the two above, or this rank alone.
+        world, population: the two communicators of every worker.
+        gradients: communicator over which gradients are averaged: one of the two above, or this rank alone.
         specs: all populations, in order of their ranks.
-        index: number of my population.
+        index: index of this worker's population.
         offsets: world rank of the first worker of each population.
         node: the ranks of this machine.
-        device: where this worker computes.
-        threads: this worker's share of the machine's cores.
+        device: device of this worker.
+        threads: compute threads of this worker.
         traffic: bytes this rank has sent.
     """
 
@@ -45,7 +45,7 @@ class Topology:
 
     @property
     def spec(self) -> PopulationSpec:
-        """My population."""
+        """Population of this worker."""
         return self.specs[self.index]
 
     @property
@@ -54,15 +54,15 @@ class Topology:
         return [s.workers for s in self.specs]
 
     def population_of(self, rank: int) -> int:
-        """Number of the population that a world rank belongs to."""
+        """Index of the population of a world rank."""
         return max(k for k, first in enumerate(self.offsets) if first <= rank)
 
     def counterpart(self, population: int) -> int:
-        """World rank of the worker of another population that has my index."""
+        """World rank of the worker of another population with this worker's index."""
         return self.offsets[population] + self.population.rank
 
     def alone(self) -> "Topology":
-        """A world of this rank only, on the same device: what the same program does without the others."""
+        """Topology of this rank alone, on the same device."""
         me = Group(MPI.COMM_SELF, Traffic())
         spec = replace(self.spec, workers=1)
         return Topology(me, me, me, [spec], 0, [0], me, self.device, self.threads, me.traffic)
@@ -83,10 +83,10 @@ def build_topology(
 ) -> Topology:
     """Split the world into populations and start Horovod on the gradient scope. Collective over all ranks of the job.
 
-    comm: what is to be the world, where the ranks of a job are several worlds beside each other (the trials of a search).
+    comm: communicator that serves as the world, where a job runs several side by side (trials of a search).
 
-    scope: `population`, `world`, or `worker`: then every worker steps on its own gradient, and Horovod is there for what a
-    population does with its weights. With `horovod` false, or where Horovod is not installed, MPI takes its place.
+    scope: `population`, `world`, or `worker`: every worker steps on its own gradient, and Horovod runs on the population, for
+    its weights. With `horovod` false, or without Horovod installed, MPI replaces it.
     """
     environment.keep_freed_memory()
     rank = comm.Get_rank()
@@ -117,13 +117,13 @@ def build_topology(
 
 
 def split_world(size: int) -> MPI.Comm:
-    """The communicator of this rank and its neighbours, `size` consecutive ranks of the world. Collective over the world."""
+    """Split the world into communicators of `size` consecutive ranks; returns this rank's. Collective over the world."""
     rank = MPI.COMM_WORLD.Get_rank()
     return MPI.COMM_WORLD.Split(color=rank // size, key=rank)
 
 
 def start_horovod(comm: MPI.Comm) -> ModuleType | None:
-    """Start Horovod on a communicator; None, said once on rank 0, where it is not installed."""
+    """Start Horovod on a communicator; None where it is not installed, with a note from rank 0."""
     try:
         import horovod.torch as hvd
     except ImportError:
@@ -141,7 +141,7 @@ def start_horovod(comm: MPI.Comm) -> ModuleType | None:
 
 
 def choose_device(local_rank: int) -> torch.device:
-    """One GPU per local rank, shared in turn where there are more ranks than GPUs; else the CPU."""
+    """One GPU per local rank, round-robin where there are more ranks than GPUs; else the CPU."""
     if torch.cuda.is_available():
         device = torch.device("cuda", local_rank % torch.cuda.device_count())
         torch.cuda.set_device(device)
@@ -150,10 +150,11 @@ def choose_device(local_rank: int) -> torch.device:
 
 
 def set_threads(node: Group) -> int:
-    """Give this rank its part of the node's cores, at least one thread, unless OMP_NUM_THREADS is set already.
+    """Set and return torch's threads of this rank: OMP_NUM_THREADS, else its share of the node's cores, at least one.
 
-    node: the ranks of this machine. Cores are counted over all of them, since a launcher may have bound each to its own, and
-    so are quotas, which may be of all ranks together or of each. Collective over the node; raises UsageError.
+    node: the ranks of this machine. Cores and quotas are gathered from all of them: a launcher may have bound each rank to its
+    own cores, and a quota may hold for all ranks together or for each. Collective over the node. Raises UsageError where
+    OMP_NUM_THREADS is invalid.
     """
     with node.raise_together():
         wanted = environment.threads_wanted()

@@ -81,7 +81,7 @@ def run(
     launcher = launcher or ("python" if ranks == 1 else "mpirun")
     command = [*start_command(ranks, launcher), str(script), *map(str, options)]
     mark = uuid.uuid4().hex
-    environment = _environment(mark, **variables)
+    environment = clean_environment(**{MARK: mark}, **variables)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
         began = time.monotonic()
         streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
@@ -105,7 +105,7 @@ def kill_when(script: str | Path, *options: object, until: Callable[[], bool], r
     command = [*start_command(ranks, "python" if ranks == 1 else "mpirun"), str(script), *map(str, options)]
     mark = uuid.uuid4().hex
     streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    process = subprocess.Popen(command, cwd=ROOT, env=_environment(mark), start_new_session=True, **streams)
+    process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(**{MARK: mark}), start_new_session=True, **streams)
     deadline = time.monotonic() + limit
     while not until() and process.poll() is None:
         assert time.monotonic() < deadline, f"nothing to kill after {limit} s: {' '.join(command)}"
@@ -117,11 +117,11 @@ def kill_when(script: str | Path, *options: object, until: Callable[[], bool], r
     psutil.wait_procs(_members(mark), timeout=5)
 
 
-def _environment(mark: str, **variables: str) -> dict[str, str]:
-    """That of a job: nothing of the one that the tests were started in, and its mark."""
+def clean_environment(**variables: str) -> dict[str, str]:
+    """That of a user's shell: no variables of MPI, Horovod, Slurm or this project from the tests' own process."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"  # horovodrun looks for mpirun there
-    environment |= {MARK: mark, **variables}
+    environment |= variables
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return environment

@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import CIFAR10, FOREIGN, ROOT, TINY
+from launching import CIFAR10, FOREIGN, ROOT, TINY, clean_environment
 from run_records import RunRecord, check_complete
+
+from experiments.packed import read_runs
 
 SRUN = """#!/bin/sh
 while [ "$1" != python ]; do shift; done
@@ -50,3 +52,38 @@ def test_a_job_without_a_directory_of_its_own_is_refused(submitted):
     refused = submitted(CIFAR10, *TINY)
     assert (refused.returncode, refused.stderr.count("\n")) == (2, 1)
     assert "--out" in refused.stderr
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    """A Slurm of one node; returns the folder of its jobs."""
+    program = tmp_path / "bin/fake"
+    program.parent.mkdir()
+    source = (ROOT / "tests/smoke/fake_slurm.py").read_text(encoding="utf-8")
+    program.write_text(source.replace("#!/usr/bin/env python", f"#!{sys.executable}"), encoding="utf-8")
+    program.chmod(0o755)
+    for name in ("sbatch", "srun", "squeue", "sacct", "scancel", "sinfo"):
+        (program.parent / name).symlink_to("fake")
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    (tmp_path / "jobs").mkdir()
+    return tmp_path / "jobs"
+
+
+def test_the_workflow_hands_every_run_to_slurm(fake_slurm, tmp_path):
+    """One run of one rank, one of two: the number of ranks is the number of tasks, and both come back packed."""
+    soon = ("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1")
+    words = ("--slurm", "--only", "constant-sgd", "salsa", "--results", tmp_path / "results")
+    resources = ("--default-resources", "slurm_partition=low", "runtime=9")
+    command = [sys.executable, "-m", "experiments", *words, "--", *soon, *resources]
+    real = {"OMPI_MCA_ras": "^slurm", "OMPI_MCA_plm": "rsh"}  # mpirun itself would ask a real Slurm
+    environment = clean_environment(FAKE_SLURM=str(fake_slurm), **real)
+    options = {"env": environment, "capture_output": True, "text": True, "timeout": 240, "check": False}
+    done = subprocess.run([*map(str, command)], cwd=ROOT, **options)
+    assert done.returncode == 0, done.stdout + done.stderr
+    packed = read_runs(tmp_path / "results/smoke/step-sizes")
+    assert [run.id for run in packed] == ["constant-sgd-seed0", "salsa-seed0"]
+    calls = [path.read_text(encoding="utf-8") for path in sorted(fake_slurm.glob("*.call"))]
+    by_ranks = {("mpi" if "mpi/salsa" in call else "serial"): call for call in calls}
+    assert len(calls) == 2
+    assert {"--ntasks=2", "--cpus-per-task=1"} <= set(by_ranks["mpi"].splitlines())
+    assert all("low" in call for call in calls)

@@ -8,7 +8,7 @@ import time
 
 import psutil
 import pytest
-from launching import ROOT
+from launching import ROOT, clean_environment
 
 from experiments.packed import read_rounds, read_runs
 
@@ -24,7 +24,7 @@ def run(results, *only, code=0, **environment):
     done = subprocess.run(
         words_of(results, *only),
         cwd=ROOT,
-        env={**os.environ, **environment},
+        env=clean_environment(**environment),
         capture_output=True,
         encoding="utf-8",
         timeout=LIMIT,
@@ -45,7 +45,8 @@ def wait_for(condition):
 def results(tmp_path_factory):
     """A workflow that was killed between two runs, and the one that went on."""
     folder = tmp_path_factory.mktemp("results")
-    process = subprocess.Popen(words_of(folder, *QUICK), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(words_of(folder, *QUICK), cwd=ROOT, env=clean_environment(), **quiet)
     wait_for(lambda: len(read_runs(folder / "smoke/step-sizes")) > 0)
     below = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Population optimizers ("species"): pure functions from rates and fitness to the next rates. No MPI in here.
+"""Population optimizers ("species"): pure functions from rates and fitness to the next rates. No MPI.
 
 A new species is one file with a function `propose(view, rng)` and one line in `SPECIES`.
 """
@@ -37,7 +37,7 @@ def between(k: float, u: float) -> float:
 
 @dataclass(frozen=True)
 class Species:
-    """A population optimizer: how it moves, and where its workers start.
+    """A population optimizer: its move, and the starting rates of its workers.
 
     start_scale: starting rate in units of eta0, from k = images behind one averaged gradient / 128 and a draw from U(0, 1).
     """

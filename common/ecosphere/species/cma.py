@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 def propose_samples(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
     """Next coordinates of one population, and its memory.
 
-    Each round is one generation: the strategy is told what its samples were worth and draws new ones around the base, which is
-    put in the place of its mean; step size and evolution paths are the strategy's own. The library wants two dimensions at
-    least: the second one is drawn, never used, and told as 0. A single worker has nobody to be compared with and draws around
-    the base with the first standard deviation.
+    Each round is one generation: the strategy is told the fitness of its samples and draws new ones around the base, which
+    replaces its mean; step size and evolution paths are the strategy's own. The library needs at least two dimensions: the
+    second one is drawn, never used, and told as 0. A single worker cannot be ranked and draws around the base with the initial
+    standard deviation.
 
-    The memory holds `told` and `fitness`, both of shape (generations, m), the origin `centre` of what was told, and the first
-    standard deviation `sigma`, half of `view.width`.
+    The memory holds the samples `told` and their `fitness`, both of shape (generations, m), their origin `centre`, and the
+    initial standard deviation `sigma`, half of `view.width`.
     """
     m = len(view.x)
     if m < 2:
@@ -40,11 +40,11 @@ def _extended(view: View) -> Memory:
 
 
 def _replayed(memory: Memory, seed: int) -> "CMA":
-    """The strategy after all generations so far: arrays are what a checkpoint can hold, and replaying takes milliseconds."""
+    """The strategy, rebuilt from all generations: a checkpoint can hold arrays only, and replaying takes milliseconds."""
     from cmaes import CMA  # not needed by the other species
 
     m = memory["told"].shape[1]
-    with np.errstate(divide="ignore"):  # of two samples one is selected, and the library divides by a rate that is 0 then
+    with np.errstate(divide="ignore"):  # with two samples the library selects one and divides by a rate of 0
         strategy = CMA(mean=np.zeros(2), sigma=float(memory["sigma"][0]), population_size=m, seed=seed)
     for places, fitness in zip(memory["told"], memory["fitness"], strict=True):
         strategy.tell([(np.array([x, 0.0]), -f) for x, f in zip(places, fitness, strict=True)])

@@ -1,4 +1,4 @@
-"""Controls: what a search is to be compared with. `hold` never moves, `random` draws and learns nothing."""
+"""Controls for comparison: `hold` never changes the rates, `random` draws them without using fitness."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from common.ecosphere.species.moves import Memory, View
 
 
 def propose_to_hold(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
-    """The coordinates as they are, whatever base and fitness; draws nothing."""
+    """The coordinates unchanged, for any base and fitness; no draws."""
     return view.x, {}
 
 

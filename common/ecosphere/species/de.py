@@ -1,11 +1,11 @@
-"""Differential evolution (DE): steps are differences between others. Storn & Price 1997, strategy current-to-best/1."""
+"""Differential evolution (DE): steps are differences between other members. Storn & Price 1997, strategy current-to-best/1."""
 
 import numpy as np
 
 from common.ecosphere.species.moves import Memory, View
 
-# The factor F is drawn anew for every trial (dither; Price, Storn & Lampinen 2005, section 2.4). Above 1 it lets a population
-# grow that started too narrow: with 1/2 to 1 it contracts faster than it travels.
+# The factor F is drawn for every proposal (dither; Price, Storn & Lampinen 2005, section 2.4). Values above 1 let a population
+# that started too narrow widen: with 1/2 to 1 it contracts faster than it travels.
 LEAST, MOST = 0.5, 1.25
 
 
@@ -15,9 +15,9 @@ def propose_trials(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Me
         parent_i = x_i where f_i >= the parent's fitness
         x'_i = parent_i + F_i (b - parent_i) + F_i (parent_q - parent_r),   F_i ~ U(1/2, 5/4), q != r, both != i
 
-    The base takes the place of the best; with a single coordinate there is nothing to cross over. The first generation, which
-    has no history to learn a scale from, and every generation of fewer than four workers, where q and r are lacking, put a
-    draw from U(-width, width) in place of the difference. Works from one worker up.
+    The base replaces the best; with a single coordinate there is no crossover. A draw from U(-width, width) replaces the
+    difference in the first generation, which has no history to take a scale from, and with fewer than four workers, where q
+    and r are missing. Works for m >= 1.
     """
     m = len(view.x)
     first = not view.memory

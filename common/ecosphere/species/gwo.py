@@ -14,13 +14,13 @@ def propose_wolves(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Me
         omega' = mean of  g - d(A D(g, omega))  over (alpha', beta', delta')
 
     With fewer than four wolves the missing ranks are absent. Each occurrence of A and D draws its own number, in the order of
-    the equations, A before D. Communicates nothing: equal views and generators give equal output on every rank.
+    the equations, A before D. No communication: equal views and generators give equal output on every rank.
 
     Returns shape (m,), in the order of `view.x`; in linear space possibly negative.
     """
     rules = view.rules
     primed = np.empty(len(view.x))
-    leaders: list[float] = []  # alpha', beta', delta' as the others see them
+    leaders: list[float] = []  # alpha', beta', delta' as guides of the others
     for place, wolf in enumerate(best_first(view.fitness, view.x, rules.higher_rank_first)):
         guides = [view.base, *leaders] if place < 3 else leaders
         moved = [g - _step(g, view.x[wolf], view, rng) for g in guides]

@@ -1,4 +1,4 @@
-"""What all species have in common: what they are shown, exploration range, distance, damping, the reference scripts' rules.
+"""Common parts of all species: their view, exploration range, distance, damping, the reference scripts' rules.
 
 Notation of the equations here and in `gwo`, `woa`: b base rate, x a worker's rate, t round of T, u and C uniform draws,
 
@@ -7,13 +7,13 @@ Notation of the equations here and in `gwo`, `woa`: b base rate, x a worker's ra
     D(X_p, X) = C X_p - X, C ~ U(0, 2)  distance to the prey, signed or absolute
     d(s), s = A D                       damping
 
-Species move *coordinates*. In linear space these are the rates themselves: then the noise of D, (C - 1) X_p, is as wide as the
-prey is far from 0, so a pack that goes nowhere in particular still closes in on 0. In log space coordinates are ln(rate)
-and D is taken in the frame whose origin lies one below the prey (a rate e times smaller), wherever the prey is:
+Species move *coordinates*. In linear space these are the rates themselves: the noise of D, (C - 1) X_p, is then proportional
+to the prey, so a pack drifts to 0 even without information. In log space coordinates are ln(rate), and the origin of D lies
+one below the prey (a rate e times smaller):
 
     D(X_p, X) = C * 1 - (1 + ln X - ln X_p) = (ln X_p - ln X) + (C - 1)
 
-which knows no special place and scales with the rates.
+which is scale-invariant.
 """
 
 import math
@@ -23,14 +23,14 @@ import numpy as np
 
 SPACES = ("linear", "log")
 DAMPINGS = ("none", "proportional", "relative", "annealed", "fixed", "scaled")
-LOG_DAMPINGS = ("none", "proportional")  # the others are sizes of rates, which mean nothing to a logarithm
+LOG_DAMPINGS = ("none", "proportional")  # the others are absolute sizes of rates, not of logarithms
 LARGEST = 700.0  # largest logarithm of a rate
 STRENGTH = 0.2  # lambda of the dampings `proportional` and `relative`
 
 
 @dataclass(frozen=True)
 class Rules:
-    """Variants of the moves; the defaults are this project's, the fields exist because the reference scripts differ.
+    """Variants of the moves, in which the reference scripts differ; the defaults are this project's.
 
     Attributes:
         damping: name of d, see `damp`.
@@ -53,7 +53,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Moment:
-    """Round t of T: 0 <= t < T while training, t = T at the limit where nothing explores any more."""
+    """Round t of T: 0 <= t < T during training; at the limit t = T the exploration range is 0."""
 
     t: int
     rounds: int
@@ -74,7 +74,7 @@ Memory = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class View:
-    """What a species is shown after a round. Coordinates: rates, or their logarithms (`rules.space`).
+    """Input of a species after a round. Coordinates: rates, or their logarithms (`rules.space`).
 
     Attributes:
         x: shape (m,), m >= 1, coordinates of the population's workers in the round.
@@ -83,7 +83,7 @@ class View:
         moment: the round.
         rules: variants of the moves.
         world: shape (N,), coordinates of all workers of all populations.
-        memory: what the species returned after the round before; empty after the first.
+        memory: what the species returned after the previous round; empty after the first.
     """
 
     x: np.ndarray
@@ -96,7 +96,7 @@ class View:
 
     @property
     def width(self) -> float:
-        """How far a species that needs a length of its own explores: a factor e in log space, b in linear space.
+        """Exploration length of species that need one: 1 (a factor e) in log space, b in linear space.
 
         A fifth of that unless damping is `none`.
         """
@@ -110,9 +110,9 @@ def coordinates(rates: np.ndarray, space: str) -> np.ndarray:
 
 
 def rates_at(x: np.ndarray, space: str) -> np.ndarray:
-    """Rates at coordinates, any shape; in linear space the absolute value, for a move may step over 0.
+    """Rates at coordinates, any shape; in linear space the absolute value, because a move may cross 0.
 
-    Logarithms end at what a float64 can hold: a whale's spiral grows without limit where nothing damps it.
+    Logarithms are clipped to the range of float64: an undamped whale spiral grows without limit.
     """
     return np.exp(np.clip(x, -LARGEST, LARGEST)) if space == "log" else np.abs(x)
 

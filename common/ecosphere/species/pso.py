@@ -1,11 +1,11 @@
-"""Particle swarm (PSO): velocities, drawn to the own best place and the base. Kennedy & Eberhart 1995, Clerc & Kennedy 2002."""
+"""Particle swarm (PSO): velocities, pulled to own best position and base. Kennedy & Eberhart 1995, Clerc & Kennedy 2002."""
 
 import numpy as np
 
 from common.ecosphere.species.moves import Memory, View
 
 INERTIA = 0.7298  # chi of Clerc & Kennedy's constriction at phi = 4.1
-PULL = 1.49618  # chi * 2.05, towards the own best and towards the base alike
+PULL = 1.49618  # chi * 2.05, towards the particle's best as towards the base
 
 
 def propose_particles(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
@@ -13,9 +13,9 @@ def propose_particles(view: View, rng: np.random.Generator) -> tuple[np.ndarray,
 
         v' = chi v + chi c r_1 (best - x) + chi c r_2 (b - x),   x' = x + v',   r_1, r_2 ~ U(0, 1) per particle
 
-    The base takes the place of the swarm's best. Velocities start uniformly in [-width, width]. A particle's best is the place
-    of its highest fitness so far; while training raises every fitness from round to round that is mostly where it stands, and
-    it is the base that pulls. Works from one particle up.
+    The base replaces the swarm's best. Initial velocities are uniform in [-width, width]. A particle's best is the position of
+    its highest fitness so far; while training raises every fitness from round to round, that is mostly its current position,
+    and only the base pulls. Works for m >= 1.
     """
     m = len(view.x)
     memory = view.memory

@@ -14,10 +14,10 @@ def propose_whales(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Me
         p < 1/2, |A| < 1     x' = b - d(A D(b, x))                              encircle
         p < 1/2, |A| >= 1    x' = x_r - d(A D(x_r, x)), r a random whale        explore
 
-    Fitness is not used by whales: the prey b already is the leader's. Every whale draws five numbers whatever its branch: p,
+    Fitness is not used: the prey b already is the leader's. Every whale draws five numbers whatever its branch: p,
     l, r, then A's and D's. l ~ U(0, 1), as in the reference scripts (the canonical algorithm has U(-1, 1)). With
     `rules.world_prey` r indexes `view.world`; with `rules.fold_prey` an exploring whale moves from the folded x_r, while D is
-    taken from x_r itself. Communicates nothing: equal views and generators give equal output on every rank.
+    taken from x_r itself. No communication: equal views and generators give equal output on every rank.
 
     Returns shape (m,), in the order of `view.x`; in linear space possibly negative.
     """
