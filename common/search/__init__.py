@@ -1,10 +1,10 @@
-"""Hyper-parameter search over MPI, one room per concern; messages are in coordinator and worker (docs/algorithms.md).
+"""Hyper-parameter search over MPI; messages are sent in coordinator and worker only (docs/algorithms.md).
 
-space        what is searched                          search      the state, and every decision
-strategies   grid, random, generations                 journal     what survives a kill
-steady       evolution without generations             schedule    the same search on a simulated clock
-tpe          Optuna's estimator                        coordinator who is told what, over ranks
-pruning      which trials are stopped                  worker      trials on this rank, or with others
-objective    a trial of our own scripts                checks      which spaces there can be of them
-report, figures, importance: what a search leaves behind
+space         variables, scales, conditions        search       state and decisions of a search
+strategies    grid, random, generations            journal      recovery after a kill
+steady_state  evolution without generations        simulation   the same search on a simulated clock
+tpe           Optuna's TPE                         coordinator  assignment of trials to ranks
+pruning       early stopping of trials             worker       evaluation on one rank or a group
+objective     training as an objective             checks       validation of a space for training
+report, figures, importance: output of a search
 """

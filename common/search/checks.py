@@ -1,6 +1,6 @@
-"""Whether a space can be searched by training: every variable an option that is looked at, every combination one that works.
+"""Validate a search space before training: every variable is an option that has an effect, every combination works.
 
-Checked before any rank trains. Of ranges both ends are tried, of depths every one.
+Ranges are checked at both ends, depths at every value.
 """
 
 from collections.abc import Iterator, Sequence
@@ -26,23 +26,23 @@ SEARCHABLE = (  # options of a script that a space may name
     *("learning_rate", "momentum_factor", "weight_decay", "batch_size", "rounds", "optimizer", "adam_rate", "adam_decay"),
     *("label_smoothing", "clip_norm", "rho", "dropout", "width", "depth", "model"),
 )
-EOA_SEARCHABLE = {  # beside them, of an ecosphere, and their values
+EOA_SEARCHABLE = {  # additional ones of an ecosphere, and their values
     "base_rate": ("best", "blend", "anneal"),
     "damping": tuple(DAMPINGS),
     "lr_space": ("linear", "log"),
     "exchange": ("average", "kin", "best", "migrate", "ring", "exploit", "none"),
 }
 WORDS = {"optimizer": OPTIMIZERS, "model": tuple(MODELS), **EOA_SEARCHABLE}
-RULES = ("optimizer", "clip_norm", *EOA_SEARCHABLE)  # what may exclude each other
+RULES = ("optimizer", "clip_norm", *EOA_SEARCHABLE)  # options that may exclude each other
 BUILT_BY = ("model", "depth", "width")
 MOST_DEPTHS = 100
 
 
 @dataclass(frozen=True)
 class Trials:
-    """What all trials of a search have in common.
+    """Settings shared by all trials of a search.
 
-    base: their options, but for those that are searched. kind, schedule, populations: of `Training`. ranks: of a trial.
+    base: options that are not searched. kind, schedule, populations: see `Training`. ranks: per trial.
     """
 
     base: CommonArgs
@@ -52,7 +52,7 @@ class Trials:
     ranks: int = 1
 
     def options(self, setting: Setting) -> CommonArgs:
-        """Those of one trial. Raises UsageError."""
+        """Options of one trial. Raises UsageError."""
         return with_setting(self.base, setting, self.kind, self.populations, self.base.seed)
 
     def optimizers(self, args: CommonArgs) -> list[PopulationSpec]:
@@ -63,8 +63,8 @@ class Trials:
 
 
 def check_searchable(space: Space, trials: Trials, given: set[str]) -> None:
-    """Refuse variables that are no options of a trial, or that it does not look at, values that cannot work, alone or
-    together, and options that no trial looks at. given: the names of options that were given. Raises UsageError.
+    """Refuse variables that are no options of a trial or have no effect, values that cannot work alone or together, and given
+    options without effect in any trial. given: names of the options that were given. Raises UsageError.
     """
     names = (*SEARCHABLE, *(EOA_SEARCHABLE if trials.kind == "eoa" else ()))
     for variable in space.variables:
@@ -80,7 +80,7 @@ def check_searchable(space: Space, trials: Trials, given: set[str]) -> None:
 
 
 def check_training(space: Space, base: CommonArgs, data: DataSet, ranks: int) -> None:
-    """Refuse batches that the training images are too few for, and networks that cannot be built. Raises UsageError."""
+    """Refuse batches larger than the training set, and networks that cannot be built. Raises UsageError."""
     for setting in space.corners(("batch_size",), _ends):
         with _named(setting):
             sizes_of(with_setting(base, setting, "train", "auto", base.seed), len(data.train), ranks)
@@ -92,19 +92,19 @@ def check_training(space: Space, base: CommonArgs, data: DataSet, ranks: int) ->
 
 
 def _ends(variable: Variable) -> Sequence[Value]:
-    """What a variable is tried at: choices, or the ends of a range."""
+    """Test values of a variable: its choices, or the ends of its range."""
     return [variable.from_unit(0.0), variable.from_unit(1.0)] if variable.is_numeric else variable.choices
 
 
 def _built(variable: Variable) -> Sequence[Value]:
-    """Every depth, since not all there are make a network; of what else one is built by, and of very long ranges, the ends."""
+    """Every depth, since some depths make no network; the ends of other variables, and of more than MOST_DEPTHS depths."""
     every = variable.values or ()
     return every if variable.name == "depth" and len(every) <= MOST_DEPTHS else _ends(variable)
 
 
 @contextmanager
 def _named(setting: Setting) -> Iterator[None]:
-    """Errors of a setting say where it is from."""
+    """Add the setting to the message of a UsageError."""
     try:
         yield
     except UsageError as error:
@@ -113,7 +113,7 @@ def _named(setting: Setting) -> Iterator[None]:
 
 
 def _check_values(variable: Variable, trials: Trials) -> None:
-    """Every value by itself, as the script would take it that has this option."""
+    """Check the test values of a variable one by one, by type, choices and the rules of the script."""
     name = variable.name
     default = getattr(trials.base, name, "")
     for value in _ends(variable):
@@ -126,7 +126,7 @@ def _check_values(variable: Variable, trials: Trials) -> None:
 
 
 def _check_rules(trials: Trials, args: CommonArgs) -> None:
-    """Weight optimizers and the rules of their rates, together."""
+    """Check the combination of weight optimizers and rate rules."""
     specs = trials.optimizers(args)
     kinds = {s.optimizer for s in specs}
     searching = sorted(k for k in kinds if has_line_search(k))
@@ -147,7 +147,7 @@ def _check_rules(trials: Trials, args: CommonArgs) -> None:
 
 
 def _check_use(space: Space, trials: Trials, given: set[str]) -> None:
-    """Every variable has an effect wherever it exists, and every option that was given in some trial."""
+    """Check that every variable has an effect wherever it exists, and every given option in some trial."""
     for variable in space.variables:
         for setting in space.corners((variable.name, "optimizer", "model"), _ends):
             args = trials.options(setting)
@@ -162,8 +162,8 @@ def _check_use(space: Space, trials: Trials, given: set[str]) -> None:
 
 
 def _unused(trials: Trials, args: CommonArgs) -> set[str]:
-    """Options that a trial does not look at: of other weight optimizers, and of other networks."""
+    """Options without effect in a trial: those of other weight optimizers and other networks."""
     names = set.intersection(*(without_effect(s.optimizer) for s in trials.optimizers(args)))
     if isinstance(args, EoaArgs):
-        names -= {"learning_rate"}  # rates move as multiples of it, whatever the optimizers
+        names -= {"learning_rate"}  # rates move as multiples of it, with every optimizer
     return names.union(without(args.model))

@@ -1,16 +1,16 @@
-"""Who is told what: rank 0 hands out trials, and everybody, rank 0 included, evaluates them (`common.search.worker`).
+"""Assignment of trials: rank 0 coordinates, and all ranks, rank 0 included, evaluate trials (`common.search.worker`).
 
     worker -> coordinator    Ready | Report(id, step, value) | Result(id, state, value, cost, error) | Broken(result)
-    coordinator -> worker    Task(id, setting, judged) or None, the end | True or False, whether the trial goes on
+    coordinator -> worker    Task(id, setting, judged), or None at the end | True or False, whether the trial continues
 
-A worker is a rank, or some consecutive ones; the first of them talks, and tells the others. It asks and is answered, one
-message each, a pickle of a few hundred bytes; it is answered late where it has to wait. Reports of a trial that nobody judges
-are not answered, so that training goes on meanwhile. Workers never meet.
+A worker is a rank or several consecutive ranks; the first of them communicates and broadcasts to the others. Request and reply
+are one message each, a pickle of a few hundred bytes; the reply is delayed until there is a trial. Without pruning, reports get
+no reply, so training continues meanwhile. Workers do not communicate with each other.
 
-On rank 0 a thread serves, on a communicator of its own, and the main thread works like everybody else, and talks to it by a
-queue; so an objective need not be interrupted for others. With one rank there is neither thread nor message. All wait asleep,
-the thread for a twentieth of the usual time between two questions, 10 ms at most: each time it wakes, rank 0's own training has
-to stop, which soon costs more than the others wait (benchmarks/search_scaling.py).
+On rank 0 a thread serves the workers on a communicator of its own; the main thread evaluates trials and communicates with the
+thread by a queue, so objectives are not interrupted. With one rank there is neither thread nor message. All waits sleep between
+polls, in the thread for a twentieth of the usual time between two requests, 10 ms at most: whenever it wakes, training on
+rank 0 stops, which soon costs more than the waiting of the other ranks (benchmarks/search_scaling.py).
 """
 
 import contextlib
@@ -29,12 +29,12 @@ from common.search.search import Search
 from common.search.space import Setting
 from common.search.trial import State
 
-SHORTEST_SLEEP, LONGEST_SLEEP = 0.001, 0.01  # seconds between two looks for messages
+SHORTEST_SLEEP, LONGEST_SLEEP = 0.001, 0.01  # seconds between polls for messages
 
 
 @dataclass(frozen=True)
 class Task:
-    """A trial to evaluate; judged: whether its reports are answered, since it may be stopped."""
+    """A trial to evaluate. judged: whether its reports get a reply, since it may be pruned."""
 
     id: int
     setting: Setting
@@ -43,12 +43,12 @@ class Task:
 
 @dataclass(frozen=True)
 class Ready:
-    """A worker begins."""
+    """A worker is ready for its first trial."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a running trial has come to."""
+    """Intermediate value of a running trial."""
 
     id: int
     step: int
@@ -57,9 +57,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """A trial is over, and its worker ready for another.
+    """A trial has ended, and its worker is ready for the next.
 
-    state: WAITING after an error, which another attempt may not make. cost: seconds by the worker's own clock.
+    state: WAITING after an error that a retry may avoid. cost: seconds by the worker's clock.
     """
 
     id: int
@@ -71,7 +71,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Broken:
-    """One rank of a trial made an error and the others did not; the job will not outlive it."""
+    """One rank of a trial failed and the others did not; the job is about to abort."""
 
     result: Result
 
@@ -81,18 +81,18 @@ Answer: TypeAlias = Task | bool | None
 
 
 class Coordinator:
-    """The search, its clock and its journal, on rank 0; answers messages, wherever they come from.
+    """The search, its clock and its journal, on rank 0; replies to messages.
 
-    progress: called with the number of a trial when it has ended, or is to be repeated.
+    progress: called with the id of a trial when it has ended, or will be retried.
     """
 
     def __init__(
         self, search: Search, journal: Journal | None = None, progress: Callable[[int], None] = lambda number: None
     ) -> None:
         self.search, self.journal, self.progress = search, journal, progress
-        self.told = 0  # workers that know that the search is over
-        self.broken = False  # the job is about to end: nobody is given anything any more
-        self._began = time.monotonic() - search.now  # the clock goes on where the journal ends
+        self.told = 0  # workers informed that the search is over
+        self.broken = False  # the job is about to abort: no more trials are assigned
+        self._began = time.monotonic() - search.now  # the clock continues from the journal
         search.begin(search.now)
 
     @property
@@ -102,11 +102,11 @@ class Coordinator:
 
     @property
     def is_over(self) -> bool:
-        """Whether all workers have been told that it is over."""
+        """Whether all workers are informed that the search is over."""
         return self.told == self.search.workers
 
     def answer(self, messages: Iterable[tuple[int, Message]]) -> list[tuple[int, Answer]]:
-        """Take in (worker, message) pairs, all of them before anything new is proposed; returns who is told what."""
+        """Process (worker, message) pairs, all before new trials are proposed; returns (worker, reply) pairs."""
         answers: list[tuple[int, Answer]] = []
         for worker, message in messages:
             match message:
@@ -118,7 +118,7 @@ class Coordinator:
                     self._end(message)
                     self.search.ready(worker)
                 case Broken():
-                    if self.search.trials[message.result.id].state is State.RUNNING:  # several ranks may say so
+                    if self.search.trials[message.result.id].state is State.RUNNING:  # several ranks may report it
                         self._end(message.result)
                     self.broken = True
                 case Ready():
@@ -140,45 +140,45 @@ class Coordinator:
 
 
 class Line(Protocol):
-    """A rank's way to the coordinator."""
+    """Connection of a rank to the coordinator."""
 
     def tell(self, message: Message) -> None:
-        """Send a message that nobody answers."""
+        """Send a message without a reply."""
         ...
 
     def ask(self, message: Message) -> Answer:
-        """Send a message and wait for the answer."""
+        """Send a message and wait for the reply."""
         ...
 
 
 class Direct:
-    """The only rank calls the coordinator."""
+    """Connection of a single rank: direct calls."""
 
     def __init__(self, coordinator: Coordinator) -> None:
         self.coordinator = coordinator
 
     def tell(self, message: Message) -> None:
-        """At once."""
+        """Call the coordinator."""
         self.coordinator.answer([(0, message)])
 
     def ask(self, message: Message) -> Answer:
-        """At once: a single worker has nobody to wait for."""
+        """Call the coordinator; a single worker always gets a reply at once."""
         ((_, answer),) = self.coordinator.answer([(0, message)])
         return answer
 
 
 class Distant:
-    """Another rank."""
+    """Connection of the ranks other than 0, by MPI."""
 
     def __init__(self, comm: MPI.Comm) -> None:
         self.comm = comm
 
     def tell(self, message: Message) -> None:
-        """By MPI, which keeps messages of a few hundred bytes until they are taken."""
+        """Send eagerly: MPI buffers messages of a few hundred bytes."""
         self.comm.send(message, dest=0, tag=Tag.ASK)
 
     def ask(self, message: Message) -> Answer:
-        """By MPI, asleep until the answer is there."""
+        """Send, and sleep between polls until the reply arrives."""
         self.comm.send(message, dest=0, tag=Tag.ASK)
         while not self.comm.Iprobe(source=0, tag=Tag.ANSWER):
             time.sleep(SHORTEST_SLEEP)
@@ -186,9 +186,9 @@ class Distant:
 
 
 class Server(threading.Thread):
-    """Serves all workers from rank 0, whose main thread, of the same process, asks through `ask`.
+    """Thread of rank 0 that serves all workers; the main thread communicates by `tell` and `ask`.
 
-    size: ranks of a worker. What goes wrong here is raised in the main thread when it asks next.
+    size: ranks per worker. Errors of the thread are raised in the main thread by its next `ask`.
     """
 
     def __init__(self, coordinator: Coordinator, comm: MPI.Comm, size: int) -> None:
@@ -199,11 +199,11 @@ class Server(threading.Thread):
         self.backoff = PollingBackoff(SHORTEST_SLEEP, LONGEST_SLEEP, part=0.05)
 
     def tell(self, message: Message) -> None:
-        """Of rank 0."""
+        """Called by the main thread."""
         self.asked.put(message)
 
     def ask(self, message: Message) -> Answer:
-        """Of rank 0."""
+        """Called by the main thread."""
         self.asked.put(message)
         answer = self.answers.get()
         if isinstance(answer, BaseException):
@@ -211,7 +211,7 @@ class Server(threading.Thread):
         return answer
 
     def run(self) -> None:
-        """Until everybody knows that it is over."""
+        """Serve until all workers are informed that the search is over."""
         try:
             while not self.coordinator.is_over:
                 messages = self._waiting()
@@ -224,7 +224,7 @@ class Server(threading.Thread):
             self.answers.put(error)
 
     def _waiting(self) -> list[tuple[int, Message]]:
-        """All messages that are there, after a sleep that a message of worker 0 ends at once."""
+        """All pending messages, after a sleep that a message of worker 0 interrupts."""
         messages: list[tuple[int, Message]] = []
         with contextlib.suppress(queue.Empty):
             messages.append((0, self.asked.get(timeout=self.backoff.seconds())))
@@ -238,4 +238,4 @@ class Server(threading.Thread):
         if worker == 0:
             self.answers.put(answer)
         else:
-            self.comm.send(answer, dest=worker * self.size, tag=Tag.ANSWER)  # it is waiting for nothing else
+            self.comm.send(answer, dest=worker * self.size, tag=Tag.ANSWER)  # it is blocked in `ask`

@@ -16,7 +16,7 @@ from common.search.space import Space, Variable
 from common.search.trial import State, Trial
 
 WIDTH = 7.5  # inches
-COLOURS = {State.COMPLETE: "#0072B2", State.PRUNED: "#E69F00", State.FAILED: "#D55E00"}  # nothing is drawn of the others
+COLOURS = {State.COMPLETE: "#0072B2", State.PRUNED: "#E69F00", State.FAILED: "#D55E00"}  # other states are not drawn
 GREY = "#5F6670"
 STYLE: Any = {
     "font.size": 10,
@@ -28,7 +28,7 @@ STYLE: Any = {
 
 
 def write_figures(folder: Path, search: Search, space: Space, shares: dict[str, float] | None, title: str) -> list[Path]:
-    """Draw all that there is something to draw for; returns the paths."""
+    """Draw every figure that has data; returns the paths."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with mpl.rc_context(STYLE):
@@ -59,7 +59,7 @@ def _figure(title: str, height: float, width: float = WIDTH) -> tuple[Figure, Ax
 
 
 def best_so_far(complete: list[Trial], title: str) -> Figure:
-    """The best value so far over evaluations, in order of their ends, and over time."""
+    """The best value so far over complete trials, in order of completion, and over time."""
     figure = Figure((WIDTH, 3.4), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
     by_end = sorted(complete, key=lambda t: t.end or 0.0)
@@ -77,7 +77,7 @@ def best_so_far(complete: list[Trial], title: str) -> Figure:
 
 
 def gantt(search: Search, title: str) -> Figure:
-    """Who was busy when; idle is white."""
+    """Trials of every worker over time; idle time is white."""
     share, workers = 100 * utilisation(search), max(workers for _, workers in search.sessions)
     figure, axes = _figure(f"{title}\n{share:.1f} % of the workers' time in trials", 1.4 + 0.22 * min(workers, 64))
     for state, colour in COLOURS.items():
@@ -97,15 +97,15 @@ def gantt(search: Search, title: str) -> Figure:
     return figure
 
 
-ABSENT = -0.1  # where a variable is drawn that a trial does not have
+ABSENT = -0.1  # height of a variable that does not exist in a trial
 LABEL: Any = {"fontsize": 7.5, "color": GREY, "va": "center", "zorder": 5}
-PLATE = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}  # behind a text, where lines cross it
+PLATE = {"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8}  # background of labels that lines cross
 
 
 def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Figure:
     """A line for every complete trial, coloured by its value, the best ones on top; each axis on its variable's scale.
 
-    A variable that does not exist in a trial has its place below the axis.
+    A variable that does not exist in a trial is drawn below the axis.
     """
     figure, axes = _figure(title, 3.8, max(WIDTH, 1.5 + 1.3 * len(space.variables)))
     values = np.array([t.value for t in complete], dtype=float)
@@ -119,7 +119,7 @@ def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Fig
         for height, text in _ticks(variable):
             axes.text(place + 0.03, height, text, bbox=PLATE, **LABEL)
         if variable.when:
-            axes.text(place + 0.03, ABSENT, "not there", bbox=PLATE, style="italic", **LABEL)
+            axes.text(place + 0.03, ABSENT, "inactive", bbox=PLATE, style="italic", **LABEL)
     axes.set_xticks(list(x), [*space.names, "value"], fontsize=8)
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
@@ -128,7 +128,7 @@ def parallel_coordinates(complete: list[Trial], space: Space, title: str) -> Fig
 
 
 def slices(complete: list[Trial], space: Space, title: str) -> Figure:
-    """The value over each variable by itself, the trials that have it; later ones are darker."""
+    """The value over each variable, of the trials that have it; later ones are darker."""
     columns = min(3, len(space.variables))
     rows = -(-len(space.variables) // columns)
     figure = Figure((WIDTH, 0.6 + 2.0 * rows), layout="constrained")
@@ -160,7 +160,7 @@ def _height(variable: Variable, trial: Trial) -> float:
 
 def _ticks(variable: Variable) -> list[tuple[float, str]]:
     if variable.is_numeric:
-        values = dict.fromkeys(variable.from_unit(u) for u in (0.0, 0.5, 1.0))  # an integer stands half a unit further in
+        values = dict.fromkeys(variable.from_unit(u) for u in (0.0, 0.5, 1.0))  # integers lie half a unit further in
         return [(variable.to_unit(value), f"{float(value):.3g}") for value in values]
     return [(k / max(len(variable.choices) - 1, 1), str(choice)) for k, choice in enumerate(variable.choices)]
 
@@ -171,12 +171,12 @@ def bars(shares: dict[str, float], title: str) -> Figure:
     names = sorted(shares, key=lambda name: -shares[name])
     axes.barh(names, [shares[n] for n in names], color=COLOURS[State.COMPLETE])
     axes.invert_yaxis()
-    axes.set_xlabel("variance that the variable explains by itself, over the sum of these (fANOVA)")
+    axes.set_xlabel("variance explained by the variable alone, over the sum of these (fANOVA)")
     return figure
 
 
 def curves(trials: list[Trial], title: str) -> Figure:
-    """The value after every step of every trial; pruned ones are marked, since their last values compare with nothing."""
+    """The value after every step of every trial; pruned ones are marked, since their last values are not comparable."""
     figure, axes = _figure(title, 3.6)
     shown: set[State] = set()
     for trial in trials:

@@ -1,4 +1,4 @@
-"""How much each variable matters: Optuna's fANOVA (Hutter et al. 2014) on the complete trials of a search."""
+"""Importance of each variable: Optuna's fANOVA (Hutter et al. 2014) on the complete trials of a search."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,10 @@ INACTIVE = "does not exist"
 
 
 def importance(space: Space, trials: list[Trial], seed: int = 0) -> dict[str, float] | None:
-    """Variance of the value that each variable explains by itself, over the sum of these; what variables explain only together
-    is not in it.
+    """Variance of the value that each variable explains alone, over the sum of these; interactions are not included.
 
-    Numbers count by their place in the range, on its scale, and not to exist is one more level of a variable that does not
-    always. None where there are fewer than max(10, 2 d) complete trials, or nothing varies.
+    Numbers enter by their position in the range, on its scale; absence is one more level of a conditional variable. None if
+    there are fewer than max(10, 2 d) complete trials, d variables, or if nothing varies.
     """
     complete = [t for t in trials if t.state is State.COMPLETE and t.value is not None]
     if len(complete) < max(LEAST, 2 * len(space.variables)) or len({t.value for t in complete}) < 2:
@@ -39,9 +38,9 @@ def importance(space: Space, trials: list[Trial], seed: int = 0) -> dict[str, fl
 
 
 def _column(variable: Variable, trials: Sequence[Trial]) -> tuple[BaseDistribution, list[Value]]:
-    """A variable's values in all trials, and the range they lie in.
+    """Distribution of a variable, and its values in all trials.
 
-    Numbers lie in [0, 1], and below it where they do not exist: that part of the range is as large as the part of the trials.
+    Numbers lie in [0, 1]; trials without the variable lie below 0, in a part of the range as large as their share of trials.
     """
     name = variable.name
     missing = sum(name not in t.setting for t in trials)

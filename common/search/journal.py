@@ -1,10 +1,10 @@
-"""What survives a kill: every event of a search as a line of JSON, and now and then all trials at once.
+"""Recovery after a kill: every event of a search as a line of JSON, and periodic snapshots of all trials.
 
     journal.jsonl            one line per event, flushed before the event takes effect; never rewritten
-    snapshot.json            all trials after so many events, so that a long journal need not be read from its first line;
-                             written under another name, synchronised to disk and renamed, the one before is kept
+    snapshot.json            all trials after a number of events, so that a long journal is not replayed from its first line;
+                             written under a temporary name, fsynced and renamed; the previous one is kept
 
-A last line that a kill has cut off is taken away; the event it would have been has not happened.
+A last line truncated by a kill is removed; its event has not taken effect.
 """
 
 import fcntl
@@ -22,7 +22,7 @@ EVERY = 200  # events between two snapshots
 
 
 class Journal:
-    """The journal of one search, in a directory of its own; `record` is what `Search.log` is to be."""
+    """The journal of one search, in a directory of its own; `Search.log` is its `record`."""
 
     def __init__(self, directory: Path, every: int = EVERY) -> None:
         self.directory, self.every = directory, every
@@ -30,9 +30,9 @@ class Journal:
         self.covered = 0  # events in the newest snapshot
 
     def recover(self, search: Search) -> None:
-        """Bring a fresh search to where the journal ends, and be ready to go on.
+        """Replay the journal into a fresh search, and open it for appending.
 
-        Raises UsageError where it is damaged or of another search, or another job is writing it.
+        Raises UsageError if it is damaged or of another search, or another job is writing it.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         path = self.directory / JOURNAL
@@ -51,15 +51,15 @@ class Journal:
         """Append one event."""
         assert self.file is not None, "recover comes first"
         self.file.write(json.dumps(event) + "\n")
-        self.file.flush()  # to the system: it outlives the process, not the machine
+        self.file.flush()  # to the operating system: survives a kill, not a power failure
 
     def snapshot_if_due(self, search: Search) -> None:
-        """Write a snapshot where `every` events have happened since the last one."""
+        """Write a snapshot if there have been `every` events since the last one."""
         if search.events - self.covered >= self.every:
             self.snapshot(search)
 
     def snapshot(self, search: Search) -> None:
-        """Write one."""
+        """Write a snapshot atomically."""
         path, temporary = self.directory / SNAPSHOT, self.directory / f"{SNAPSHOT}.tmp"
         content = {"events": search.events, "time": search.now, "sessions": search.sessions}
         with open(temporary, "w", encoding="utf-8") as file:
@@ -74,12 +74,12 @@ class Journal:
         self.covered = search.events
 
     def close(self) -> None:
-        """No more events."""
+        """Close the file."""
         if self.file is not None:
             self.file.close()
 
     def _restore(self, search: Search, lines: int) -> None:
-        """Go to the newest snapshot that the journal covers, if there is one."""
+        """Restore the newest snapshot that the journal covers, if there is one."""
         for name in (SNAPSHOT, PREVIOUS):
             snapshot = _read(self.directory / name)
             if snapshot is not None and snapshot.events <= lines:
@@ -89,7 +89,7 @@ class Journal:
 
 
 def differences(recorded: Any, given: Any, name: str = "") -> list[str]:
-    """What two contents of JSON differ in, by the names of its parts: `space.rate.high was 1.0, and 0.5 is given`."""
+    """Differences of two JSON values, by key path: `space.rate.high was 1.0, and 0.5 is given`."""
     if recorded == given:
         return []
     if isinstance(recorded, dict) and isinstance(given, dict):
@@ -100,7 +100,7 @@ def differences(recorded: Any, given: Any, name: str = "") -> list[str]:
 
 
 def _check_same(search: Search, first: str, path: Path) -> None:
-    """The journal's first line has to be of this search. Raises UsageError naming what differs."""
+    """Check that the journal's first line is of this search. Raises UsageError naming what differs."""
     try:
         recorded = dict(json.loads(first)["search"])
     except (ValueError, KeyError, TypeError) as error:
@@ -110,8 +110,8 @@ def _check_same(search: Search, first: str, path: Path) -> None:
 
 
 def _locked(path: Path) -> IO[str]:
-    """The file, to be appended to, for this job alone; the lock goes with the process, however it ends."""
-    file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (for as long as the search goes on)
+    """Open the file for appending, locked for this job; the system releases the lock when the process ends."""
+    file = open(path, "a", encoding="utf-8")  # noqa: SIM115  (open until the search ends)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -123,7 +123,7 @@ def _locked(path: Path) -> IO[str]:
 
 
 class Snapshot(NamedTuple):
-    """What `Search.restore` takes."""
+    """Arguments of `Search.restore`."""
 
     trials: list[Trial]
     sessions: list[tuple[float, int]]
@@ -132,7 +132,7 @@ class Snapshot(NamedTuple):
 
 
 def _read(path: Path) -> Snapshot | None:
-    """None where there is no snapshot or it is damaged."""
+    """Read a snapshot; None if it is missing or damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         trials = [Trial.of(t) for t in content["trials"]]
@@ -143,7 +143,7 @@ def _read(path: Path) -> Snapshot | None:
 
 
 def _whole_lines(path: Path) -> list[str]:
-    """The lines of a journal; what comes after the last line break is cut off the file."""
+    """The complete lines of a journal; an incomplete last line is removed from the file."""
     if not path.exists():
         return []
     content = path.read_bytes()

@@ -1,8 +1,8 @@
 """Trials that train a network: an ordinary run of the baselines, or an ecosphere, with the options of one setting.
 
-The data are read once. A trial is what `baselines/Baselines.py`, with `--schedule` for its method, or `EOA-SAM/EOASAM.py` does
-with the same options, step for step, without their records; its value is the accuracy on the fitness images, which are held
-out of the training set. No test image is looked at here.
+The data are read once. A trial makes the same steps as `baselines/Baselines.py`, with `--schedule` for its method, or
+`EOA-SAM/EOASAM.py` with the same options, without their records. Its value is the accuracy on the fitness images, which are
+held out of the training set. Test images are not used here.
 """
 
 from collections.abc import Mapping
@@ -38,18 +38,18 @@ NOT_COMPARED = EvalResult(0.0, 0.0, 0.0, 0.0)  # where all workers hold the same
 
 @dataclass(frozen=True)
 class Trained:
-    """What a trial has made: its model, the same on all its ranks, and its accuracy on the fitness images."""
+    """Result of a trial: its model, equal on all its ranks, and its accuracy on the fitness images."""
 
     model: FlatModel
     value: float
 
 
 class Training:
-    """The objective of the search script; called on all ranks of a trial together.
+    """Objective of the search script; collective over the ranks of a trial.
 
-    args: what is not searched, its precision settled. topology: of the ranks of a trial, as their world. kind: `train`, or
-    `eoa` for an ecosphere of `populations`. schedule: of the learning rate of the former. own_seeds: a seed for each trial,
-    instead of one for all.
+    args: options that are not searched, precision resolved. topology: its world is the ranks of one trial. kind: `train`, or
+    `eoa` for an ecosphere of `populations`. schedule: learning-rate schedule of `train`. own_seeds: one seed per trial instead
+    of one for all.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Training:
         self.kind, self.schedule, self.populations, self.own_seeds = kind, schedule, populations, own_seeds
 
     def seed_of(self, trial: int) -> int:
-        """What initial weights, order of images and dropout of a trial are drawn from."""
+        """Seed of initial weights, order of images and dropout of a trial."""
         return int(stream(self.args.seed, Purpose.TRIAL, trial).integers(2**31)) if self.own_seeds else self.args.seed
 
     def __call__(self, task: Task, report: Reporter) -> float:
-        """Train; the accuracy after the last round."""
+        """Train; returns the accuracy after the last round."""
         return self.train(task.setting, self.seed_of(task.id), report).value
 
     def train(self, setting: Setting, seed: int, report: Reporter = lambda step, value: None) -> Trained:
@@ -97,7 +97,7 @@ class Training:
         return Trained(model, evaluate(model.module, self.data.fitness, self.precision, world).accuracy)
 
     def _value(self, model: FlatModel, evaluator: Evaluator, merged: bool, t: int) -> float:
-        """Accuracy on the fitness images after round t; the model, and with it what follows, is left as it was."""
+        """Accuracy on the fitness images after round t; the model is not changed."""
         world, images = self.topology.world, self.data.fitness
         if merged:
             return evaluator.of_weights(model, None, [images], world, t=t)[0].accuracy
@@ -112,7 +112,7 @@ class Training:
         return module.to(self.topology.device)
 
     def _worker(self, args: CommonArgs, batch: int, rounds_per_epoch: float, seed: int) -> tuple[Worker, EndOfRound]:
-        """Workers of one gradient, or populations."""
+        """Worker and end of a round: data-parallel training, or an ecosphere."""
         ranks = self.topology.world.size
         specs = population_specs(args, ranks) if self.kind == "eoa" else [PopulationSpec(self.schedule, ranks, args.optimizer)]
         topology = replace(self.topology, specs=specs)
@@ -133,19 +133,19 @@ class Training:
 
 
 def sizes_of(args: CommonArgs, images: int, ranks: int) -> tuple[int, int, int]:
-    """Global batch, steps of a round and of an epoch, of a trial on so many images and ranks. Raises UsageError."""
+    """Global batch, steps per round and steps per epoch of a trial. images: training images. Raises UsageError."""
     batch = resolve_batch(args, set(), ranks)
     epoch = images // batch
     steps = args.round_steps or epoch
     if not 0 < steps <= epoch:
         raise UsageError(
-            f"a batch of {batch} from {images} training images makes {epoch} steps an epoch, and {max(steps, 1)} are wanted"
+            f"a batch of {batch} from {images} training images makes {epoch} steps per epoch, but {max(steps, 1)} are needed"
         )
     return batch, steps, epoch
 
 
 def with_setting(base: CommonArgs, setting: Mapping[str, Value], kind: str, populations: str, seed: int) -> CommonArgs:
-    """The options of one trial, as the script has them that it could be run with by itself. Raises UsageError."""
+    """The options of one trial, in the form its script takes. Raises UsageError."""
     plain = {f.name: getattr(base, f.name) for f in fields(CommonArgs)}
     own: dict[str, Any] = {
         name: float(value) if isinstance(plain.get(name), float) else value for name, value in setting.items()
@@ -164,7 +164,7 @@ def population_specs(args: CommonArgs, ranks: int) -> list[PopulationSpec]:
 
 
 def _settings(args: CommonArgs, optimizer: str) -> OptimizerSettings:
-    """The weight optimizer as the options set it up."""
+    """Settings of the weight optimizer, from the options."""
     return OptimizerSettings(
         name=optimizer,
         momentum=args.momentum_factor,

@@ -1,6 +1,6 @@
-"""Whether a trial is worth going on with: the median rule, and asynchronous successive halving. Pure.
+"""Pruning of trials: the median rule, and asynchronous successive halving. Pure.
 
-Larger values are better. Both look at the curves of other trials as far as these are known; nobody is waited for.
+Larger values are better. Both rules use the curves of other trials as far as they are known; no trial waits for another.
 """
 
 import statistics
@@ -12,19 +12,18 @@ from common.search.trial import State, Trial
 
 
 class Pruner(Protocol):
-    """A rule."""
+    """A pruning rule."""
 
     def keeps(self, curve: Sequence[float], others: Sequence[Trial]) -> bool:
-        """Whether a trial with this curve, one value for each step so far, goes on. others: the known trials without it."""
+        """Whether a trial continues. curve: its value after every step so far. others: the other known trials."""
         ...
 
 
 @dataclass(frozen=True)
 class Median:
-    """Stop where the best value so far is below the median of the others' best at the same step.
+    """Stop a trial if its best value so far is below the median of the others' best at the same step.
 
-    startup: complete trials that there have to be. warmup: first steps that nobody is stopped at. Defaults as of Optuna's
-    MedianPruner.
+    startup: complete trials needed before pruning. warmup: first steps without pruning. Defaults of Optuna's MedianPruner.
     """
 
     startup: int = 5
@@ -43,8 +42,8 @@ class Median:
 class Halving:
     """Asynchronous successive halving (ASHA, Li et al., arXiv 1810.05934), one bracket.
 
-    Rungs are r_min eta^k < r_max steps. At a rung a trial goes on if, of the n values seen there so far, its own included, it
-    is among the best max(1, floor(n / eta)), or n < eta.
+    Rungs are r_min eta^k < r_max steps. At a rung a trial continues if it is among the best max(1, floor(n / eta)) of the n
+    values seen there so far, its own included, or if n < eta.
     """
 
     longest: int
@@ -61,7 +60,7 @@ class Halving:
         return rungs
 
     def keeps(self, curve: Sequence[float], others: Sequence[Trial]) -> bool:
-        """The rule of one rung; between rungs everybody goes on."""
+        """The rule of one rung; between rungs all trials continue."""
         step = len(curve)
         if step not in self.rungs:
             return True

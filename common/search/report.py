@@ -1,4 +1,4 @@
-"""What a search leaves behind beside its journal: trials.csv, best.json, and the command that trains the winner.
+"""Output of a search besides its journal: trials.csv, best.json, and the command that trains the best setting.
 
     config.json  environment.json  journal.jsonl  snapshot.json  trials.csv  best.json
     summary.json  weights.safetensors  figures/*.png
@@ -50,7 +50,7 @@ def _line(trial: Trial, seed: int, names: list[str]) -> list[Any]:
 
 
 def totals(search: Search) -> dict[str, Any]:
-    """What summary.json tells of the whole search."""
+    """Entries of summary.json on the whole search."""
     ended = [t for t in search.trials if t.has_ended]
     return {
         "trials": {str(state): search.count(state) for state in (State.COMPLETE, State.PRUNED, State.FAILED)},
@@ -65,7 +65,7 @@ def totals(search: Search) -> dict[str, Any]:
 
 
 def check_same_search(directory: Path, config: Mapping[str, Any]) -> None:
-    """Before resuming: the recorded search has to be this one, but may be longer. Raises UsageError naming what differs."""
+    """Check before resuming that the recorded search is this one, or a shorter one. Raises UsageError naming what differs."""
     path = directory / "config.json"
     if not path.exists():
         return
@@ -78,9 +78,9 @@ def check_same_search(directory: Path, config: Mapping[str, Any]) -> None:
 
 
 def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks: int, threads: int) -> str:
-    """The command line that trains with these options by the script they belong to, at the precision they name.
+    """Command line that trains with these options, by the script they belong to.
 
-    searched: options to be named in any case.
+    searched: options to include even at their default.
     """
     text = TEXT_SIZES[args.preset] if is_text(args.dataset) else {}
     preset: Mapping[str, Any] = {f.name: f.default for f in fields(EoaArgs)} | SIZES[args.preset] | text
@@ -100,6 +100,6 @@ def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks
 
 
 def _option(name: str, value: Any) -> list[str]:
-    """The words of one option: a flag stands alone, and floats are given in full."""
+    """Command-line words of one option: flags without a value, floats in full precision."""
     option = name.replace("_", "-")
     return [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]

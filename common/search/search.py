@@ -1,9 +1,9 @@
-"""The state of a search, and all that is decided about it: who evaluates what, what goes on, when it ends. No MPI, no clock.
+"""State and decisions of a search: assignment of trials, pruning, retries, end. No MPI, no clock.
 
     propose -> start -> report ... report -> end       (or, after an error, back to waiting)
 
-Whatever happens to a trial is an event, a dictionary that JSON can hold. `apply` is the only place that changes trials, and
-events are handed to `log` first: a search is rebuilt by applying the events of its journal.
+Every change of a trial is an event, a JSON-serialisable dictionary. Events are passed to `log` and then to `apply`, the only
+place that changes trials: a search is rebuilt by applying the events of its journal.
 """
 
 import json
@@ -25,9 +25,7 @@ Event = dict[str, Any]
 
 @dataclass(frozen=True)
 class Limits:
-    """When no more trials are started: after so many, after so many seconds, once a value is reached. retries: of a trial
-    that raised an error.
-    """
+    """Limits after which no trial is started: number of trials, seconds, target value. retries: of a trial after errors."""
 
     trials: int
     seconds: float = math.inf
@@ -44,11 +42,11 @@ class Search:
     """One search.
 
     Attributes:
-        trials: all that have been proposed, by id.
-        free: whether trials are stopped by what is known of all others just then, not by what their proposals may know.
-        log: is given every event before it takes effect.
-        events: so many there have been.
-        sessions: when the search was begun and gone on with, in seconds, and with how many workers.
+        trials: all proposed trials, by id.
+        free: whether pruning uses all other trials as known at that time, instead of those their proposals may use.
+        log: called with every event before it takes effect.
+        events: number of events so far.
+        sessions: start in seconds, and number of workers, of the first session and of every resumption.
     """
 
     def __init__(
@@ -69,30 +67,30 @@ class Search:
         self.now = 0.0
         self.keys: set[Key] = set()
         self.exhausted = False
-        self._asking: deque[int] = deque()  # workers without a trial, for whom there may be one
-        self._idle: dict[int, None] = {}  # those for whom there was none, in the order they came
-        self._waiting: deque[Trial] = deque()  # trials for whoever is free
-        self._dealt: list[deque[Trial]] = [deque() for _ in range(workers)]  # trials of one worker, of a static strategy
-        self._queued = 0  # trials in the last two
-        self._ended = 0  # trials before the first that has not ended
+        self._asking: deque[int] = deque()  # workers without a trial, to be assigned one
+        self._idle: dict[int, None] = {}  # workers for which there was no trial, in order of arrival
+        self._waiting: deque[Trial] = deque()  # trials for the next free worker
+        self._dealt: list[deque[Trial]] = [deque() for _ in range(workers)]  # queued trials by worker, of a static strategy
+        self._queued = 0  # number of trials in `_waiting` and `_dealt`
+        self._ended = 0  # number of trials before the first that has not ended
         self._running = 0
         self._best = -math.inf
 
-    # ---- what happens ----
+    # ---- events ----
 
     def begin(self, now: float) -> None:
-        """A session begins; trials that the one before left unfinished wait again, with the same ids and settings."""
+        """Begin a session; trials that the previous one left unfinished are queued again, with the same ids and settings."""
         self._happen({"event": "session", "time": now, "workers": self.workers, "search": self.identity})
         self._queue([t for t in self.trials if not t.has_ended])
 
     def ready(self, worker: int) -> None:
-        """A worker has nothing to do."""
+        """A worker is free."""
         self._asking.append(worker)
 
     def assign(self, now: float) -> Iterator[tuple[int, Trial]]:
-        """What idle workers are to do; those for whom there is nothing yet go on being idle."""
+        """Assign trials to idle workers, as (worker, trial); workers for which there is none yet stay idle."""
         self.now = max(self.now, now)
-        if not self.strategy.static:  # what has ended since may have made more trials possible, for all
+        if not self.strategy.static:  # trials that have ended since may allow new proposals
             self._asking.extendleft(reversed(self._idle))
             self._idle.clear()
         while self._asking:
@@ -103,19 +101,19 @@ class Search:
                 yield worker, trial
                 continue
             self._idle[worker] = None
-            if not self.strategy.static:  # there is nothing for the others either
+            if not self.strategy.static:  # there is no trial for the others either
                 self._idle |= dict.fromkeys(self._asking)
                 self._asking.clear()
 
     def dismiss(self) -> list[int]:
-        """The idle workers; nothing more is expected of them."""
+        """Remove and return the idle workers."""
         workers = [*self._idle, *self._asking]
         self._idle.clear()
         self._asking.clear()
         return workers
 
     def report(self, number: int, step: int, value: float) -> bool:
-        """A running trial has come to a value after `step` steps; whether it goes on."""
+        """Record the value of a running trial after `step` steps; returns whether it continues."""
         self._happen({"event": "report", "id": number, "step": step, "value": value})
         trial = self.trials[number]
         if self.pruner is None:
@@ -125,9 +123,9 @@ class Search:
         return self.pruner.keeps(trial.curve, others)
 
     def end(self, number: int, state: State, value: float | None, now: float, cost: float = 0.0, error: str = "") -> None:
-        """A trial is over. A value that is not finite is a failure.
+        """End a trial. A value that is not finite is a failure.
 
-        state: WAITING after an error that another attempt may not make; there are `retries` of these, then it has FAILED.
+        state: WAITING after an error, to retry; after `retries` of these the trial is FAILED.
         """
         trial = self.trials[number]
         worker = trial.worker
@@ -137,16 +135,16 @@ class Search:
             state = State.FAILED
         event = {"event": "end", "id": number, "state": str(state), "value": value}
         self._happen({**event, "time": now, "cost": cost, "error": error})
-        if state is State.WAITING:  # the same worker's again, where each has its own
+        if state is State.WAITING:  # a static strategy requeues it for the same worker
             assert worker is not None
             self._queued += 1
             (self._dealt[worker] if self.strategy.static else self._waiting).append(trial)
 
-    # ---- what is known ----
+    # ---- state ----
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What a search has to share with the one whose journal it goes on with, as JSON has it; not its limits."""
+        """What has to equal the journal's on resuming, as JSON values; limits may change."""
         parts = {"strategy": self.strategy, "pruner": self.pruner}
         named = {name: {"kind": type(x).__name__, **(asdict(x) if is_dataclass(x) else {})} for name, x in parts.items()}
         return json.loads(json.dumps({**named, "seed": self.seed, "free": self.free}, default=repr))
@@ -158,7 +156,7 @@ class Search:
 
     @property
     def judges(self) -> bool:
-        """Whether a trial may be stopped at one of its reports."""
+        """Whether trials may be pruned at their reports."""
         return self.pruner is not None
 
     @property
@@ -171,7 +169,7 @@ class Search:
         """Trials in one of these states."""
         return sum(t.state in states for t in self.trials)
 
-    # ---- how it works ----
+    # ---- internals ----
 
     @property
     def _stopped(self) -> bool:
@@ -193,7 +191,7 @@ class Search:
         return source.popleft()
 
     def _propose(self) -> list[Trial]:
-        """The next trials, [] where they have to wait for others or there are none."""
+        """The next trials; [] if they have to wait for others, or there are none."""
         i = len(self.trials)
         bound = self.strategy.needs(i)
         if not self._may_propose or (bound is not None and self._ended < bound):
@@ -207,14 +205,14 @@ class Search:
         return self.trials[i:]
 
     def _propose_batch(self) -> list[Trial]:
-        """Everything that can be proposed before anything of it has ended."""
+        """All trials that can be proposed before any of them has ended."""
         batch: list[Trial] = []
         while more := self._propose():
             batch += more
         return batch
 
     def _queue(self, batch: list[Trial]) -> None:
-        """For whoever is free; of a static strategy a slice to each worker, behind what it has already."""
+        """Queue trials for the next free worker; of a static strategy, append a slice to each worker's own queue."""
         self._queued += len(batch)
         if not self.strategy.static:
             self._waiting.extend(batch)
@@ -230,7 +228,7 @@ class Search:
         self.apply(event)
 
     def apply(self, event: Event) -> None:
-        """Let one event take effect; those of a journal, in order, rebuild the search.
+        """Apply one event; the events of a journal, in order, rebuild the search.
 
         Raises ValueError, KeyError or IndexError for an event that cannot come next.
         """
@@ -282,7 +280,7 @@ class Search:
             self._ended += 1
 
     def restore(self, trials: Iterable[Trial], sessions: list[tuple[float, int]], events: int, now: float) -> None:
-        """Go on from a snapshot instead of from nothing; events after it are applied afterwards."""
+        """Restore a snapshot into a fresh search; later events are applied afterwards."""
         self.trials, self.sessions, self.events, self.now = list(trials), sessions, events, now
         self.keys = {key_of(t.setting) for t in self.trials}
         self._running = self.count(State.RUNNING)

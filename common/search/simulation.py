@@ -1,6 +1,6 @@
-"""How long a search takes, by discrete events: the very same `Search` that real workers are served by, on a clock of its own.
+"""Discrete-event simulation of the duration of a search: the `Search` of real runs, on a simulated clock.
 
-Trials have given costs and nothing is computed, so that what is seen is scheduling alone, on as many ranks as one likes.
+Trials have given costs and compute nothing, so the result is that of scheduling alone, for any number of ranks.
 """
 
 import heapq
@@ -19,17 +19,17 @@ from common.search.trial import State, Trial
 
 @dataclass(frozen=True)
 class Generations:
-    """A static strategy that proposes `size` trials at a time; what they are does not matter."""
+    """A static strategy that proposes `size` trials at a time, with placeholder settings."""
 
     size: int
     static = True
 
     def needs(self, i: int) -> int:
-        """All generations before."""
+        """Number of trials in earlier generations."""
         return i // self.size * self.size
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """What is left of a generation."""
+        """The rest of a generation."""
         return [Proposal({"number": k}) for k in range(i, self.needs(i) + self.size)]
 
 
@@ -41,7 +41,7 @@ class Queue:
     static = False
 
     def needs(self, i: int) -> int | None:
-        """As the order has it."""
+        """See `Order.needs`."""
         return self.order.needs(i)
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
@@ -56,7 +56,7 @@ def log_normal(rng: np.random.Generator, n: int, spread: float) -> np.ndarray:
 
 
 def play(search: Search, cost: Callable[[Trial], float], value: Callable[[Setting], float] = lambda setting: 0.0) -> float:
-    """Run a search to its end with workers that take `cost(trial)`; returns the seconds it took by its own clock."""
+    """Simulate a search whose trials take `cost(trial)` seconds; returns its simulated seconds."""
     coming: list[tuple[float, int, int, Trial]] = []  # (when it ends, tie break, worker, trial)
     ties = itertools.count()
     began = now = search.now
@@ -67,7 +67,7 @@ def play(search: Search, cost: Callable[[Trial], float], value: Callable[[Settin
         for worker, trial in search.assign(now):
             heapq.heappush(coming, (now + cost(trial), next(ties), worker, trial))
         if not coming:
-            break  # what was left could not be started: a limit was reached
+            break  # a limit was reached: the remaining trials are not started
         now, _, worker, trial = heapq.heappop(coming)
         assert trial.start is not None
         search.end(trial.id, State.COMPLETE, value(trial.setting), now, now - trial.start)
@@ -76,14 +76,14 @@ def play(search: Search, cost: Callable[[Trial], float], value: Callable[[Settin
 
 
 def speed_up(strategy: Strategy, costs: Sequence[float], workers: int) -> float:
-    """Sum of the costs over the time that so many workers need: S_P = T_1 / T_P."""
+    """Sum of the costs over the simulated time of P = `workers` workers: S_P = T_1 / T_P."""
     search = Search(strategy, Limits(len(costs)), workers)
     return float(sum(costs)) / play(search, lambda trial: float(costs[trial.id]))
 
 
 def utilisation(search: Search) -> float:
-    """Share of the workers' time that was spent in trials: sum of costs / (P T), over all sessions; waiting for answers, and
-    what was lost by a kill, count as idle.
+    """Share of the workers' time spent in trials: sum of costs / (P T), over all sessions; waiting for replies, and work lost
+    by a kill, count as idle.
     """
     busy = sum(t.cost for t in search.trials)
     ends = [moment for moment, _ in search.sessions[1:]] + [search.now]

@@ -1,4 +1,4 @@
-"""What is searched: variables with their scales and conditions, and settings of them. Pure; no MPI.
+"""Search spaces: variables with scales and conditions, and settings of them. Pure; no MPI.
 
 A space is a TOML file, or a dictionary of that form; `when` names earlier variables and the values at which this one exists:
 
@@ -14,8 +14,8 @@ A space is a TOML file, or a dictionary of that form; `when` names earlier varia
     high = 0.99
     when = {optimizer = ["sgd", "nesterov"]}
 
-A setting is a dictionary of the variables that exist in it; floats have six significant digits, so that what is printed,
-recorded and trained with is the same number. Variables are moved and spaced on their own scale: `to_unit` maps it to [0, 1].
+A setting is a dictionary of the variables that exist in it; floats have six significant digits, so that printed, recorded and
+used values are equal. Grids and mutations work on the scale of a variable: `to_unit` maps it to [0, 1].
 """
 
 import math
@@ -44,7 +44,7 @@ LARGEST_GRID = 10**6
 
 
 def key_of(setting: Setting) -> Key:
-    """What makes two settings the same: names and values, in whatever order. Inactive variables are not in a setting."""
+    """Hashable form of a setting, independent of the order of names. Inactive variables are not in a setting."""
     return tuple(sorted(setting.items()))
 
 
@@ -52,8 +52,8 @@ def key_of(setting: Setting) -> Key:
 class Variable:
     """One searched variable: a range, or choices.
 
-    grid: values a grid takes from it, 0 for as many as from the others. when: (earlier variable, values at which this one
-    exists); it exists where all of them hold.
+    grid: number of grid values, 0 for the default of all variables. when: pairs (earlier variable, values at which this one
+    exists); it exists if all of them hold.
     """
 
     name: str
@@ -71,7 +71,7 @@ class Variable:
         return self.kind != "categorical"
 
     def exists_in(self, setting: Setting) -> bool:
-        """Whether a setting of the variables before this one has it."""
+        """Whether this variable exists, given a setting of the earlier variables."""
         return all(name in setting and setting[name] in values for name, values in self.when)
 
     def on_scale(self, value: float) -> float:
@@ -87,28 +87,28 @@ class Variable:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """Ends of the range on the scale; of integers half a unit further out, so that each has its fair share."""
+        """Ends of the range on the scale; for integers half a unit further out, so that all have equal shares."""
         half = 0.5 if self.kind == "int" else 0.0
         return self.on_scale(self.low - half), self.on_scale(self.high + half)
 
     def to_unit(self, value: Value) -> float:
-        """Where a value lies in the range, in [0, 1]."""
+        """Position of a value in the range, in [0, 1]."""
         low, high = self.ends
         return (self.on_scale(float(value)) - low) / (high - low)
 
     def from_unit(self, u: float) -> Value:
-        """The value at u, which is taken into [0, 1] first."""
+        """The value at u, clipped to [0, 1]."""
         low, high = self.ends
         return self.from_scale(low + min(max(u, 0.0), 1.0) * (high - low))
 
     def draw(self, rng: np.random.Generator) -> Value:
-        """Uniform on the scale, or over the choices."""
+        """A random value, uniform on the scale or over the choices."""
         if self.is_numeric:
             return self.from_unit(rng.random())
         return self.choices[rng.integers(len(self.choices))]
 
     def grid_values(self, default: int) -> list[Value]:
-        """low + i (high - low) / (n + 1), i = 1 .. n, on the scale; of integers those that differ. All choices."""
+        """low + i (high - low) / (n + 1), i = 1 .. n, on the scale, without duplicate integers; or all choices."""
         if not self.is_numeric:
             return list(self.choices)
         n = self.grid or default
@@ -117,13 +117,13 @@ class Variable:
 
     @property
     def values(self) -> Sequence[Value] | None:
-        """All values, None where they are a continuum."""
+        """All values; None for floats."""
         if self.kind == "float":
             return None
         return range(int(self.low), int(self.high) + 1) if self.is_numeric else self.choices
 
     def as_dict(self) -> dict[str, Any]:
-        """As a file has it; `Space.of` reads it back."""
+        """As in a file; `Space.of` reads it back."""
         bounds = {"low": self.low, "high": self.high, "scale": self.scale} if self.is_numeric else {}
         choices = {} if self.is_numeric else {"choices": list(self.choices)}
         grid = {"grid": self.grid} if self.grid else {}
@@ -133,7 +133,7 @@ class Variable:
 
 @dataclass(frozen=True)
 class Space:
-    """The variables of a search, in order: a condition looks back, never ahead."""
+    """The variables of a search, in order; conditions refer to earlier variables only."""
 
     variables: tuple[Variable, ...]
 
@@ -151,7 +151,7 @@ class Space:
         return cls(tuple(variables))
 
     def as_dict(self) -> dict[str, Any]:
-        """As a file has it."""
+        """As in a file."""
         return {v.name: v.as_dict() for v in self.variables}
 
     @property
@@ -160,7 +160,7 @@ class Space:
         return [v.name for v in self.variables]
 
     def build(self, value_of: Callable[[Variable, Setting], Value]) -> Setting:
-        """A setting, variable by variable: `value_of(variable, setting so far)` is asked for those that exist."""
+        """Build a setting by calling `value_of(variable, setting so far)` for every variable that exists."""
         setting: Setting = {}
         for variable in self.variables:
             if variable.exists_in(setting):
@@ -172,7 +172,7 @@ class Space:
         return self.build(lambda variable, _: variable.draw(rng))
 
     def grid_shape(self, default: int) -> tuple[int, ...]:
-        """Values that a grid takes from each variable. Raises UsageError where the points are too many to be listed."""
+        """Number of grid values of each variable. Raises UsageError for more than LARGEST_GRID points."""
         shape = tuple(len(v.grid_values(default)) for v in self.variables)
         if math.prod(shape) > LARGEST_GRID:
             sizes = " x ".join(map(str, shape))
@@ -180,7 +180,7 @@ class Space:
         return shape
 
     def grid_points(self, indices: Iterable[int], default: int) -> Iterator[Setting]:
-        """Points of the grid by their numbers: row-major, the last variable fastest; values that do not exist are left out."""
+        """Grid points by index: row-major, the last variable fastest; variables that do not exist are left out."""
         shape = self.grid_shape(default)
         values = {v.name: v.grid_values(default) for v in self.variables}
         for index in indices:
@@ -188,19 +188,19 @@ class Space:
             yield self.build(lambda variable, _, at=places: values[variable.name][at[variable.name]])  # type: ignore[misc]
 
     def every_setting(self) -> Iterator[Setting] | None:
-        """All settings of a finite space, None where a float is searched."""
+        """All settings of a finite space, None if a float is searched."""
         if any(v.values is None for v in self.variables):
             return None
         return self._complete({}, 0, lambda variable: variable.values or ())
 
     def corners(self, names: Iterable[str], values_of: Callable[[Variable], Sequence[Value]]) -> Iterator[Setting]:
-        """All settings of the variables with these names, and of those that their existence depends on.
+        """All settings of the variables with these names, and of those that their conditions refer to.
 
-        values_of: what each of them is tried at; values that conditions name are tried besides.
+        values_of: test values of a variable; values named in conditions are added.
         """
         wanted = set(names)
         named: dict[str, set[Value]] = {}
-        for variable in reversed(self.variables):  # a condition looks back
+        for variable in reversed(self.variables):  # conditions refer to earlier variables
             if variable.name in wanted:
                 for name, values in variable.when:
                     wanted.add(name)
@@ -236,7 +236,7 @@ def read_space(path: Path) -> Space:
 def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variable:
     """One variable, checked. Raises ValueError."""
     if not isinstance(fields, Mapping) or "kind" not in fields:
-        raise ValueError(f"is to be a table with a kind: {', '.join(KINDS)}")
+        raise ValueError(f"must be a table with a kind: {', '.join(KINDS)}")
     if unknown := set(fields) - FIELDS:
         raise ValueError(f"unknown field {', '.join(sorted(unknown))}; there are {', '.join(sorted(FIELDS))}")
     kind = fields["kind"]
@@ -251,13 +251,13 @@ def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variab
         raise ValueError("choices are for kind categorical")
     low, high, grid = (fields.get(field, default) for field, default in (("low", None), ("high", None), ("grid", 0)))
     if not all(_is_number(bound) and math.isfinite(bound) for bound in (low, high)):
-        raise ValueError(f"low and high are to be numbers, not {low} and {high}")
+        raise ValueError(f"low and high must be numbers, not {low} and {high}")
     if kind == "int" and not all(isinstance(bound, int) for bound in (low, high)):
-        raise ValueError(f"low {low} and high {high} of an integer are to be integers")
+        raise ValueError(f"low {low} and high {high} of an integer must be integers")
     if not low < high:
         raise ValueError(f"low {low} has to be below high {high}")
     if not isinstance(grid, int) or isinstance(grid, bool) or grid < 0:
-        raise ValueError(f"grid {grid} is to be a number of values")
+        raise ValueError(f"grid {grid} must be a number of values")
     scale = fields.get("scale", "linear")
     if not isinstance(scale, str) or scale not in SCALES:
         raise ValueError(f"scale '{scale}' is none of {', '.join(SCALES)}")
@@ -269,14 +269,14 @@ def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variab
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)  # which Python counts among the integers
+    return isinstance(value, (int, float)) and not isinstance(value, bool)  # a bool is an int in Python
 
 
 def _choices(choices: Any) -> tuple[Value, ...]:
     if not isinstance(choices, (list, tuple)) or not choices:
-        raise ValueError("choices are to be a list of at least one value")
+        raise ValueError("choices must be a list of at least one value")
     if not all(isinstance(c, str) or _is_number(c) for c in choices):
-        raise ValueError("choices are to be words or numbers")
+        raise ValueError("choices must be words or numbers")
     if len(set(choices)) < len(choices):
         raise ValueError(f"choices {list(choices)} are not all different")
     return tuple(choices)
@@ -284,7 +284,7 @@ def _choices(choices: Any) -> tuple[Value, ...]:
 
 def _conditions(when: Any, earlier: Mapping[str, Variable]) -> tuple[tuple[str, tuple[Value, ...]], ...]:
     if not isinstance(when, Mapping):
-        raise ValueError("when is to be a table of earlier variables and their values")
+        raise ValueError("when must be a table of earlier variables and their values")
     conditions = []
     for name, wanted in when.items():
         values = tuple(wanted) if isinstance(wanted, (list, tuple)) else (wanted,)

@@ -1,4 +1,4 @@
-"""Asynchronous steady-state evolution: no generations, so nobody waits for one. Pure: the generator is an argument.
+"""Asynchronous steady-state evolution: no generations, so no worker waits for one. Pure: the generator is an argument.
 
 A trial is bred from two of the best so far (a tournament each), by uniform crossover and mutation, or is a fresh random
 setting. Probabilities and deviations are Propulate's defaults (Taubert et al. 2023); the tournament is not.
@@ -20,16 +20,16 @@ STEP = 0.05  # deviation of every numeric gene's step, in units of its range
 
 @dataclass(frozen=True)
 class Order:
-    """Which trials a proposal knows.
+    """The trials that a proposal uses.
 
-    lag W: trials 0 .. i - W, which it waits for; what is proposed then depends neither on timing nor on the number of ranks,
-    and up to W ranks can work at a time. Without a lag ("free"): whatever has ended.
+    lag W: proposal i waits for and uses trials 0 .. i - W; it then depends neither on timing nor on the number of ranks, and up
+    to W ranks can work at a time. Without a lag ("free"): all trials that have ended.
     """
 
     lag: int | None = 16
 
     def needs(self, i: int) -> int | None:
-        """How many trials, from the first on, trial i knows."""
+        """Number of first trials that proposal i uses; None without a lag."""
         return None if self.lag is None else max(0, i - self.lag + 1)
 
 
@@ -46,7 +46,7 @@ class Steady:
     static = False
 
     def needs(self, i: int) -> int | None:
-        """As the order has it."""
+        """See `Order.needs`."""
         return self.order.needs(i)
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
@@ -73,8 +73,8 @@ def tournament(pool: list[Trial], rng: np.random.Generator) -> Trial:
 def breed(space: Space, first: Setting, second: Setting, rng: np.random.Generator) -> Setting:
     """A child: each gene from the second parent with probability p_c, else from the first; then mutated.
 
-    With probability p_m one gene is drawn anew, and every number takes a Gaussian step, reflected at the bounds. A gene is only
-    taken from a parent that has it, and drawn where neither does.
+    With probability p_m one gene is redrawn, and every number takes a Gaussian step, reflected at the bounds. A gene that only
+    one parent has is taken from it; a gene that neither has is drawn.
     """
     redrawn = space.names[rng.integers(len(space.names))] if rng.random() < REDRAWN else None
 
@@ -92,6 +92,6 @@ def breed(space: Space, first: Setting, second: Setting, rng: np.random.Generato
 
 
 def reflect(u: float) -> float:
-    """Back into [0, 1], as by mirrors at both ends: clipping would pile settings up there."""
+    """Reflect u at both ends of [0, 1]; clipping would accumulate settings at the ends."""
     u = abs(u) % 2
     return 2 - u if u > 1 else u

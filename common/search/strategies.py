@@ -1,9 +1,8 @@
-"""What is tried next: grid, random, and the reference project's evolution. Pure: the generator is an argument.
+"""Search strategies: grid, random, and the reference project's evolution. Pure: the generator is an argument.
 
-A strategy proposes trial i from what it may know, and says what it has to know: `needs(i)` is the number of trials, from the
-first on, that have to have ended before. A proposal depends on nothing else, so a search can stop anywhere, even within a
-generation, and go on with the same proposals, on any number of ranks. Random numbers come from generators with addresses:
-`generators(k)` is that of trial k, whenever and however often it is asked for.
+A strategy proposes trial i from the first `needs(i)` trials, which must have ended before. A proposal depends on nothing else,
+so a search can stop anywhere, even within a generation, and resume with the same proposals, on any number of ranks. Random
+numbers come from `generators(k)`, the generator of trial k, which starts with the same state on every call.
 """
 
 import math
@@ -19,8 +18,8 @@ from common.search.space import Key, Setting, Space, Value, Variable, key_of
 from common.search.trial import Trial, best_first
 
 LEAST_DEVIATION = 0.01  # of a mutation
-GIVE_UP = 100  # tries to find a setting that is new
-GRID_CHUNK = 1000  # points of a grid that are made at a time, since most searches want few of many
+GIVE_UP = 100  # attempts to find a new setting
+GRID_CHUNK = 1000  # points of a grid that are built at a time, since most searches use few of many
 
 Generators: TypeAlias = Callable[[int], np.random.Generator]
 
@@ -35,10 +34,10 @@ class Proposal:
 
 @dataclass(frozen=True)
 class Known:
-    """What a proposal may look at.
+    """Trials that a proposal may use.
 
-    trials: all that have been proposed before, in order. bound: only the first so many count as known, and all of them have
-    ended; None for all that happen to have ended. keys: of the settings of all `trials`, running ones included.
+    trials: all earlier trials, in order. bound: number of first trials that are known, all of which have ended; None for all
+    that have ended. keys: of the settings of all `trials`, running ones included.
     """
 
     trials: Sequence[Trial]
@@ -51,35 +50,35 @@ class Known:
 
 
 class Strategy(Protocol):
-    """What proposes. static: what is proposed together is dealt out evenly, and nothing more is proposed before all of it has
-    ended; otherwise each worker is given the next trial as soon as it is free.
+    """A search strategy. static: trials proposed together are divided evenly among the workers, and all end before the next
+    proposal; otherwise each worker gets the next trial as soon as it is free.
     """
 
     static: bool
 
     def needs(self, i: int) -> int | None:
-        """Number of trials that trial i may know, and that have to have ended before; None for those that happen to have."""
+        """Number of first trials that must have ended before proposal i, which uses them; None for all that have ended."""
         ...
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """Trial i, or trials i, i + 1, ...; [] where there is nothing left to try."""
+        """Trial i, or trials i, i + 1, ...; [] if no settings are left."""
         ...
 
 
 @dataclass(frozen=True)
 class Grid:
-    """All points of a grid in an order drawn once; `size` values of each variable that does not say how many."""
+    """All points of a grid in random order; `size` values of each variable without its own `grid`."""
 
     space: Space
     size: int = 4
     static = True
 
     def needs(self, i: int) -> int | None:
-        """Nothing."""
+        """No trials."""
         return 0
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """As many as there are already, and GRID_CHUNK more; points that differ in what does not exist are the same."""
+        """The next i + GRID_CHUNK points; points that differ only in variables that do not exist are duplicates."""
         points = generators(0).permutation(math.prod(self.space.grid_shape(self.size)))
         found: dict[Key, Setting] = {}
         for setting in self.space.grid_points(points, self.size):
@@ -97,7 +96,7 @@ class Random:
     static = True
 
     def needs(self, i: int) -> int | None:
-        """Nothing."""
+        """No trials."""
         return 0
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
@@ -111,7 +110,7 @@ class Evolution:
     """The reference project's (mu + mu) evolution: mutation only, truncation, generations with a barrier.
 
     Means and deviations are of positions on each variable's scale, in units of its range; the reference's variables have a
-    range of about one, so there they are its own. mutation: p_m per gene.
+    range of about one, so both agree there. mutation: p_m per gene.
     """
 
     space: Space
@@ -120,11 +119,11 @@ class Evolution:
     static = True
 
     def needs(self, i: int) -> int:
-        """All generations before."""
+        """Number of trials in earlier generations."""
         return i // self.population * self.population
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """What is left of a generation. The first is random, the others are children of the best so far: elitism is total."""
+        """The rest of a generation. The first is random, later ones are children of the best so far (full elitism)."""
         first = self.needs(i)
         rng = generators(first)
         if first == 0:
@@ -140,9 +139,9 @@ class Evolution:
         return [Proposal(s) for s in settings.values()]
 
     def children(self, parents: list[Trial], keys: AbstractSet[Key], rng: np.random.Generator) -> list[Proposal]:
-        """Mutate every parent in turn until there are `population` new settings or more; a random sample of those.
+        """Mutate all parents until there are at least `population` new settings; returns a random sample of these.
 
-        Where mutation finds nothing new any more, random settings; fewer where a finite space is used up.
+        If mutation finds no new settings, random ones are added; fewer are returned if a finite space is exhausted.
         """
         deviations = mutation_deviations(self.space, [p.setting for p in parents])
         found: dict[Key, Proposal] = {}
@@ -165,7 +164,7 @@ class Evolution:
 def mutation_deviations(space: Space, settings: Sequence[Setting]) -> dict[str, float]:
     """sigma = max(0.01, sqrt(std)) of each numeric variable, std (ddof 0) over the settings that have it.
 
-    The square root of the standard deviation, as the reference has it, not the deviation itself.
+    The square root of the standard deviation, not the deviation itself, is the reference's.
     """
     deviations = {}
     for variable in space.variables:
@@ -180,7 +179,7 @@ def mutate(
 ) -> Setting:
     """Each gene with the given probability: a number becomes Normal(x, sigma), clipped; a choice any of the choices.
 
-    A variable that the parent does not have, and the child does, is drawn.
+    Variables that the child has and the parent lacks are drawn.
     """
 
     def gene(variable: Variable, _: Setting) -> Value:
@@ -197,7 +196,7 @@ def mutate(
 
 
 def draw_new(space: Space, keys: AbstractSet[Key], rng: np.random.Generator) -> Setting | None:
-    """A random setting that is not among `keys`; None where a finite space has no other, or a continuum hardly any."""
+    """A random setting not among `keys`; None if a finite space is exhausted, or GIVE_UP draws found none in another."""
     for _ in range(GIVE_UP):
         setting = space.draw(rng)
         if key_of(setting) not in keys:

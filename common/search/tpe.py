@@ -1,8 +1,8 @@
-"""Optuna's tree-structured Parzen estimator as a strategy: what one would use instead, under the same coordinator.
+"""Optuna's tree-structured Parzen estimator as a strategy under the same coordinator, for comparison.
 
-Every proposal asks a fresh study that is told what the proposal may know, with a sampler seeded from the proposal's generator:
-so TPE, too, is a function of the trials it knows, and can be resumed and run in lag order. Trials that are not known yet count
-as running, at a poor value (Optuna's "constant liar"), so that ranks do not all try the same place.
+Every proposal uses a fresh study of the known trials, with a sampler seeded from the proposal's generator: TPE depends on the
+known trials alone, and can be resumed and run in lag order. Other trials count as running, at a poor value (Optuna's "constant
+liar"), so that ranks do not all propose the same region.
 """
 
 import datetime
@@ -29,7 +29,7 @@ class Tpe:
     static = False
 
     def needs(self, i: int) -> int | None:
-        """As the order has it."""
+        """See `Order.needs`."""
         return self.order.needs(i)
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
@@ -42,7 +42,7 @@ class Tpe:
             study.sampler = optuna.samplers.TPESampler(seed=int(rng.integers(2**31)), constant_liar=True)
             trial = study.ask()
             setting = self.space.build(lambda variable, _, trial=trial: suggest(trial, variable))  # type: ignore[misc]
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)  # it only served to ask
+            study.tell(trial, state=optuna.trial.TrialState.FAIL)  # only its suggestion is needed
             if key_of(setting) not in known.keys:
                 return [Proposal(setting)]
         fallback = draw_new(self.space, known.keys, rng)
@@ -50,7 +50,7 @@ class Tpe:
 
 
 def study_of(space: Space, trials: Iterable[Trial], known: set[int]) -> optuna.Study:
-    """An Optuna study in memory that holds these trials, those that are not among `known` as running."""
+    """An in-memory Optuna study of these trials; those not among `known` are running."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # not a line for every study
     study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
     for trial in trials:
@@ -64,7 +64,7 @@ def study_of(space: Space, trials: Iterable[Trial], known: set[int]) -> optuna.S
 def _frozen(space: Space, trial: Trial, state: optuna.trial.TrialState) -> optuna.trial.FrozenTrial:
     variables = [v for v in space.variables if v.name in trial.setting]
     running = state is optuna.trial.TrialState.RUNNING
-    now = datetime.datetime(2000, 1, 1)  # nothing asks for it, but the form does
+    now = datetime.datetime(2000, 1, 1)  # a required field without effect
     return optuna.trial.FrozenTrial(
         number=trial.id,
         trial_id=trial.id,
@@ -81,7 +81,7 @@ def _frozen(space: Space, trial: Trial, state: optuna.trial.TrialState) -> optun
 
 
 def distribution(variable: Variable) -> BaseDistribution:
-    """A variable as Optuna has it; a logit scale, which it lacks, as a range of logits."""
+    """Optuna's distribution of a variable; a logit scale, which Optuna lacks, as a range of logits."""
     if not variable.is_numeric:
         return CategoricalDistribution(variable.choices)
     if variable.kind == "int":

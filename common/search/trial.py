@@ -9,22 +9,22 @@ from common.search.space import Setting
 
 
 class State(StrEnum):
-    """Where a trial stands."""
+    """State of a trial."""
 
-    WAITING = "waiting"  # proposed, and not given to anybody, or to be repeated
+    WAITING = "waiting"  # proposed and not yet assigned, or to be retried
     RUNNING = "running"
     COMPLETE = "complete"
     PRUNED = "pruned"  # stopped early; its value is the last one it reported
-    FAILED = "failed"  # raised an error or came to no finite value
+    FAILED = "failed"  # raised an error, or its value is not finite
 
 
 @dataclass
 class Trial:
-    """What is known of one trial.
+    """Record of one trial.
 
-    parents: ids of the trials that its setting was bred from. value: the larger the better; None where there is none. curve:
-    the value after each of its steps so far. attempts: how often it raised an error and was begun again. worker: who evaluates
-    it. start, end: seconds since the search began, by the coordinator's clock; cost: seconds of the worker's own clock.
+    parents: ids of the trials that its setting was bred from. value: larger is better; None if there is none. curve: the value
+    after each of its steps so far. attempts: retries after errors. worker: index of the worker that evaluates it. start, end:
+    seconds since the search began, by the coordinator's clock; cost: seconds by the worker's clock.
     """
 
     id: int
@@ -42,13 +42,13 @@ class Trial:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing more will be learnt of it."""
+        """Whether it is complete, pruned or failed."""
         return self.state in (State.COMPLETE, State.PRUNED, State.FAILED)
 
     @property
     def merit(self) -> tuple[float, float]:
-        """What trials are ranked by, the larger the better: complete ones by their value, below them pruned ones, those that
-        came further first, and last those that failed (a NaN would win a comparison by accident).
+        """Sort key, larger is better: complete trials by value, below them pruned ones by number of steps and value, last
+        failed ones (-inf, since comparisons with NaN are arbitrary).
         """
         if self.state is State.FAILED or self.value is None:
             return -1.0, -math.inf

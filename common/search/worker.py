@@ -1,7 +1,7 @@
-"""Trials on this rank, one after the other, as `common.search.coordinator` hands them out; alone or with other ranks.
+"""Evaluation of the trials that `common.search.coordinator` assigns, on this rank alone or with other ranks.
 
-A trial whose ranks do not come to the same end cannot go on, and its ranks are of no use any more: one that has made an error
-and waited in vain for the others to make it too says so (`Broken`), for the journal, and ends the job.
+If a rank of a trial fails and the others do not fail within `PATIENCE` seconds, these may be blocked in a collective: the rank
+reports `Broken`, for the journal, and aborts the job.
 """
 
 import math
@@ -31,15 +31,15 @@ from common.search.coordinator import (
 from common.search.search import Search
 from common.search.trial import State
 
-PATIENCE = 10.0  # seconds that a rank which made an error waits for the others of its trial to make it too
-FAREWELL = 3.0  # seconds that the coordinator is given to write down what a rank says that is about to end the job
+PATIENCE = 10.0  # seconds that a failed rank waits for the others of its trial to fail too
+FAREWELL = 3.0  # seconds for the coordinator to journal `Broken` before the job aborts
 
 Reporter: TypeAlias = Callable[[int, float], None]
 Objective: TypeAlias = Callable[[Task, Reporter], float]
 
 
 class Stopped(Exception):
-    """A trial is not to go on; raised by what an objective reports to, and not to be caught by it. value: its last one."""
+    """A trial is pruned; raised by `report`, not to be caught by an objective. value: last value of the trial."""
 
     def __init__(self, value: float) -> None:
         super().__init__(f"stopped at {value}")
@@ -58,16 +58,15 @@ def run(
 ) -> Search | None:
     """Evaluate trials until the search is over. Collective over `comm`; returns the search on its rank 0, None elsewhere.
 
-    objective: called as `objective(task, report)` on all ranks of a group together; returns the value of the trial, the larger
-    the better, and may call `report(step, value so far)` after each step but the last, steps being 1, 2, 3, ...; this raises
-    Stopped where the trial is not to go on. On rank 0 a thread serves the others meanwhile: an objective should not hold
-    Python's lock for long, as mpi4py's lower-case `reduce` and `allreduce` do while they wait. make_coordinator: called on rank
-    0 only. group: the ranks that this one evaluates trials with, by default itself alone; all groups are of one size, and
-    consecutive. Raises UsageError where MPI cannot be called from two threads, and an objective's error that not all ranks of
-    a group make.
+    objective: called as `objective(task, report)` on all ranks of a group; returns the value of the trial (larger is better).
+    It may call `report(step, value so far)` after each step but the last, with steps 1, 2, 3, ...; this raises Stopped if the
+    trial is pruned. On rank 0 a thread serves the others meanwhile: an objective should not hold the GIL for long, as mpi4py's
+    lower-case `reduce` and `allreduce` do while they wait. make_coordinator: called on rank 0 only. group: ranks that evaluate
+    trials together, by default this rank alone; all groups have the same size and consecutive ranks. Raises UsageError if MPI
+    lacks MPI_THREAD_MULTIPLE, and an objective's error that not all ranks of a group raise.
     """
     group = group or Group(MPI.COMM_SELF, Traffic())
-    with Group(comm, Traffic()).raise_together():  # a journal that cannot be used is the first rank's to find out
+    with Group(comm, Traffic()).raise_together():  # only rank 0 detects an unusable journal
         coordinator = make_coordinator() if comm.Get_rank() == 0 else None
     if comm.Get_size() == 1:
         assert coordinator is not None
@@ -75,7 +74,7 @@ def run(
         return coordinator.search
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise UsageError("rank 0 serves from a thread, and this MPI was built without MPI_THREAD_MULTIPLE: use another build")
-    own = comm.Dup()  # what objectives send cannot be mistaken for ours
+    own = comm.Dup()  # separate from the messages of objectives
     server: Server | None = None
     if coordinator:
         server = Server(coordinator, own, group.size)
@@ -89,14 +88,14 @@ def run(
 
 
 class Worker:
-    """One of the ranks that evaluate a trial together; its methods are collective over them."""
+    """One of the ranks of a group that evaluates trials together; its methods are collective over the group."""
 
     def __init__(self, objective: Objective, line: Line, group: Group) -> None:
         self.objective, self.line, self.group = objective, line, group
-        self.steps = 0  # that the running trial has reported
+        self.steps = 0  # reported by the running trial
 
     def work(self) -> None:
-        """Evaluate one task after the other, until there are no more."""
+        """Evaluate tasks until there are no more."""
         ends = Group(self.group.comm.Dup(), Traffic()) if self.group.size > 1 else None
         message: Message = Ready()
         while (task := self._ask(message)) is not None:
@@ -109,15 +108,15 @@ class Worker:
             ends.comm.Free()
 
     def _ask(self, message: Message) -> Answer:
-        """The coordinator's answer, on all ranks of the group."""
+        """The coordinator's reply, on all ranks of the group."""
         answer = self.line.ask(message) if self.group.rank == 0 else None
         if self.group.size > 1:
-            self.group.sleeping_barrier()  # the answer may be long in coming
+            self.group.sleeping_barrier()  # the reply may take long
             answer = self.group.bcast_object(answer)
         return answer
 
     def _attempt(self, task: Task) -> tuple[Result, Exception | None]:
-        """One trial to its end, whatever that is, and the error that it ended with."""
+        """Evaluate one trial; returns its result, and the error that it ended with, if any."""
         began, self.steps = time.perf_counter(), 0
         state, error = State.COMPLETE, ""
         value: float | None = None
@@ -126,14 +125,14 @@ class Worker:
             value = float(self.objective(task, lambda step, value: self._report(task, step, value)))
         except Stopped as stop:
             state, value = State.PRUNED, stop.value
-        except (NotFinite, Diverged, UsageError) as failure:  # another attempt would only repeat it
+        except (NotFinite, Diverged, UsageError) as failure:  # a retry would fail again
             state, error, problem = State.FAILED, str(failure), failure
         except Exception as failure:
             state, error, problem = State.WAITING, f"{type(failure).__name__}: {failure}", failure
         return Result(task.id, state, value, time.perf_counter() - began, error), problem
 
     def _report(self, task: Task, step: int, value: float) -> None:
-        if not math.isfinite(value):  # nothing will come of it, and nobody may be compared with it
+        if not math.isfinite(value):  # keep it out of comparisons
             raise NotFinite(f"value {value} at step {step}")
         if step != self.steps + 1:
             raise UsageError(f"step {step} of a trial was reported after {self.steps} others: steps are 1, 2, 3, ...")
@@ -146,17 +145,17 @@ class Worker:
             raise Stopped(value)
 
     def _compare(self, ends: Group, result: Result, problem: Exception | None) -> None:
-        """Return where the trial has ended alike on all ranks, with an error at the same place if with one.
+        """Return if the trial has ended alike on all ranks: without an error, or with the same error at the same line.
 
-        After an error that they do not share, the others would wait in some collective for ever: the rank that made it says so,
-        and raises it. ends: for nothing else than this.
+        Otherwise other ranks may be blocked in a collective: the failed rank reports `Broken` and raises its error. ends:
+        communicator for this comparison alone.
         """
         codes = ends.meet(_place(problem), PATIENCE if problem else math.inf)
         if codes is not None and len(set(codes)) == 1:
             return
         if problem is None:
-            time.sleep(2 * FAREWELL)  # those with the error end the job
-            raise RuntimeError(f"trial {result.id} came to its end on this rank, and to an error on another one")
+            time.sleep(2 * FAREWELL)  # the failed ranks abort the job
+            raise RuntimeError(f"trial {result.id} ended without an error on this rank, and with one on another rank")
         self.line.tell(Broken(result))
         time.sleep(FAREWELL)
         problem.add_note(f"not all ranks of trial {result.id} made this error, so it ends the job; a journal has it")
@@ -164,7 +163,7 @@ class Worker:
 
 
 def _place(error: Exception | None) -> int:
-    """What makes two errors the same, as a number: their kind, and the line that raised them; 0 for none."""
+    """Hash of an error's type and of the line that raised it, 0 for none; equal for equal errors."""
     if error is None:
         return 0
     frame = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,5 +1,4 @@
-"""A run of a training script: its options, its loop, its record.
+"""Runs of the training scripts: options, training loop, record.
 
-Reading order: `options`, `run` (data, resumption, the end of a run), `loop` (one round), `record`, `eoa` (what EOA's scripts
-share).
+Reading order: `options`, `run` (data, resumption, end of a run), `loop` (one round), `record`, `eoa` (setup of EOA's scripts).
 """

@@ -1,9 +1,9 @@
-"""Saving and resuming a whole run at round boundaries.
+"""Checkpoints of a whole run at round boundaries.
 
-    OUT/checkpoints/round-00003/rank-00000.safetensors ...     complete, because its last act was the rename of the folder
+    OUT/checkpoints/round-00003/rank-00000.safetensors ...
 
 Every rank writes its own file (temporary name, fsync, rename) into a folder named `.partial`; when all are written, rank 0
-renames the folder. A run that dies at any moment leaves the previous rounds loadable; the last `KEEP` are kept.
+renames the folder. A run killed at any moment leaves the previous rounds loadable; the last `KEEP` are kept.
 """
 
 import json
@@ -26,7 +26,7 @@ State = tuple[dict[str, Tensor], dict[str, Any]]
 def save(directory: Path, t: int, world: Group, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
     """Save every rank's state after round t. Collective over the world.
 
-    tensors: this rank's; numbers: this rank's, anything JSON can hold.
+    tensors, numbers: state of this rank; numbers must be JSON-serialisable.
     """
     final = directory / f"round-{t:05d}"
     partial = final.with_suffix(".partial")
@@ -46,14 +46,14 @@ def save(directory: Path, t: int, world: Group, tensors: dict[str, Tensor], numb
 
 
 def save_own(directory: Path, t: int, rank: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-    """Save one rank's state after its own round t, waiting for nobody; `load_latest` passes over rounds that are not whole."""
+    """Save one rank's state after its own round t; not collective. `load_latest` skips incomplete rounds."""
     folder = directory / f"round-{t:05d}"
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / _name(rank), tensors, numbers)
 
 
 def forget(directory: Path, ranks: int) -> None:
-    """Remove all rounds that are older than the newest `KEEP` which every rank has saved. One rank calls it."""
+    """Remove all rounds older than the newest `KEEP` rounds that every rank has saved. Called by one rank."""
     whole = [folder for folder in _complete(directory) if len(list(folder.glob("rank-*.safetensors"))) == ranks]
     if len(whole) >= KEEP:
         for folder in (f for f in _complete(directory) if f.name < whole[KEEP - 1].name):
@@ -61,7 +61,7 @@ def forget(directory: Path, ranks: int) -> None:
 
 
 def load_latest(directory: Path, world: Group) -> tuple[int, State] | None:
-    """The newest round that every rank can read, and this rank's state of it; None where there is none. Collective."""
+    """The newest round that every rank can read, and this rank's state after it; None if there is none. Collective."""
     for folder in world.bcast_object(_complete(directory)):
         state = _read(folder / _name(world.rank))
         if all(world.comm.allgather(state is not None)):
@@ -71,7 +71,7 @@ def load_latest(directory: Path, world: Group) -> tuple[int, State] | None:
 
 
 def forget_from(directory: Path, t: int) -> None:
-    """Remove round t and all after it: what single ranks had saved of rounds that are now made again. One rank calls it."""
+    """Remove round t and all later ones, saved by some ranks only and now run again. Called by one rank."""
     for folder in _complete(directory):
         if int(folder.name.removeprefix("round-")) >= t:
             shutil.rmtree(folder)

@@ -1,4 +1,4 @@
-"""What a run says of itself: config.json, summary.json and the lines it begins with."""
+"""Description of a run: config.json, summary.json and the first lines it prints."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -32,7 +32,7 @@ def config_of(run: "Run") -> dict[str, Any]:
 
 
 def headlines_of(run: "Run") -> list[str]:
-    """What is printed when a run starts."""
+    """Lines printed when a run starts."""
     topology, lengths = run.topology, run.lengths
     sizes = ", ".join(f"{s.workers} {s.species} ({s.optimizer})" for s in topology.specs)
     ranks = f"{topology.world.size} rank{'s'[: topology.world.size > 1]}"
@@ -46,7 +46,7 @@ def headlines_of(run: "Run") -> list[str]:
     if run.first_round:
         lines.append(f"resuming after round {run.first_round} of {len(lengths)}")
     elif run.args.resume:
-        lines.append(f"no complete round in {run.directory} to go on after: starting with the first")
+        lines.append(f"no complete round to resume from in {run.directory}: starting with the first")
     return lines
 
 

@@ -1,4 +1,4 @@
-"""What the EOA scripts have in common: the options of an ecosphere, the reference behaviour, and how a run is put together.
+"""Shared by the EOA scripts: options of an ecosphere, the reference behaviour, and the setup of a run.
 
     run = prepare("eoa-sam", args, given, column="cifar10", title="...")
 
@@ -43,36 +43,37 @@ class EoaArgs(CommonArgs):
     """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% or pso:4:sgd,de:4:sam+adamw; species are gwo, woa, pso,
     de, cmaes, hold, random (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
     exchange: Literal["average", "kin", "best", "migrate", "ring", "exploit", "none"] = "average"
-    """what happens to weights across populations after a round; forage implies kin (paper: average)"""
+    """exchange of weights across populations after a round; forage implies kin (paper: average)"""
     scope: Literal["population", "world"] = "population"
-    """over whom gradients are averaged every step (paper: world)"""
+    """ranks that gradients are averaged over every step (paper: world)"""
     base_rate: Literal["best", "blend", "anneal", "forage"] = "blend"
     """rule for the base rate of the next round; forage (experimental) finds it from a start that is wrong by decades, needs two
-    populations, and cuts epochs (--rounds) into shorter rounds, see docs/algorithms.md (paper: best for CIFAR-10 and ViT, blend
-    for CIFAR-100)"""
+    populations, and splits epochs (--rounds) into shorter rounds, see docs/algorithms.md (paper: best for CIFAR-10 and ViT,
+    blend for CIFAR-100)"""
     forage_rule: Annotated[Literal["improved", "specified"], FORAGING] = "improved"
-    """how --base-rate forage searches: scouting first and not for long, or as first specified, see docs/algorithms.md"""
+    """variant of --base-rate forage: improved (begins with a short scouting phase) or as first specified, see
+    docs/algorithms.md"""
     forage_proposals: Annotated[Literal["species", "spread"], FORAGING] = "species"
-    """who spreads the populations' rates under --base-rate forage: their species, or chance"""
+    """how --base-rate forage spreads the populations' rates: by their species, or at random"""
     damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
-    """how far a worker may move (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
+    """damping of the moves of the learning rates (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
     lr_space: Literal["linear", "log"] = "linear"
     """whether species move rates or their logarithms (paper: linear)"""
     intra_coupling: Literal["gradients", "easgd", "easgd-gs", "average"] = "gradients"
-    """what workers of a population share: gradients, every step, or weights, every --period steps (common/coupling)"""
+    """coupling of the workers of a population: gradients every step, or weights every --period steps (common/coupling)"""
     period: Annotated[int, Range(1), COUPLED] = 10
-    """steps between two exchanges of weights inside a population, where --intra-coupling is not gradients"""
+    """steps between weight exchanges inside a population, if --intra-coupling is not gradients"""
     sam_scope: Literal["local", "population", "world"] = "local"
-    """over whom SAM's first gradient is averaged (paper: world)"""
+    """ranks that SAM's first gradient is averaged over (paper: world)"""
     momentum: Literal["keep", "reset"] = "keep"
-    """whether momentum outlives a round (paper: reset; keep for ViT)"""
+    """keep or reset the momentum after a round (paper: reset; keep for ViT)"""
     ring_weight: Annotated[float, Range(0, 1)] = 0.5
     """share of the left neighbour's weights under --exchange ring"""
     reference: bool = False
-    """behave as the published scripts do, wherever no option says otherwise; prints what that changes and what it leaves out"""
+    """reproduce the published scripts, except for options that are given; prints what this changes and does not reproduce"""
 
     def refuse(self, given: set[str]) -> None:
-        """What an ecosphere cannot have together. Raises UsageError."""
+        """Refuse incompatible options. Raises UsageError."""
         check_space(self)
         check_intra_coupling(self, given)
         if self.base_rate == "forage":
@@ -84,7 +85,7 @@ class EoaArgs(CommonArgs):
 
 A = TypeVar("A", bound=EoaArgs)
 
-# What --reference means besides the rules of the moves (common.ecosphere.rates.REFERENCE): of every script, and of one.
+# Options that --reference sets besides the move rules (common.ecosphere.rates.REFERENCE): in every script, and in one.
 REFERENCE_OPTIONS = {"scope": "world", "sam_scope": "world", "exchange": "average", "precision": "float32"}
 OF_WIDE_RESNETS = {"momentum": "reset", "initialisation": "fan-in"}
 REFERENCE_OF_SCRIPT: dict[str, dict[str, Any]] = {
@@ -92,14 +93,14 @@ REFERENCE_OF_SCRIPT: dict[str, dict[str, Any]] = {
     "cifar100": OF_WIDE_RESNETS,
     "vit": {"momentum": "keep", "dropout": 0.1, "flip": False},
 }
-VIT_WORKER_BATCH = 512  # of the ViT script, whatever the number of workers; the other scripts share a global batch out
-VIT_RATE = 0.03  # of the ViT script, for one worker; its preset quotes 0.03 for 512 images, as fine-tuning recipes do
+VIT_WORKER_BATCH = 512  # per worker in the ViT script; the other scripts divide a global batch among the workers
+VIT_RATE = 0.03  # of the ViT script, for one worker; our preset has 0.03 for 512 images, as fine-tuning recipes do
 
 
 def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title: str) -> Run:
     """Check the arguments, form the populations, load the data, build the worker, open the record.
 
-    column: which reference script --reference follows, a key of `rates.REFERENCE`. title: the first line to print.
+    column: reference script that --reference follows, a key of `rates.REFERENCE`. title: first line to print.
     Collective over the world. Raises UsageError.
     """
     ranks = world_size()
@@ -107,7 +108,7 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     check(args, given)
     forage = args.base_rate == "forage"
     if forage and "exchange" not in given:
-        args = replace(args, exchange="kin")  # foraging's own
+        args = replace(args, exchange="kin")  # default of foraging
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
     specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
     check_sam_scope(args, specs)
@@ -129,7 +130,7 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
 
 
 def start_ecosphere(run: Run, args: EoaArgs, settings: EoaSettings, exchange: Exchange) -> None:
-    """Every worker with a learning rate of its own, moved by its species."""
+    """Start a run in which every worker has its own learning rate, moved by its species."""
     topology, ranks = run.topology, run.topology.world.size
     averaging = [
         1 if args.intra_coupling != "gradients" else ranks if args.scope == "world" else s.workers for s in topology.specs
@@ -142,13 +143,13 @@ def start_ecosphere(run: Run, args: EoaArgs, settings: EoaSettings, exchange: Ex
 
 
 def start_foraging(run: Run, args: EoaArgs, exchange: Exchange) -> None:
-    """`--base-rate forage`: rounds of its own lengths, smoothed fitness, momentum that travels with the weights."""
+    """Start a run with `--base-rate forage`: its own round lengths, smoothed fitness, momentum exchanged with the weights."""
     topology, steps = run.topology, args.rounds * run.plan.steps
     settings = replace(FORAGE_RULES[args.forage_rule], proposals=args.forage_proposals)
     lengths = round_lengths(steps, round(settings.per_epoch * steps / run.epoch_steps))
     rates = ForageRates(topology.specs, args.learning_rate, lengths, args.seed, settings)
     worker = build_eoa_worker(run, args, rates, equal_weights=True)
-    # Only where all optimizers have a momentum: what populations exchange has to be equally long.
+    # Only if all optimizers have a momentum: populations exchange buffers of equal length.
     momentum = all(lr_option(spec.optimizer) == "sgd" for spec in topology.specs)
     carried = worker.optimizer.momentum if momentum else list
     ecosphere = Ecosphere(topology, worker.model.state, rates, exchange, carried)
@@ -167,7 +168,7 @@ def build_eoa_worker(run: Run, args: EoaArgs, rates: RateRule, equal_weights: bo
 
 
 def check_intra_coupling(args: EoaArgs, given: set[str]) -> None:
-    """Refuse what has no meaning where weights are shared instead of gradients, or the other way round."""
+    """Refuse options that need averaged gradients when weights are exchanged instead."""
     if args.intra_coupling == "gradients":
         return
     if args.reference:
@@ -179,7 +180,7 @@ def check_intra_coupling(args: EoaArgs, given: set[str]) -> None:
 
 
 def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:
-    """Refuse a first gradient averaged over the world where some workers have none: they would be waited for."""
+    """Refuse a first gradient averaged over the world if some workers compute none: the all-reduce would hang."""
     kinds = {s.optimizer for s in specs}
     without = sorted(k for k in kinds if not split_name(k)[0])
     if args.sam_scope == "world" and without and len(without) < len(kinds):
@@ -190,7 +191,10 @@ def check_sam_scope(args: EoaArgs, specs: list[PopulationSpec]) -> None:
 
 
 def check_search(args: EoaArgs, specs: list[PopulationSpec]) -> None:
-    """Refuse a line search among workers that would not come to its trials, and one under a search for the base rate."""
+    """Refuse a line search whose trial points some workers would not evaluate, and optimizers unfit for foraging or couplings.
+
+    Raises UsageError.
+    """
     kinds = {s.optimizer for s in specs}
     searching = sorted(k for k in kinds if has_line_search(k))
     finding = sorted(k for k in kinds if has_line_search(k) or lr_option(k) == "one")
@@ -208,7 +212,7 @@ def check_search(args: EoaArgs, specs: list[PopulationSpec]) -> None:
 
 
 def check_space(args: EoaArgs) -> None:
-    """Refuse a damping that is a size of rates where logarithms move."""
+    """Refuse dampings in units of rates with --lr-space log."""
     if args.lr_space == "log" and args.damping not in LOG_DAMPINGS:
         raise UsageError(
             f"--lr-space log needs --damping {' or '.join(LOG_DAMPINGS)}, not {args.damping}"
@@ -217,10 +221,9 @@ def check_space(args: EoaArgs) -> None:
 
 
 def settle_reference(args: A, given: set[str], column: str, ranks: int) -> tuple[A, EoaSettings, list[str]]:
-    """The arguments and move rules in force, and what to say of them.
+    """Effective arguments and move rules, and lines to print about them.
 
-    With --reference they are those of one published script, except for options that were given, and for those that the
-    network does not have.
+    With --reference these are those of one published script, except for options that were given or that the network lacks.
     """
     settings = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
     if not args.reference:
@@ -265,7 +268,7 @@ def _words(name: str, value: object) -> str:
 
 
 def reference_lines(rules: Rules) -> list[str]:
-    """What of the reference behaviour has no option of its own, in words."""
+    """Lines on the reference behaviour that has no option of its own."""
     lines = [
         "starting rates scale with the number of workers (instead of images behind one gradient / 128)",
         "no warm-up, no limits on the rates",
@@ -281,7 +284,7 @@ def reference_lines(rules: Rules) -> list[str]:
 
 
 def not_reproduced(column: str, sharp: bool = True) -> list[str]:
-    """What a published script does and --reference does not, in words. sharp: whether SAM takes part."""
+    """Lines on what --reference does not reproduce of a published script. sharp: whether SAM is used."""
     lines = [
         "fitness: theirs is accuracy on the test set; ours on held-out training images, which the script trains on as well",
         "wolves: theirs are four, whatever the number of workers; ours as --populations says, by default half of the workers",

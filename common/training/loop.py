@@ -18,9 +18,9 @@ from common.training.worker import Worker
 
 @dataclass(frozen=True)
 class Plan:
-    """What a whole round consists of: `steps` optimizer steps of `batch_size` images over all workers.
+    """A full round: `steps` optimizer steps of `batch_size` images over all workers.
 
-    parts: pieces that a rank's share of a batch goes through the network in, one after the other.
+    parts: micro-batches that a rank's share of a batch is split into.
     """
 
     batch_size: int
@@ -61,8 +61,8 @@ def train_round(
 ) -> Trained:
     """Round t on this rank's batches, each step averaging gradients over the gradient scope.
 
-    batches: (images, labels), at most `plan.steps` of them, equally many on all ranks of the scope, with which this is
-    collective. `after_step(step)` is called after each, for progress.
+    batches: at most `plan.steps` pairs (images, labels), equally many on all ranks of the scope. `after_step(step)` is called
+    after each step. Collective over the scope.
     """
     began = time.perf_counter()
     rank, model, optimizer = worker.topology.world.rank, worker.model, worker.optimizer
@@ -86,10 +86,10 @@ def train_round(
 
 
 def _closure(model: FlatModel, images: Tensor, labels: Tensor, plan: Plan, exact: bool = False) -> Closure:
-    """Forward and, unless told not to, backward on one batch, in parts; images may as well be texts.
+    """Forward pass and, unless `backwards=False`, backward pass on one batch, in parts; images may also be texts.
 
-    Returns (summed loss, correct answers, answers), not waiting for an accelerator. exact: losses are summed one by one in
-    float64: a line search compares sums that hardly differ.
+    The closure returns (summed loss, correct answers, answers) without synchronising with the accelerator. exact: sum the
+    single losses in float64, since a line search compares nearly equal sums.
     """
     smoothing = plan.label_smoothing
 

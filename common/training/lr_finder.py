@@ -1,7 +1,7 @@
-"""Learning-rate range test (Smith 2017, arXiv 1506.01186): the loss while the rate rises by decades, and what it suggests.
+"""Learning-rate range test (Smith 2017, arXiv 1506.01186): training loss over a log-spaced sweep of the learning rate.
 
-Every step has a rate of its own, from LOWEST to HIGHEST times the base rate, evenly spaced in logarithm. All ranks make the
-same steps and stop together: they decide by the mean of everybody's losses.
+Every step has its own rate, from LOWEST to HIGHEST times the base rate. All ranks stop at the same step, decided by the mean
+loss over the world.
 """
 
 import csv
@@ -20,19 +20,19 @@ from common.training.loop import train_round
 from common.training.round_ends import DataParallelEnd
 from common.training.run import Run
 
-LOWEST, HIGHEST = 1e-4, 1e2  # of the rates tried, as multiples of the base rate
-STEPS = 200  # unless --max-steps says otherwise
-FORGETTING = 0.9  # weight of the past in the average that is watched for losses that run away
-TOO_MUCH = 4.0  # times the lowest average so far: there is nothing more to see
-AT_ONCE = 10  # losses that run away within so many steps began at too high a rate
-BLUR = 0.02  # of the number of steps: deviation of the bell that the curve is smoothed with
+LOWEST, HIGHEST = 1e-4, 1e2  # range of rates, in multiples of the base rate
+STEPS = 200  # unless --max-steps is given
+FORGETTING = 0.9  # decay of the moving average that detects divergence
+TOO_MUCH = 4.0  # the test stops where the average exceeds this multiple of its minimum
+AT_ONCE = 10  # divergence within so many steps: the first rates were too high
+BLUR = 0.02  # standard deviation of the smoothing Gaussian / number of steps
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a curve says: the rate at which the loss falls fastest by decade of the rate, and the one at which it is lowest.
+    """Rates at which the loss falls fastest per decade of the rate, and at which it is lowest.
 
-    smoothed: the curve they were read off, shape (n,).
+    smoothed: the smoothed losses, shape (n,).
     """
 
     steepest: float
@@ -41,9 +41,9 @@ class Found:
 
 
 def read_off(rates: np.ndarray, losses: np.ndarray) -> Found | None:
-    """Smooth the curve of losses over rates (both of shape (n,)) and read it; None where it does not fall, or n < 3.
+    """Smooth the losses over the rates (both of shape (n,)) and find both rates; None if the loss does not fall, or n < 3.
 
-    Steepest: least derivative by log10 of the rate, among the rates below the lowest place of the curve.
+    steepest: minimum of d loss / d log10(rate), among the rates up to `lowest`.
     """
     from scipy.ndimage import gaussian_filter1d  # takes long to import, and no other run needs it
 
@@ -58,14 +58,14 @@ def read_off(rates: np.ndarray, losses: np.ndarray) -> Found | None:
 
 
 class Watch:
-    """Tells when losses have run away: not finite, or their moving average above TOO_MUCH times its lowest value so far."""
+    """Divergence detector: loss not finite, or its moving average above TOO_MUCH times its lowest value so far."""
 
     def __init__(self) -> None:
         self.sum = self.weight = 0.0
         self.lowest = np.inf
 
     def has_run_away(self, loss: float) -> bool:
-        """Whether that is so with this loss, the next one."""
+        """Whether the test has diverged with this next loss."""
         self.sum = FORGETTING * self.sum + (1 - FORGETTING) * loss
         self.weight = FORGETTING * self.weight + 1 - FORGETTING
         average = self.sum / self.weight
@@ -74,7 +74,7 @@ class Watch:
 
 
 def advice_of(found: Found | None, steps: int, asked: int, option: str) -> str:
-    """What to try, in words. steps: before the losses ran away, of those asked for. option: of the rate."""
+    """Recommendation to print. steps: steps before divergence, out of `asked`. option: option that sets the rate."""
     if found:
         return (
             f"the loss falls fastest at {found.steepest:.2g} and is lowest at {found.lowest:.2g}: "
@@ -86,12 +86,12 @@ def advice_of(found: Found | None, steps: int, asked: int, option: str) -> str:
 
 
 def option_of_rate(optimizer: str) -> str:
-    """The option that says the base rate of a weight optimizer."""
+    """The option that sets the base rate of a weight optimizer."""
     return "--learning-rate" if lr_option(optimizer) == "sgd" else "--adam-rate"
 
 
 class RangeTest:
-    """The test in the place of a run's training: writes find-lr.csv and find-lr.png into its directory, and says what it found.
+    """Range test in place of training: writes find-lr.csv and find-lr.png into the run's directory, prints a recommendation.
 
     Collective over the world.
     """
@@ -108,7 +108,7 @@ class RangeTest:
         self.option = option_of_rate(args.optimizer)
 
     def go(self) -> None:
-        """Train at every rate in turn, then write and say what came of it."""
+        """Train one step at every rate, then write the curve and print the recommendation."""
         run = self.run
         run.start(self.worker, DataParallelEnd(self.worker), lengths=[1] * self.steps)
         rates, losses = self._losses()
@@ -122,7 +122,7 @@ class RangeTest:
         run.reporter.line(f"{advice}; curve in {run.directory}/find-lr.png")
 
     def _losses(self) -> tuple[np.ndarray, np.ndarray]:
-        """(rates, mean losses over all ranks before the step at each), until there are no more or the losses run away."""
+        """Rates, and losses before the step at each, averaged over the world; up to the last rate or divergence."""
         run, watch, losses = self.run, Watch(), []
         plan = replace(run.plan, steps=1)
         for t, batch in enumerate(itertools.islice(self._batches(), len(run.lengths))):
@@ -141,7 +141,7 @@ class RangeTest:
 
 
 def _write(path: Path, rates: np.ndarray, losses: np.ndarray) -> None:
-    """A table of rates and losses, whole or not at all."""
+    """Write the table of rates and losses atomically."""
     temporary = path.with_suffix(".tmp")
     with open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -151,7 +151,7 @@ def _write(path: Path, rates: np.ndarray, losses: np.ndarray) -> None:
 
 
 def _draw(path: Path, rates: np.ndarray, losses: np.ndarray, found: Found | None, option: str) -> None:
-    """The curve, with what was read off it."""
+    """Plot the curve and both rates."""
     from matplotlib.figure import Figure  # half a second to import, and only rank 0 draws
 
     figure = Figure((7.5, 4.2), layout="constrained")

@@ -14,14 +14,14 @@ from common.models.options import ModelOptions
 from common.optim.options import OptimizerOptions
 from common.options import PathText, Range, read
 
-# The sizes that all methods share under a preset, so that what is compared is the method.
+# Sizes shared by all methods under a preset, so that comparisons differ in the method alone.
 SIZES: dict[str, dict[str, Any]] = {
     "smoke": {"dataset": "digits", "rounds": 12, "batch_size": 64, "model": "cnn", "width": 2, "rho": 0.2},
     "cpu": {"rounds": 20, "batch_size": 256, "width": 1, "fitness_images": 1000},
     "paper": {"rounds": 200, "batch_size": 1024, "depth": 22, "width": 8, "fitness_images": 0},
 }
 PRESETS = tuple(SIZES)
-# What a text is trained with in a script's place, unless it is given: what scripts have is for images.
+# Defaults for text data; those of the scripts are for images.
 TEXT: dict[str, Any] = {"model": "transformer", "crop": 0, "image_size": 0, "train_images": 0, "pixels": "normalised"}
 TEXT_SIZES: dict[str, dict[str, Any]] = {
     "smoke": {**TEXT, "depth": 2, "width": 2},
@@ -32,7 +32,7 @@ TEXT_SIZES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Run: how long, from which seed, where its record goes."""
+    """Run: length, seed, record."""
 
     preset: Literal["smoke", "cpu", "paper"] = "cpu"
     """a set of defaults: smoke (digits, seconds), cpu (two cores, under an hour), paper (the published setting, or one of
@@ -40,23 +40,22 @@ class RunOptions:
     out: PathText = "auto"
     """the run's own directory (auto: a new one under runs/)"""
     seed: Annotated[int, Range(0, 2**63 - 1)] = 0
-    """everything random is drawn from it; any number below 2^63"""
+    """seed of all random numbers, below 2^63"""
     rounds: Annotated[int, Range(1, 10**6)] = 12
     """rounds of training, each ending with an evaluation, in an ecosphere also with election, exchange and move (EOA: 200)"""
     round_steps: Annotated[int, Range(0)] = 0
     """optimizer steps per round; 0 makes a round one epoch, one pass over the training images (EOA: one epoch)"""
     max_steps: Annotated[int, Range(0)] = 0
-    """stop after so many optimizer steps in all; 0 for no limit"""
+    """limit on the optimizer steps of the whole run; 0 for no limit"""
     batch_size: Annotated[int, Range(1)] = 256
-    """images per step of all workers together, or windows of 128 characters (EOA: 1024; 512 per rank, 4096 over its 8, in
-    EOA-ViT)"""
+    """images, or windows of 128 characters, per step of all workers (EOA: 1024; EOA-ViT: 512 per rank, 4096 over its 8)"""
     accumulate: Annotated[int, Range(1)] = 1
-    """parts that a rank's batch is cut into, to save memory; gradients are averaged over ranks once for all of them
+    """micro-batches that a rank's batch is split into, to save memory; gradients are averaged over ranks once per step
     (EOA: 16 in EOA-ViT)"""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """arithmetic of forward and backward passes; auto: bfloat16 where the processor has it (EOA: float32)"""
     resume: bool = False
-    """go on with the run in --out after its last complete round, on the same number of ranks"""
+    """resume the run in --out after its last complete round, on the same number of ranks"""
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class CommonArgs(OptimizerOptions, ModelOptions, DataOptions, RunOptions):
     """Common options of training scripts. Published values are those of EOA."""
 
     def refuse(self, given: set[str]) -> None:
-        """Networks for other data than the chosen ones. Raises UsageError."""
+        """Refuse networks that do not fit the data. Raises UsageError."""
         if is_text(self.dataset) != (self.model in FOR_TEXT):
             kind, other = ("text", "images") if is_text(self.dataset) else ("images", "text")
             raise UsageError(
@@ -76,12 +75,12 @@ A = TypeVar("A", bound=CommonArgs)
 
 
 def make_presets(kind: type[A], **own: dict[str, Any]) -> dict[str, A]:
-    """The presets of a script: SIZES, over which the script lays what it wants otherwise, e.g. `cpu={"batch_size": 128}`."""
+    """The presets of a script: SIZES, updated by the script's own values, e.g. `cpu={"batch_size": 128}`."""
     return {name: kind(preset=name, **{**sizes, **own.get(name, {})}) for name, sizes in SIZES.items()}  # type: ignore[arg-type]
 
 
 def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | None = None) -> tuple[A, set[str]]:
-    """Read the command line over the chosen preset's defaults; a text replaces defaults that are for images.
+    """Read the command line over the chosen preset's defaults; text data replace the defaults that are for images.
 
     Returns the arguments and the names of the options that were given: see `options.read`.
     """
@@ -102,15 +101,15 @@ def _preset(argv: list[str]) -> str:
 
 
 def headline(title: str, preset: str, cost: dict[str, str]) -> str:
-    """The first line of a run: what it is, the time to expect, and the quicker command."""
+    """First line of a run: title, expected time, quicker command."""
     quicker = "" if preset == "smoke" else f"; --preset smoke shows everything in {cost['smoke']}"
     return f"{title}, preset {preset}: {cost[preset]}{quicker}"
 
 
 def resolve_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
-    """The global batch for this world: a preset's is rounded to a multiple of the ranks, an explicit one has to divide.
+    """Global batch size for this world: a preset's is rounded to a multiple of the ranks, an explicit one has to be a multiple.
 
-    The caller prints it where it differs. Raises UsageError naming the two nearest sizes that divide.
+    The caller prints it if it differs. Raises UsageError naming the two nearest multiples.
     """
     below = args.batch_size // ranks * ranks
     if below == args.batch_size:
@@ -123,13 +122,13 @@ def resolve_batch(args: CommonArgs, given: set[str], ranks: int) -> int:
 
 
 def resolve_precision(wanted: str, device_type: str) -> str:
-    """`float32` or `bfloat16`; auto takes bfloat16 where this process's processor or GPU computes in it natively."""
+    """`float32` or `bfloat16`; auto selects bfloat16 if this process's processor or GPU supports it natively."""
     if wanted != "auto":
         return wanted
     if device_type == "cuda":
         native = torch.cuda.is_bf16_supported()
     else:
-        # Private names of torch 2.13; without them nothing is known of the processor and float32 is the safe answer.
+        # Private names of torch 2.13; float32 if they are missing.
         probes = (getattr(torch.cpu, n, bool) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         native = any(probe() for probe in probes)
     return "bfloat16" if native else "float32"

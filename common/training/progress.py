@@ -1,4 +1,4 @@
-"""What a user sees while a run goes on; rank 0 only. A bar on a terminal, plain lines elsewhere."""
+"""Progress output of a run, on rank 0 only: a bar on a terminal, plain lines elsewhere."""
 
 import math
 import sys
@@ -22,7 +22,7 @@ class Reporter:
         self.began = time.monotonic()
         self.first_round = first_round
         self.bar: Progress | None = None
-        # A launcher gives rank 0 a terminal of its own whatever the user's output is, so only plain python gets the bar.
+        # A launcher gives rank 0 a pseudo-terminal even if the output is redirected, so only plain python gets the bar.
         if self.active and launcher_size() is None and sys.stdout.isatty():
             columns = (
                 TextColumn("{task.description}"),
@@ -47,7 +47,7 @@ class Reporter:
         seconds = time.monotonic() - self.began
         done = self.before[t + 1] - self.before[self.first_round]
         left = seconds / done * (self.before[-1] - self.before[t + 1])
-        losses = [r["train_loss"] for r in rows if r["train_loss"] == r["train_loss"]]  # a root of a tree trains nothing
+        losses = [r["train_loss"] for r in rows if r["train_loss"] == r["train_loss"]]  # NaN on ranks that train nothing
         loss = sum(losses) / len(losses) if losses else math.nan
         states = " | ".join(_population(k, rows) for k in sorted({r["population"] for r in rows}))
         number = f"{t + 1:>{len(str(self.rounds))}}/{self.rounds}"
@@ -61,7 +61,7 @@ class Reporter:
             print(text, flush=True)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar:
             self.bar.stop()
 
@@ -78,7 +78,7 @@ def _population(number: int, rows: list[dict[str, Any]]) -> str:
     lost = sum(r["fitness"] == float("-inf") for r in mine)
     span = f"{min(rates):.3g}" if min(rates) == max(rates) else f"{min(rates):.3g}..{max(rates):.3g}"
     text = f"{mine[0]['species']} lr {span}"
-    judged = [r["fitness"] for r in mine if not math.isnan(r["fitness"])]  # where workers take turns, only one is
+    judged = [r["fitness"] for r in mine if not math.isnan(r["fitness"])]  # asynchronous runs evaluate on one worker per round
     if judged:
         best = max(judged)
         text += f" fitness {100 * best:.1f} %" if best >= 0 else f" fitness {best:.3f}"  # an accuracy, or minus a loss

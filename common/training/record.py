@@ -1,4 +1,4 @@
-"""What a run leaves behind, in its own directory; tables and figures read nothing else.
+"""Record of a run, in its own directory; tables and figures read nothing else.
 
     config.json  environment.json  metrics.csv  summary.json  weights.safetensors  checkpoints/  events.out.*
 
@@ -34,7 +34,7 @@ MAY_CHANGE = {"resume", "out", "data_dir"}  # between the start of a run and its
 
 @dataclass
 class Totals:
-    """What one rank has done since the start of the run, across resumptions; saved with every checkpoint."""
+    """Counters and times of one rank since the start of the run, across resumptions; saved with every checkpoint."""
 
     train_images: int = 0
     gradient_evaluations: int = 0
@@ -53,20 +53,20 @@ class Totals:
         return {**vars(self), "seconds": dict(self.seconds)}
 
     def add(self, trained: Trained) -> None:
-        """One round of training."""
+        """Add one round of training."""
         self.train_images += trained.images
         for name in ("gradient_evaluations", "forward_evaluations", *COUNTS):
             setattr(self, name, getattr(self, name) + getattr(trained, name))
 
     def over_ranks(self, world: Group) -> dict[str, Any]:
-        """What summary.json tells of it: sums over the world, seconds as means over the ranks that trained; collective."""
+        """Entries of summary.json: sums over the world, seconds as means over the ranks that trained; collective."""
         names = [name for name, value in vars(self).items() if name != "seconds"]
         mine = [*(getattr(self, name) for name in names), *(self.seconds[p] for p in (*PHASES, "total")), peak_memory_gib()]
         table = world.gather_rows(np.array(mine))
         sums = {name: int(column.sum()) for name, column in zip(names, table.T, strict=False)}
         inside, across = sums.pop("bytes_inside"), sums.pop("bytes_across")
         images, gradients, forward = (sums[n] for n in ("train_images", "gradient_evaluations", "forward_evaluations"))
-        trained = table[:, 0] > 0 if images else np.full(len(table), True)  # servers would water the means down
+        trained = table[:, 0] > 0 if images else np.full(len(table), True)  # servers train nothing and would bias the means
         *phases, total = (float(s) for s in table[trained, len(names) : -1].mean(axis=0))
         return {
             **sums,
@@ -111,7 +111,7 @@ def _check_writable(directory: Path) -> None:
 
 
 def check_same_config(directory: Path, config: Mapping[str, Any], topology: Topology) -> None:
-    """Before resuming: the recorded configuration has to be this one. Collective; raises UsageError naming what differs."""
+    """Check before resuming that the recorded configuration is `config`. Collective; raises UsageError naming what differs."""
     with topology.world.raise_together():
         path = directory / "config.json"
         if topology.world.rank == 0 and path.exists():
@@ -123,13 +123,13 @@ def check_same_config(directory: Path, config: Mapping[str, Any], topology: Topo
 
 
 class Record:
-    """The writer of one run's directory; on ranks other than 0 everything is a no-op."""
+    """Writer of a run's directory; all methods are no-ops on ranks other than 0."""
 
     def __init__(self, directory: Path, topology: Topology, first_round: int) -> None:
         self.directory, self.topology = directory, topology
         self.active = topology.world.rank == 0
         self.events = None
-        self.environment = environment(topology) if self.active else {}  # before the first file: no half record for its sake
+        self.environment = environment(topology) if self.active else {}  # read before the first file is written
         with topology.world.raise_together():
             if self.active:
                 _make(directory)
@@ -179,7 +179,7 @@ class Record:
             return
         with open(path, newline="", encoding="utf-8") as file:
             lines = list(csv.DictReader(file))
-        whole = (line for line in lines if None not in line.values())  # a kill may have cut the last one off
+        whole = (line for line in lines if None not in line.values())  # a kill may have truncated the last one
         kept = [line for line in whole if int(line["round"]) < t]
         if not kept:
             path.unlink()
@@ -192,7 +192,7 @@ class Record:
         os.replace(temporary, path)
 
     def write_json(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write one JSON file whole or not at all."""
+        """Write one JSON file atomically."""
         if self.active:
             write_json(self.directory / name, content)
 
@@ -208,16 +208,16 @@ class Record:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a JSON file whole or not at all; numbers that are not finite become null."""
+    """Write a JSON file atomically; non-finite numbers become null."""
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.write_text(json.dumps(_plain(content), indent=2) + "\n", encoding="utf-8")
     os.replace(temporary, path)
 
 
 def write_weights(directory: Path, module: nn.Module) -> None:
-    """weights.safetensors, whole or not at all."""
+    """Write weights.safetensors atomically."""
     temporary = directory / "weights.tmp"
-    # Not save_file: it makes files that only their owner can read.
+    # Not save_file: its files are readable by their owner only.
     temporary.write_bytes(save({n: t.detach().cpu().clone() for n, t in module.state_dict().items()}))
     os.replace(temporary, directory / "weights.safetensors")
 
@@ -227,7 +227,7 @@ def _short(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """The value as strict JSON has it: no NaN or infinity, paths as text, tuples as lists."""
+    """The value in strict JSON: no NaN or infinity, paths as text, tuples as lists."""
     if isinstance(value, Mapping):
         return {str(k): _plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The learning rates of an earlier run, round by round, for a plain run that repeats them (`Baselines.py --replay`)."""
+"""Learning rates of an earlier run by round, replayed by a plain run (`Baselines.py --replay`)."""
 
 import csv
 import json
@@ -14,14 +14,14 @@ WANTED = "name the folder, or the metrics.csv, of an EOA or pbt run"
 
 
 def read_rates(path: Path, rounds: int) -> tuple[list[float], bool]:
-    """The rate of every round in multiples of --learning-rate's optimizer, and whether the run had a warm-up.
+    """The rate of every round on the scale of --learning-rate, and whether the run had a warm-up.
 
-    path: the folder of a run, or its metrics.csv; the rates of other optimizers are divided by their ratio to
-    --learning-rate (`lr_scale`), which config.json beside it tells (without one they are taken as they are).
-    A round's rate is the mean over all workers. Of population-based training it is that of the population whose weights
-    became, by copying, those of the final model (`lineage` in summary.json).
+    path: the folder of a run, or its metrics.csv. Rates of other optimizers are divided by their ratio to --learning-rate
+    (`lr_scale`), computed from config.json in the same folder; without that file they are not scaled. A round's rate is the
+    mean over all workers; in population-based training, over the population whose weights became, by copying, those of the
+    final model (`lineage` in summary.json).
 
-    Raises UsageError where there are no rates, those of fewer than `rounds` rounds, or those of a foraging run.
+    Raises UsageError if there are no rates or fewer than `rounds` rounds, or if the run is a foraging run.
     """
     table = path / "metrics.csv" if path.is_dir() else path
     try:

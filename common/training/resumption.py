@@ -1,4 +1,4 @@
-"""The state of a run after a round, and going back to it."""
+"""State of a run after a round: collected for a checkpoint, and restored."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def state_of(run: "Run") -> checkpoint.State:
-    """What this rank has to keep of the run, after a round."""
+    """State of this rank after a round, for a checkpoint."""
     worker, (tensors, numbers) = run.worker, run.end.state()
     tensors = {f"end.{n}": v for n, v in tensors.items()} | {"state": worker.model.state}
     tensors |= {f"optimizer.{n}": v for n, v in worker.optimizer.state_tensors().items()}
@@ -30,7 +30,7 @@ def state_of(run: "Run") -> checkpoint.State:
 
 
 def restore(run: "Run", t: int, tensors: dict[str, Tensor], numbers: dict[str, Any]) -> None:
-    """Go back to what `state_of` gave after round t."""
+    """Restore the state that `state_of` returned after round t."""
     worker = run.worker
     for prefix, kept in (
         ("end", run.end.state()[0]),
@@ -46,7 +46,7 @@ def restore(run: "Run", t: int, tensors: dict[str, Tensor], numbers: dict[str, A
     worker.optimizer.clock = numbers["clock"]
     run.end.restore(numbers["end"])
     run.totals = Totals(**numbers["totals"])
-    run.topology.traffic.inside = run.topology.traffic.across = 0  # the start was counted the first time
+    run.topology.traffic.inside = run.topology.traffic.across = 0  # traffic of the start is in the restored totals
     run.last_round, run.final_population = t, numbers["final_population"]
 
 

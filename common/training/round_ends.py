@@ -1,6 +1,6 @@
-"""How a round ends, by method: an ecosphere meets, data-parallel workers average their buffers, a center is evaluated.
+"""End of a round, by method: exchange of an ecosphere, averages of data-parallel workers, evaluation of a center.
 
-A run asks its `EndOfRound` after every round and once at its end, and an `Evaluated` for the weights that are evaluated.
+A run calls its `EndOfRound` after every round and once at its end; its `Evaluated` defines the evaluated weights.
 """
 
 import math
@@ -32,8 +32,9 @@ WAY_OUT = "Try a lower --learning-rate or a shorter --period"
 class Outcome:
     """The end of one round for this worker.
 
-    fitness: as recorded; -inf where the worker lost its weights. rate: of the next round. seconds: of messages, waiting
-    included. population: whose weights are the run's model, if it ends now. diverged: why the run cannot go on, else "".
+    fitness: as recorded; -inf if the worker's weights are not finite. rate: of the next round. seconds: communication time,
+    waiting included. population: index of the population whose weights are the run's model if it ends now. diverged: reason
+    why the run cannot continue, else "".
     """
 
     fitness: float
@@ -47,11 +48,11 @@ class Evaluated(Protocol):
     """Which weights are evaluated after a round."""
 
     def begin_round(self) -> None:
-        """Before the first step of a round; by default nothing."""
+        """Called before the first step of a round; does nothing by default."""
         return
 
     def after_step(self) -> None:
-        """After every step; by default nothing."""
+        """Called after every step; does nothing by default."""
         return
 
     def evaluate(self, t: int) -> EvalResult:
@@ -66,7 +67,7 @@ class OwnWeights(Evaluated):
         self.worker, self.images, self.precision = worker, images, precision
 
     def evaluate(self, t: int) -> EvalResult:
-        """Nothing is sent."""
+        """Evaluate locally, without communication."""
         return evaluate(self.worker.model.module, self.images, self.precision)
 
 
@@ -78,60 +79,60 @@ class SmoothedWeights(Evaluated):
         self.smoother = Smoother(worker.model, evaluator, images)
 
     def begin_round(self) -> None:
-        """The average begins at the present weights."""
+        """Restart the average at the current weights."""
         self.smoother.restart()
 
     def after_step(self) -> None:
-        """One step more."""
+        """Add the current weights to the average."""
         self.smoother.add()
 
     def evaluate(self, t: int) -> EvalResult:
-        """Fitness is minus the loss."""
+        """Evaluate the average; fitness is minus the loss."""
         return self.smoother.evaluate(self.population, t)
 
 
 class EndOfRound(Protocol):
-    """How a method ends its rounds and its run. Everything is collective over the world.
+    """End of a round and end of a run, by method. All methods are collective over the world.
 
     Attributes:
-        exchange: its name in summary.json.
-        measured_at_end: whether no rank has trained with the run's model, so that its batch-norm statistics are measured.
+        exchange: name of the exchange in summary.json.
+        measured_at_end: whether batch-norm statistics of the run's model are measured, since no rank has trained with it.
     """
 
     exchange: str = "average"
     measured_at_end: bool = False
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
-        """After round t, whose weights were evaluated with this result."""
+        """End round t. result: evaluation of its weights."""
         ...
 
     def columns(self) -> dict[str, Any]:
-        """More columns of metrics.csv for the round that has ended."""
+        """Additional columns of metrics.csv for the round that has ended."""
         return {}
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
-        """Put the run's model into place on all ranks. population: of the last `Outcome`. By default it is there."""
+        """Put the run's model in place on all ranks; a no-op by default. population: of the last `Outcome`."""
         return
 
     def summary(self) -> dict[str, Any]:
-        """More keys of summary.json."""
+        """Additional keys of summary.json."""
         return {}
 
     def state(self) -> State:
-        """State that a checkpoint keeps, tensors to be copied back in place and numbers."""
+        """State for a checkpoint: tensors, restored in place, and numbers."""
         return {}, {}
 
     def restore(self, numbers: dict[str, Any]) -> None:
-        """Put back the numbers of `state`, whose tensors have been copied back."""
+        """Restore the numbers of `state`; its tensors are already restored."""
         return
 
     def begin(self) -> None:
-        """Before the first round, resumed weights in place."""
+        """Called before the first round, after resumed weights are restored."""
         return
 
 
 class EcosphereEnd(EndOfRound):
-    """The end of a round of EOA and of population-based training: elect, exchange across populations, move the rate."""
+    """End of a round of EOA and of population-based training: elect, exchange across populations, move the rate."""
 
     def __init__(self, worker: Worker, ecosphere: Ecosphere) -> None:
         self.worker, self.ecosphere = worker, ecosphere
@@ -139,7 +140,7 @@ class EcosphereEnd(EndOfRound):
         self.measured_at_end = ecosphere.exchange.merges(worker.topology.sizes)
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
-        """Diverged where no worker has finite weights and the rate rule knows no lower rates."""
+        """Diverged if no worker has finite weights and the rate rule has no lower rates to try."""
         end = self.ecosphere.end_round(t, result.fitness, self.worker.rate)
         if not end.lost:
             self.worker.optimizer.end_round(end.finite)
@@ -147,18 +148,18 @@ class EcosphereEnd(EndOfRound):
         return Outcome(fitness, end.rate, end.seconds, end.standings.best_population, _all_lost(t) if end.lost else "")
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
-        """Those of the best population, where populations hold different ones."""
+        """Broadcast the weights of the best population if those of the populations differ."""
         topology = self.worker.topology
         if self.ecosphere.exchange.merges_no_populations:
             topology.world.broadcast_(self.worker.model.state.detach(), topology.offsets[population])
 
     def begin(self) -> None:
-        """The present weights are the last finite ones."""
+        """Keep the current weights as the last finite ones."""
         self.ecosphere.remember()
 
 
 class IndependentEnd(EcosphereEnd):
-    """Workers that never meet; `averaged` in summary.json is the accuracy of the mean of their last weights."""
+    """Independent workers; `averaged` in summary.json is the accuracy of the mean of their last weights."""
 
     def __init__(self, worker: Worker, ecosphere: Ecosphere, evaluator: Evaluator, data: DataSet, rounds: int) -> None:
         super().__init__(worker, ecosphere)
@@ -166,7 +167,7 @@ class IndependentEnd(EcosphereEnd):
         self.splits = {"validation": data.validation, "test": data.test}
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
-        """The best worker's; the mean of all finite ones is kept for the summary."""
+        """Broadcast the best worker's weights; keep the mean over the finite workers for the summary."""
         weights, world = self.worker.model.parameters.detach(), self.worker.topology.world
         mean_and_flag = torch.cat([weights, weights.new_zeros(1)])
         finite_mean_(world, mean_and_flag, "mean")
@@ -174,7 +175,7 @@ class IndependentEnd(EcosphereEnd):
         super().take_final_weights(population, diverged)
 
     def summary(self) -> dict[str, Any]:
-        """Accuracy and loss of the mean; the run's model is left as it was."""
+        """Accuracy and loss of the mean; the run's model is not changed."""
         model, world = self.worker.model, self.worker.topology.world
         found = self.evaluator.of_weights(model, self.mean, list(self.splits.values()), world, REPORTED, self.rounds)
         results = dict(zip(self.splits, found, strict=True))
@@ -183,14 +184,14 @@ class IndependentEnd(EcosphereEnd):
 
 
 class DataParallelEnd(EndOfRound):
-    """The end of a round of ordinary training: batch-norm statistics are averaged, the schedule goes on."""
+    """End of a round of data-parallel training: average batch-norm statistics, advance the schedule."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self._last_finite = worker.model.state.detach().clone()
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
-        """Weights and statistics become their mean over the finite workers; diverged where there are none."""
+        """Replace weights and statistics by their mean over the finite workers; diverged if there are none."""
         worker, topology, state = self.worker, self.worker.topology, self.worker.model.state.detach()
         rank, fitness = topology.world.rank, result.fitness
         finite = worker.model.is_finite() and bool(np.isfinite(fitness))
@@ -208,7 +209,7 @@ class DataParallelEnd(EndOfRound):
         return Outcome(float(standings.fitness[rank]), rate)
 
     def begin(self) -> None:
-        """The present weights are the last finite ones."""
+        """Keep the current weights as the last finite ones."""
         self._last_finite.copy_(self.worker.model.state.detach())
 
 
@@ -217,10 +218,10 @@ def _all_lost(t: int) -> str:
 
 
 class CenterEnd(EndOfRound, Evaluated):
-    """Workers with weights of their own, coupled to a center that is evaluated in their place, by all of them together.
+    """Workers with their own weights, coupled to a center; all ranks together evaluate the center instead of the workers.
 
-    weights: gives the flat parameters that are evaluated, shape (P,), finite now. center: with state of its own that a
-    checkpoint keeps; None where the coupling keeps it. A worker that lost its weights goes on from the last finite center.
+    weights: returns the flat parameters to evaluate, shape (P,), finite at the start. center: state to checkpoint; None if the
+    coupling keeps it. A worker whose weights are not finite continues from the last finite center.
     """
 
     measured_at_end = True
@@ -237,7 +238,7 @@ class CenterEnd(EndOfRound, Evaluated):
         self._lost = False
 
     def evaluate(self, t: int) -> EvalResult:
-        """The center, where it and a worker are finite; the worker's own weights are left as they were."""
+        """Evaluate the center, if it and at least one worker are finite; the worker's own weights are not changed."""
         model, world = self.worker.model, self.worker.topology.world
         self._lost = not model.is_finite()
         alive = int(world.gather_rows(np.array([float(not self._lost)])).sum())
@@ -246,12 +247,12 @@ class CenterEnd(EndOfRound, Evaluated):
         return self.evaluate_center(t, world) if sound else NOT_EVALUATED
 
     def evaluate_center(self, t: int, group: Group) -> EvalResult:
-        """The center on the fitness images, which the ranks of the group share out; collective over it."""
+        """Evaluate the center on the fitness images, divided among the ranks of the group; collective over it."""
         (result,) = self.evaluator.of_weights(self.worker.model, self.weights().clone(), [self.images], group, t=t)
         return result
 
     def keep_finite(self) -> bool:
-        """Whether the center is finite; it is kept then, to go back to."""
+        """Whether the center is finite; if so, keep a copy to restore."""
         present = self.weights()
         finite = bool(torch.isfinite(present).all())
         if finite:
@@ -259,33 +260,33 @@ class CenterEnd(EndOfRound, Evaluated):
         return finite
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
-        """Diverged where the center, or every worker, is no longer finite."""
+        """Diverged if the center, or every worker, is not finite."""
         diverged = self._unsound and f"{self._unsound} after round {t + 1}; the last finite centre is kept. {WAY_OUT}"
         if self._lost and not diverged:
             self.begin_anew(self.last_finite)
         return Outcome(-math.inf if self._lost else result.fitness, self.worker.rate_at(t + 1), diverged=diverged)
 
     def begin_anew(self, weights: Tensor) -> None:
-        """Give this worker, which is lost, other weights; momentum and coupling begin anew."""
+        """Restart this worker, whose weights are not finite, from `weights`; reset momentum and coupling."""
         self.worker.model.parameters.data.copy_(weights)
         self.evaluator.measure_statistics(self.worker.model.module, self.worker.peers)
         self.worker.optimizer.end_round(finite=False)
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
-        """The center; the last finite one where the run diverged."""
+        """Take the center; the last finite one if the run diverged."""
         self.worker.model.parameters.data.copy_(self.last_finite if diverged else self.weights())
 
     def state(self) -> State:
-        """The center's."""
+        """State of the center."""
         if not self.center:
             return {}, {}
         return {f"center.{name}": value for name, value in self.center.tensors().items()}, {"updates": self.center.clock}
 
     def begin(self) -> None:
-        """The present center is the last finite one."""
+        """Keep the current center as the last finite one."""
         self.keep_finite()
 
     def restore(self, numbers: dict[str, Any]) -> None:
-        """The center's."""
+        """Restore the numbers of the center."""
         if self.center:
             self.center.clock = numbers["updates"]

@@ -1,6 +1,6 @@
 """One run of a training script on all ranks: data and batch, the rounds, resumption, the record, the end.
 
-    run = Run("eoa-sam", "eoa", args, given, topology, ["what this is, and how long it takes"])
+    run = Run("eoa-sam", "eoa", args, given, topology, ["title and expected time"])
     worker = run.build_worker(rates)
     run.start(worker, end, evaluated)
     with run:
@@ -9,8 +9,7 @@
             result = run.evaluate(t)
             run.close(t, run.end_round(t, result))
 
-What differs between methods is in two objects (`common.training.round_ends`): how a round ends, and which weights are
-evaluated.
+Methods differ in two objects (`common.training.round_ends`): the end of a round, and the evaluated weights.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +34,8 @@ class Run(Setup):
     """One run of one script on all ranks. Everything here is collective over the world.
 
     Attributes:
-        worker, end, evaluated: what `start` was given. lengths: steps of every round. totals: of this rank, so far.
-        last_round: the last that is complete, None before there is one. final_population: whose weights are the run's model.
+        worker, end, evaluated: arguments of `start`. lengths: steps of every round. totals: counters of this rank so far.
+        last_round: last complete round, or None. final_population: index of the population whose weights are the run's model.
     """
 
     last_round: int | None = None
@@ -50,10 +49,10 @@ class Run(Setup):
         lengths: Sequence[int] = (),
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Open the record and, with --resume, go back to the last complete round. Before this, nothing is written.
+        """Open the record and, with --resume, restore the last complete round. Nothing is written before this.
 
-        end, evaluated: the two objects of the method (None: the worker's own weights). lengths: steps of every round, where
-        they are not those of the plan. config: more keys of config.json.
+        end, evaluated: the two objects of the method (None: the worker's own weights). lengths: steps of every round
+        (default: those of the plan). config: additional keys of config.json.
         """
         self.worker, self.end = worker, end
         self.evaluated = evaluated or OwnWeights(worker, self.data.fitness, self.plan.precision)
@@ -73,31 +72,31 @@ class Run(Setup):
         self._total_before = self.totals.seconds["total"]
 
     def engine(self) -> str:
-        """Who averages what, in words."""
+        """What is averaged, and the library that does it, as text."""
         coupling = self.worker.optimizer.coupling
         group = self.topology.population if coupling else self.topology.gradients
         engine = "Horovod" if group.horovod else "MPI" if group.size > 1 else "not averaged"
         return f"{coupling.shares if coupling else 'gradients'}: {engine}"
 
     def rounds(self) -> Iterator[int]:
-        """Numbers of the rounds still to run; ends early where --max-steps is reached."""
+        """Indices of the rounds still to run; ends early if --max-steps is reached."""
         for t in range(self.first_round, len(self.lengths)):
             if self._steps_left(t) < 1:
                 return
             yield t
 
     def _steps_left(self, t: int) -> int:
-        """Steps that round t is to make; fewer than its length where --max-steps cuts it short, none after that."""
+        """Steps of round t; fewer than its length if --max-steps is reached in it, less than 1 after that."""
         length = self.lengths[t]
         return min(length, self.args.max_steps - sum(self.lengths[:t])) if self.args.max_steps else length
 
     def train(self, t: int) -> Trained:
-        """Round t of training; the last one is cut short by --max-steps. Seconds in a coupling count as exchange."""
+        """Train round t, shortened if --max-steps is reached in it. Seconds in a coupling count as exchange."""
         plan, optimizer = replace(self.plan, steps=self.lengths[t]), self.worker.optimizer
         self.evaluated.begin_round()
 
         def after_step(step: int) -> None:
-            """Progress, and what the evaluated weights need of each step."""
+            """Report progress and update the evaluated weights."""
             self.reporter.step(t, step)
             self.evaluated.after_step()
 
@@ -112,18 +111,18 @@ class Run(Setup):
         return self.trained
 
     def evaluate(self, t: int) -> EvalResult:
-        """The evaluated weights of the method on the fitness images."""
+        """Evaluate the weights that the method defines on the fitness images."""
         faults.trip("evaluate", self.topology.world.rank, t)
         self.result = self.evaluated.evaluate(t)
         self._note_time("evaluate", self.result.seconds)
         return self.result
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
-        """What the method does between two rounds."""
+        """Call the method's end of round."""
         return self.end.end_round(t, result)
 
     def close(self, t: int, outcome: Outcome) -> None:
-        """Record round t, save a checkpoint, go on to the next learning rate. Raises Diverged where the run cannot go on."""
+        """Record round t, set the next learning rate, save a checkpoint. Raises Diverged if the run cannot continue."""
         faults.trip("record", self.topology.world.rank, t)
         rows = self.record.add_round(t, self._row(t, outcome))
         self.reporter.round(t, rows)
@@ -134,7 +133,7 @@ class Run(Setup):
         self._save(t)
 
     def _row(self, t: int, outcome: Outcome) -> dict[str, Any]:
-        """This rank's line of a round, without round and rank; what it sent is counted in the totals."""
+        """This rank's line of a round, without round and rank; adds the bytes sent to the totals."""
         traffic, spec, trained, result = self.topology.traffic, self.topology.spec, self.trained, self.result
         exchange = outcome.seconds + self.coupling_seconds
         self._note_time("exchange", exchange)
@@ -167,7 +166,7 @@ class Run(Setup):
         checkpoint.save(self.directory / "checkpoints", t, self.topology.world, *resumption.state_of(self))
 
     def _resume(self) -> int:
-        """Load the newest complete checkpoint; returns the round to go on with."""
+        """Load the newest complete checkpoint; returns the next round."""
         found = checkpoint.load_latest(self.directory / "checkpoints", self.topology.world)
         if found is None:
             return 0
@@ -179,12 +178,12 @@ class Run(Setup):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Finish the run; also where it diverged. Any other error is left alone: there is nothing more to agree on."""
+        """Finish the run, also if it diverged. After other errors no collective call is possible: they propagate."""
         if kind is None or kind is Diverged:
             self._finish(diverged=kind is Diverged)
 
     def _finish(self, diverged: bool) -> None:
-        """The run's model on all validation images and, for the only time, on the test images; then the summary."""
+        """Evaluate the run's model on all validation images and, only here, on the test images; write the summary."""
         world, model = self.topology.world, self.worker.model
         self._take_final_weights(diverged)
         validation = evaluate(model.module, self.data.validation, self.plan.precision, world)
@@ -206,7 +205,7 @@ class Run(Setup):
         )
 
     def _take_final_weights(self, diverged: bool) -> None:
-        """The run's model onto all ranks, and batch-norm statistics of weights that no rank has trained with."""
+        """Put the run's model on all ranks; measure batch-norm statistics of weights that no rank has trained with."""
         self.end.take_final_weights(self.final_population, diverged)
         if self.end.measured_at_end or self.worker.optimizer.averaging:
             module, world = self.worker.model.module, self.topology.world
@@ -216,5 +215,5 @@ class Run(Setup):
         self.totals.seconds[phase] += seconds
 
     def note_total(self) -> None:
-        """Wall time of this process so far, added to that of the sessions before it."""
+        """Set the total wall time: this process so far, plus the sessions before it."""
         self.totals.seconds["total"] = self._total_before + machine.seconds_since_start()

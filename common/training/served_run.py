@@ -1,10 +1,10 @@
-"""A run of workers and servers that never wait for each other (asynchronous elastic averaging).
+"""Run of parameter servers and asynchronous workers (asynchronous elastic averaging).
 
-A round is a worker's own: rank 0 writes its lines when all workers have sent theirs, and worker t mod p evaluates the center
-after its own round t. A run that is resumed goes on from the newest round that every rank had ended; workers and servers save
-at moments of their own, so it is not the same run bit by bit, as no two asynchronous runs are.
+Every worker counts its own rounds: rank 0 writes the lines of round t when all workers have sent them, and worker t mod p
+evaluates the center after its own round t. A resumed run continues from the newest round that every rank has ended. Ranks save
+at different times, so it is not bitwise reproducible; no asynchronous run is.
 
-A worker whose weights are not finite pushes nothing; at the end of its round it begins anew at the center.
+A worker whose weights are not finite pushes nothing; at the end of its round it restarts from the center.
 """
 
 import time
@@ -25,22 +25,22 @@ from common.training.run import Run
 
 
 class ServedEnd(CenterEnd):
-    """The end of a served run: servers hold a slice of the center, workers ask for it; `ServedRun.bring_center` brings it."""
+    """End of a served run: every server holds a slice of the center; `ServedRun.bring_center` broadcasts the slices."""
 
     def begin(self) -> None:
-        """The present slice is the last finite one; workers have none."""
+        """Keep the current slice as the last finite one; workers have none."""
         if self.center:
             self.keep_finite()
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
-        """They are there."""
+        """No-op: `bring_center` has broadcast them."""
 
 
 class ServedRun(Run):
-    """A run whose center lies on servers, or in a window of memory; the first ranks serve, the others work.
+    """A run whose center is on servers or in an MPI window; the first ranks are the servers, the others the workers.
 
     Attributes:
-        lost: whether this worker had lost its weights at the end of its last round.
+        lost: whether this worker's weights were not finite at the end of its last round.
     """
 
     end: ServedEnd
@@ -48,7 +48,7 @@ class ServedRun(Run):
 
     @property
     def servers(self) -> int:
-        """How many of the first ranks serve."""
+        """Number of servers."""
         return self.topology.world.size - self.workers
 
     def _resume(self) -> int:
@@ -60,7 +60,7 @@ class ServedRun(Run):
         return first
 
     def work(self, center: RemoteCenter) -> None:
-        """A worker's part of the run: its rounds, at its own pace."""
+        """Run all rounds of a worker, asynchronously."""
         world, model = self.topology.world, self.worker.model
         hooks = progress_hooks(model.module, center.progress)
         for t in self.rounds():
@@ -79,7 +79,7 @@ class ServedRun(Run):
                 center.pull(present)
                 self.end.begin_anew(present)
             self.worker.rate, self.last_round = outcome.rate, t
-            center.flush()  # what this worker remembers as sent has been taken in before the server saves
+            center.flush()  # the server has applied all pushes of this worker before it saves
             self._save_own(t)
             center.report((t, {"round": t, "rank": world.rank, **row}))
         for hook in hooks:
@@ -87,7 +87,7 @@ class ServedRun(Run):
         center.close()
 
     def serve(self, reports_only: bool = False) -> None:
-        """A server's part: until all workers have stopped. reports_only: where the center lies in a window."""
+        """Serve until all workers have stopped. reports_only: the center is in an MPI window, only reports arrive."""
         began, world = time.perf_counter(), self.topology.world
         workers = list(range(self.servers, world.size))
         Server(world, None if reports_only else self.end.center, workers, self._collector()).serve()
@@ -95,17 +95,17 @@ class ServedRun(Run):
         self._count_bytes()
 
     def _count_bytes(self) -> None:
-        """A server writes no lines of its own: what it has sent goes straight into the totals."""
+        """Add the bytes sent to the totals directly: servers have no lines in metrics.csv."""
         traffic = self.topology.traffic
         self.totals.bytes_inside += traffic.inside
         traffic.inside = 0
 
     def _collector(self) -> Callable[[int, Any], None]:
-        """Takes the workers' lines in, and ends a round when all of them are there."""
+        """Callback that collects the workers' lines, and ends a round when all have arrived."""
         lines: dict[int, list[dict[str, Any]]] = {}
 
         def on_report(rank: int, report: tuple[int, dict[str, Any]]) -> None:
-            """A worker's line of a round."""
+            """Collect a worker's line of a round."""
             t, row = report
             lines.setdefault(t, []).append(row)
             if len(lines[t]) == self.workers:
@@ -114,13 +114,13 @@ class ServedRun(Run):
         return on_report
 
     def _end_served_round(self, t: int, rows: list[dict[str, Any]]) -> None:
-        """All workers have ended their round t: write it down, keep the center as it is now."""
+        """Record round t, which all workers have ended, and save the current center."""
         rank, checkpoints = self.topology.world.rank, self.directory / "checkpoints"
         faults.trip("record", rank, t)
         self.last_round = t
         self._count_bytes()
         self.end.keep_finite()
-        if rank == 0:  # before it is saved: a round that is complete has its lines
+        if rank == 0:  # before the checkpoint: a complete round has its lines
             self.record.write_round(t, rows)
             self.reporter.round(t, rows)
         self._save_own(t)
@@ -134,7 +134,7 @@ class ServedRun(Run):
         checkpoint.save_own(self.directory / "checkpoints", t, rank, *resumption.state_of(self))
 
     def bring_center(self) -> None:
-        """After their parts all ranks wait for each other and take over the center; the last finite one where it is not."""
+        """Broadcast the center, or the last finite one, to all ranks after training. Collective over the world."""
         world = self.topology.world
         world.sleeping_barrier()
         parameters = self.worker.model.parameters.data
@@ -149,18 +149,18 @@ class ServedRun(Run):
             world.broadcast_(parameters[start:stop], root=k)
 
     def check(self) -> None:
-        """Raises Diverged where the center is not finite at the end, or every worker lost its weights in its last round."""
+        """Raise Diverged if the center is not finite at the end, or no worker has finite weights after its last round."""
         if not self.sound[: self.servers].all():
             raise Diverged(f"the centre is not finite; the last finite one is kept. {WAY_OUT}")
         if not self.sound[self.servers :].any():
             raise Diverged(f"all workers lost their weights in the last round. {WAY_OUT}")
 
     def engine(self) -> str:
-        """Who averages what, in words."""
+        """Number of servers, as text."""
         return f"weights: {self.servers} server{'s'[: self.servers > 1]}"
 
 
 def progress_hooks(module: nn.Module, progress: Callable[[], None]) -> list[RemovableHandle]:
-    """Have `progress` called again and again during forward and backward passes: after every layer."""
+    """Register hooks that call `progress` after every layer of the forward and backward passes."""
     forward = [layer.register_forward_hook(lambda *_: progress()) for layer in module.modules()]
     return forward + [p.register_hook(lambda _: progress()) for p in module.parameters()]

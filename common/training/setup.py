@@ -1,4 +1,4 @@
-"""What a run needs before its first round: data and batch, the network, the worker of this rank."""
+"""Setup of a run before its first round: data and batch, the network, the worker of this rank."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -30,8 +30,8 @@ from common.training.worker import Worker, build_worker
 class Setup:
     """One run of one script on all ranks, before it starts. Everything here is collective over the world.
 
-    workers: ranks that train (0: all); others, if there are any, come first. shards: which training images a worker sees, see
-    `batches`. wrong_classes_only: label smoothing gives its share to the wrong classes alone, as EOA's scripts do.
+    workers: number of ranks that train (0: all); the other ranks come first. shards: assignment of training images to workers,
+    see `batches`. wrong_classes_only: spread label smoothing over the wrong classes alone, as EOA's scripts do.
 
     Attributes:
         plan: batch size and steps of a round. data: all splits. epoch_steps: steps of one pass over the training images.
@@ -52,7 +52,7 @@ class Setup:
     ) -> None:
         self.workers, self.shards = workers or topology.world.size, shards
         self.experiment, self.method, self.topology = experiment, method, topology
-        self.headlines = list(headlines)  # printed once everything is in order: an error is then the only line
+        self.headlines = list(headlines)  # printed after all checks, so that an error is the only line
         faults.trip("setup", topology.world.rank)
         self.directory = choose_directory(args.out, experiment, args.dataset, args.seed, args.resume, topology)
         batch_size = resolve_batch(args, given, self.workers)
@@ -92,15 +92,15 @@ class Setup:
         return steps
 
     def note(self, line: str) -> None:
-        """One more line to print when the run starts."""
+        """Add a line to print when the run starts."""
         self.headlines.append(line)
 
     def images_per_gradient(self, workers: int) -> float:
-        """Images behind one gradient that is averaged over so many workers."""
+        """Images per gradient averaged over `workers` workers."""
         return self.plan.batch_size * workers / self.workers
 
     def build_model(self) -> FlatModel:
-        """The network the arguments name, in flat buffers, with the same weights on all ranks; they are drawn by the seed."""
+        """The network of the arguments in flat buffers; initial weights drawn from the seed, equal on all ranks."""
         source, args = self.data.source, self.args
         seed = torch_seed(args.seed, Purpose.INITIAL)
         sizes = (args.depth, args.width, args.dropout, seed, self.data.train.size)
@@ -120,14 +120,14 @@ class Setup:
         line_search: Rules = PAPER,
         equal_weights: bool = True,
     ) -> Worker:
-        """This rank's worker, its optimizer as the arguments set it up. Raises UsageError, on all ranks alike.
+        """This rank's worker, with the optimizer of the arguments. Raises UsageError on all ranks.
 
-        line_search: the rules of one, where the optimizer has one. The others: see `worker.build_worker`.
+        line_search: rules of the optimizer's line search, if it has one. Other arguments: see `worker.build_worker`.
         """
         args, name = self.args, self.topology.spec.optimizer
         refuse_clipping(args.clip_norm, (spec.optimizer for spec in self.topology.specs))
         if args.momentum_factor == 0 and any(spec.optimizer == "schedulefree-sgd" for spec in self.topology.specs):
-            raise UsageError("--momentum-factor 0: schedulefree-sgd takes gradients between two places; 0.9 is usual")
+            raise UsageError("--momentum-factor 0: schedulefree-sgd takes gradients between two iterates; 0.9 is usual")
         settings = OptimizerSettings(
             name=name,
             momentum=args.momentum_factor,
@@ -143,14 +143,14 @@ class Setup:
         return build_worker(self.topology, model, rates, settings, self._lr_scale(name), coupling, equal_weights)
 
     def _lr_scale(self, optimizer: str) -> float:
-        """Base rate of a weight optimizer over --learning-rate, which rates are quoted for."""
+        """Ratio of a weight optimizer's base rate to --learning-rate."""
         return lr_scale(optimizer, self.args.learning_rate, self.args.adam_rate, self.args.momentum_factor)
 
     def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """This worker's part of the round's first `steps` batches, as `shards` deals the images out.
+        """This worker's part of the first `steps` batches of round t, by `shards`.
 
-        drawn: every round anew, each image to one worker. own: once, each worker keeps to its own. all: every worker goes
-        through all images, in an order of its own.
+        drawn: images are redistributed every round, each to one worker. own: fixed shard per worker. all: every worker iterates
+        over all images in its own order.
         """
         seed, batch, workers = self.args.seed, self.plan.batch_size, self.workers
         worker = self.topology.world.rank - (self.topology.world.size - workers)
@@ -163,9 +163,9 @@ class Setup:
 
 
 def over_wrong_classes(smoothing: float, classes: int) -> float:
-    """torch's label smoothing that gives the share s = `smoothing` of a label to its wrong classes alone.
+    """Label smoothing e for torch that gives the share s = `smoothing` of a label to its wrong classes alone.
 
-    torch shares e out over all K classes, e/K to each; so e = s K/(K - 1) leaves 1 - s to the right one and gives s/(K - 1) to
+    torch spreads e over all K classes, e/K each; so e = s K/(K - 1) leaves 1 - s to the right class and gives s/(K - 1) to
     each wrong one.
     """
     return smoothing * classes / (classes - 1) if classes > 1 else smoothing

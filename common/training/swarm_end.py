@@ -1,7 +1,7 @@
-"""The end of a round of a swarm (`common.coupling.swarm`): its model is G, and the workers' own weights are reported too.
+"""End of a round of a swarm (`common.coupling.swarm`): its model is G; the workers' own weights are reported too.
 
-Every line of metrics.csv has, besides what every run records, the state of the swarm (COLUMNS). Whatever is evaluated has
-batch-norm statistics measured for it (`common.evaluate`), as the center of elastic averaging.
+metrics.csv has additional columns with the state of the swarm (COLUMNS). Batch-norm statistics are measured for all evaluated
+weights (`common.evaluate`), as for the center of elastic averaging.
 """
 
 import math
@@ -26,9 +26,9 @@ COLUMNS = (
 
 
 class SwarmEnd(CenterEnd):
-    """Workers that are particles; each evaluates its own weights after every round, together they evaluate G and their mean.
+    """Workers are particles; after every round each evaluates its own weights, and all together G and the mean of the weights.
 
-    rounds: of the whole run, part of the address of what is drawn at its end.
+    rounds: of the whole run; seed component of the draws at its end.
     """
 
     def __init__(self, worker: Worker, swarm: Swarm, evaluator: Evaluator, data: DataSet, rounds: int) -> None:
@@ -47,7 +47,7 @@ class SwarmEnd(CenterEnd):
         return EvalResult(own.loss, own.accuracy, seconds, -self.swarm.fitness if meetings else math.nan)
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
-        """As with every center; the time in which fitness was measured is of evaluation, not of exchange."""
+        """As for every center; the time to measure fitness counts as evaluation, not as exchange."""
         meetings, new, holder, restarts = self.swarm.counts.tolist()
         swarm = self.swarm
         values = (meetings, new, holder, restarts, swarm.personal.fitness, swarm.best.fitness, swarm.distance())
@@ -62,9 +62,9 @@ class SwarmEnd(CenterEnd):
     def _evaluate(
         self, weights: Tensor, splits: Sequence[ImageDataset | Texts], group: Group | None, images: int = COMPARED, t: int = 0
     ) -> list[EvalResult]:
-        """Parameters that all ranks of the group hold, as `Evaluator.of_weights` has it; collective over the group.
+        """`Evaluator.of_weights` for parameters that all ranks of the group hold; collective over the group.
 
-        It is only reported, so what is sent for it does not count.
+        The results are only reported, so their traffic is not counted.
         """
         traffic = self.worker.topology.traffic
         sent = traffic.inside
@@ -73,7 +73,7 @@ class SwarmEnd(CenterEnd):
         return results
 
     def _evaluate_average(self, splits: Sequence[ImageDataset | Texts], images: int = COMPARED, t: int = 0) -> list[EvalResult]:
-        """The mean of all finite workers' weights; collective."""
+        """Evaluate the mean of the finite workers' weights; collective over the world."""
         world, traffic = self.worker.topology.world, self.worker.topology.traffic
         sent, weights = traffic.inside, self.worker.model.parameters.detach()
         mean = torch.cat([weights, weights.new_zeros(1)])
@@ -82,18 +82,18 @@ class SwarmEnd(CenterEnd):
         return self._evaluate(mean[:-1], splits, world, images, t) if finite else [NOT_EVALUATED] * len(splits)
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
-        """The rest of a phase is measured; then G, after a last look at where the workers are."""
-        self.swarm.arrive()  # nothing is to be under way when MPI ends
+        """Measure the unfinished phase, evaluate the workers, then take G."""
+        self.swarm.arrive()  # no message may be pending when MPI is finalized
         if not diverged:
             self.swarm.close(self.worker.optimizer.clock)
         self.at_end = self._evaluate_workers()
         super().take_final_weights(population, diverged)
 
     def _evaluate_workers(self) -> dict[str, Any]:
-        """Every worker on the fitness images; the best one of them, and the average of all, on the test images as well."""
+        """Evaluate every worker on the fitness images, the best one on the test images, the average on validation and test."""
         world, data = self.worker.topology.world, self.data
         weights = self.worker.model.parameters.detach().clone()
-        last = (REPORTED, self.rounds)  # images behind the statistics, address of their draws
+        last = (REPORTED, self.rounds)  # images for the statistics, seed component of their draws
         (own,) = self._evaluate(weights, [data.fitness], self.worker.peers, *last)
         accuracy = own.accuracy if torch.isfinite(weights).all() else -math.inf
         mine = np.array([accuracy, self.swarm.distance(), float(self.swarm.counts[3])])
@@ -112,7 +112,7 @@ class SwarmEnd(CenterEnd):
         }
 
     def summary(self) -> dict[str, Any]:
-        """The swarm over the whole run, and its workers at the end."""
+        """State of the swarm over the whole run, and of its workers at the end."""
         meetings, new, holder, _ = self.swarm.counts.tolist()
         return {
             "swarm": {

@@ -14,10 +14,10 @@ from common.parallel.topology import Topology
 
 @dataclass
 class Worker:
-    """What every method has.
+    """State that every method has.
 
-    rate: the learning rate of the present round; `rate_at` gives that of one step. peers: the ranks whose weights are the same
-    as this one's while a round is trained, None for this rank alone.
+    rate: learning rate of the current round; `rate_at` gives that of one step. peers: ranks that hold the same weights as this
+    one during a round, None for this rank alone.
     """
 
     topology: Topology
@@ -43,7 +43,7 @@ def build_worker(
 ) -> Worker:
     """The worker of this rank. equal_weights: whether the ranks of its gradient scope hold the same weights in a round.
 
-    Where they do not, each has a learning rate of its own. lr_scale, coupling: see `WeightOptimizer`.
+    If not, each has its own learning rate. lr_scale, coupling: see `WeightOptimizer`.
     """
     optimizer = WeightOptimizer(model, settings, reductions_of(topology, settings.sam_scope), lr_scale, coupling)
     rate = float(rates.start[topology.world.rank])
@@ -51,7 +51,7 @@ def build_worker(
 
 
 def reductions_of(topology: Topology, sam_scope: str = "local") -> Reductions:
-    """What the optimizer of this rank's population reduces over other ranks. sam_scope: one of `registry.SAM_SCOPES`."""
+    """Reductions over ranks that this rank's optimizer uses. sam_scope: one of `registry.SAM_SCOPES`."""
     gradients = topology.gradients
     scopes = {"local": None, "population": topology.population, "world": topology.world}
     first = scopes[sam_scope]

@@ -29,7 +29,7 @@ COLUMNS = {
 
 
 def golden(name, computed):
-    """What the file holds; with WRITE_GOLDEN=1 it first becomes what was computed."""
+    """Content of the golden file; with WRITE_GOLDEN=1 the computed values are written first."""
     path = HERE / f"{name}.json"
     if os.environ.get("WRITE_GOLDEN") == "1":
         rows = ",\n  ".join(json.dumps(row) for row in computed)

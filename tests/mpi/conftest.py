@@ -1,4 +1,4 @@
-"""Tests with messages in them: `mpirun --oversubscribe --bind-to none -np N python -m pytest tests/mpi`, valid for every N.
+"""Tests of message passing: `mpirun --oversubscribe --bind-to none -np N python -m pytest tests/mpi`, valid for every N.
 
 Rank 0 prints. A failure on any rank prints that rank's report and ends the whole job, because the others would wait for ever
 in their next collective; so does a test that takes too long. All ranks draw the same hypothesis examples.
@@ -46,7 +46,7 @@ def pytest_configure(config):
 
 
 def end_job(report):
-    """Print one rank's report and take all ranks down; where several fail, the lowest is the first to speak."""
+    """Print one rank's report and abort all ranks; if several fail, the lowest reports first."""
     time.sleep(0.1 * WORLD.rank)
     print(f"\n=== rank {WORLD.rank} of {WORLD.size} failed ===\n{report}", file=stderr, flush=True)
     WORLD.Abort(1)

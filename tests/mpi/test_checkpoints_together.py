@@ -1,4 +1,4 @@
-"""Checkpoints at N ranks: every rank its own file, and a round counts only if every rank can read its part."""
+"""Checkpoints on N ranks: one file per rank; a round is complete only if every rank can read its file."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Weights across populations, against a slow version that sees everybody's weights at once and computes in float64."""
+"""Weights across populations, against a slow version with the weights of all ranks, in float64."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ LOST = st.sampled_from(["nobody", "some", "a population"])
 
 
 def slow_exchange(policy, c, sizes, states, fitness, rates):
-    """Everybody's state after the exchange, shape (N, length); a worker is finite where its fitness is above -inf."""
+    """States of all ranks after the exchange, shape (N, length); a worker is finite if its fitness is above -inf."""
     home = population_of(sizes)
     place = [(fitness[i], rates[i], -i) for i in range(len(states))]  # the larger, the better
     champions = [max((i for i in range(len(states)) if home[i] == k), key=place.__getitem__) for k in range(len(sizes))]
@@ -48,7 +48,7 @@ def slow_exchange(policy, c, sizes, states, fitness, rates):
 
 
 def situation(sizes, seed, lost):
-    """Fitness (with ties) and rates of all workers, the same on every rank; lost: nobody, some, or a population and some."""
+    """Fitness (with ties) and rates of all workers, the same on every rank. lost: no worker, some, or a population and some."""
     rng = np.random.default_rng([seed, 99])
     fitness = rng.integers(0, 4, SIZE) / 4.0
     rates = rng.choice([0.1, 0.2, 0.3], SIZE)
@@ -63,7 +63,7 @@ def situation(sizes, seed, lost):
 
 
 def exchanged(policy, sizes, seed, lost="nobody", c=0.5):
-    """Run one exchange of random weights: (topology, model, everybody's weights before, standings)."""
+    """Run one exchange of random weights: (topology, model, weights of all ranks before, standings)."""
     topology, model = build(sizes), small_model()
     standings, finite = situation(sizes, seed, lost)
     mine = numbers(len(model.state), seed, RANK)

@@ -1,4 +1,4 @@
-"""The verbs of one communicator against numpy over everybody's numbers, with MPI and with Horovod."""
+"""Operations of one communicator against numpy over the numbers of all ranks, with MPI and with Horovod."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Local SGD, gathered gradients, workers apart and workers that copy: on ranks, against one process or each other."""
+"""Local SGD, gathered gradients, independent workers and population-based copies, against one process or each other."""
 
 import numpy as np
 import pytest
@@ -71,7 +71,7 @@ def synchronous(momentum=0.0, steps=STEPS):
 @each_engine
 @each_momentum
 def test_averaging_weights_every_step_is_synchronous_sgd(engine, momentum):
-    """Also with momentum of one's own: the mean of the workers' velocities is the velocity of the mean gradient."""
+    """Also with momentum per worker: the mean of the workers' velocities is the velocity of the mean gradient."""
     weights, coupled, _ = local(1, engine, momentum)
     torch.testing.assert_close(weights, synchronous(momentum), rtol=1e-5, atol=1e-6)  # sums in another order
     assert len(set(everyones(weights.numpy().tobytes()))) == 1

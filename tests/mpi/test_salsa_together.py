@@ -1,4 +1,4 @@
-"""Line searches on many ranks: the steps of one process on the same samples, one decision for all, nobody who diverges."""
+"""Line searches on many ranks: the steps of one process on the same samples, equal decisions on all ranks."""
 
 import math
 from dataclasses import replace
@@ -96,7 +96,7 @@ def test_all_ranks_together_take_the_steps_of_one_process_on_the_same_samples(ru
 def test_with_local_losses_ranks_would_take_different_steps():
     net, mine = module(), [samples(k, RANK, 5) for k in range(25)]
     rules = replace(PLAIN, eta0=10.0, interval=1)
-    states, _ = searched(net, rules, "sgd", mine, WORLD)  # the gradient is everybody's, the losses are not
+    states, _ = searched(net, rules, "sgd", mine, WORLD)  # the gradient is shared, the losses are not
     assert any(len(set(everyones(state.eta))) > 1 for state in states)
 
 

@@ -1,4 +1,4 @@
-"""Trials over ranks: nobody waits who need not, all is evaluated once, and in lag order nothing depends on ranks or time."""
+"""Trials over ranks: no unnecessary waits, every trial evaluated once, results in lag order independent of ranks and time."""
 
 import json
 import math

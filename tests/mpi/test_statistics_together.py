@@ -1,4 +1,4 @@
-"""Batch-norm statistics measured by a group: the same as by one rank alone, and one lost rank does not spoil the others'."""
+"""Batch-norm statistics measured by a group: equal to those of a single rank, and unaffected by a rank that is not finite."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""PSO-PS (our reconstruction) among ranks: who wins, what everybody holds then, how many messages that takes, who is lost."""
+"""PSO-PS (our reconstruction) among ranks: global best, personal bests, number of messages, workers that diverge."""
 
 import hashlib
 import math
@@ -35,7 +35,7 @@ class Valley(Fitness):
 
 
 class Told(Fitness):
-    """Losses by round, as a test wants them."""
+    """Losses by round, given by a test."""
 
     def __init__(self, losses):
         self.losses = losses
@@ -74,7 +74,7 @@ def swarm_of(state, fitness, group=None, motion=MOTIONS["hull"], period=2, round
 
 
 def train(swarm, state, steps, eta=0.1, first=0, centre=None):
-    """Local descent into this worker's own valley; yields after every step whether its momentum is to begin anew."""
+    """Local descent into this worker's own valley; yields after every step whether its momentum has to be reset."""
     x, centre = state[:N], numbers(N, 2, RANK) if centre is None else centre
     for t in range(first, first + steps):
         swarm.begin(t, x)
@@ -119,7 +119,7 @@ def test_pulled_all_the_way_all_stand_where_the_best_one_does():
 @pytest.mark.parametrize("exchange", PROMPT)
 @pytest.mark.parametrize("preset", ["hull", "clerc"])
 def test_everybody_holds_the_winners_bits(preset, exchange, memory):
-    """T6, and that gathering everybody's weights finds the same G as sending the winner's."""
+    """T6, and that gathering all weights finds the same G as broadcasting the best worker's."""
     state = start(B)
     swarm = swarm_of(state, Valley(state, numbers(N, 3)), motion=MOTIONS[preset], exchange=exchange, memory=memory)
     personal, best = math.inf, math.inf
@@ -196,7 +196,7 @@ def test_one_minloc_a_meeting_and_a_broadcast_only_for_a_new_g(table):
     for k, row in enumerate(table):
         calls.clear()
         go(swarm, state, 2, first=3 * k)
-        assert not calls, "between two meetings nobody talks"
+        assert not calls, "no messages between two meetings"
         go(swarm, state, 1, first=3 * k + 2)
         lowest = min(row[rank % 8] for rank in range(SIZE))
         improved = lowest < best
@@ -252,7 +252,7 @@ def test_in_consensus_all_are_in_one_place_after_a_meeting(preset):
 @pytest.mark.parametrize("memory", MEMORIES)
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_a_loss_that_is_not_finite_never_wins(memory, bad):
-    """T13: rank 0, whom every tie falls to."""
+    """T13: rank 0, which wins every tie."""
     state = start()
     spoil = (lambda k: bad if k > 1 else None) if RANK == 0 else (lambda k: None)
     swarm = swarm_of(state, Valley(state, numbers(N, 3), spoil), memory=memory)
@@ -341,7 +341,7 @@ def test_every_worker_draws_factors_of_its_own_and_new_ones_every_time():
 
 
 def test_swarming_finds_lower_ground_than_anybody_alone():
-    """Valleys lie around a common one that nobody sees but in the probe."""
+    """Valleys lie around a common one that only the probe shows."""
     common, state, alone = numbers(N, 3), start(), start()
     mine = common + numbers(N, 4, RANK)
     swarm = swarm_of(state, Valley(state, common), period=1, memory="fresh", motion=Motion(0.0, 0.0, 0.0, 0.5))

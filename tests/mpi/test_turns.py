@@ -1,4 +1,4 @@
-"""The end of a round through the object that scripts talk to: election, exchange and move, lost workers included."""
+"""The end of a round through the interface of the scripts: election, exchange and move, diverged workers included."""
 
 import numpy as np
 import pytest
@@ -33,12 +33,12 @@ def ecosphere(sizes, policy="average", **settings):
 
 
 def drift(member, t):
-    """What a round of training does to the weights: every worker goes its own way."""
+    """Weights after a round of training, different on every worker."""
     member.model.state.detach().add_(numbers(len(member.model.state), t, RANK), alpha=0.1)
 
 
 def fitness_of(t):
-    """Everybody's fitness in round t."""
+    """Fitness of all workers in round t."""
     return np.random.default_rng([7, t]).random(SIZE)
 
 

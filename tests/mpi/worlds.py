@@ -29,7 +29,7 @@ SPLIT = [sizes for sizes in LAYOUTS if len(sizes) > 1]
 HOROVOD = importlib.util.find_spec("horovod") is not None
 ENGINES = ["mpi", pytest.param("horovod", marks=pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed"))]
 
-needs_two = pytest.mark.skipif(SIZE < 2, reason="one rank has nobody to talk to")
+needs_two = pytest.mark.skipif(SIZE < 2, reason="needs at least two ranks")
 needs_split = pytest.mark.skipif(not SPLIT, reason="one rank cannot be two populations")
 each_layout = pytest.mark.parametrize("sizes", LAYOUTS, ids=lambda s: "+".join(map(str, s)))
 each_split = pytest.mark.parametrize("sizes", SPLIT, ids=lambda s: "+".join(map(str, s)))
@@ -63,7 +63,7 @@ def _with_horovod(sizes: list[int], scope: str) -> Topology:
 
 
 def alone() -> Topology:
-    """A world of this rank only: what one process would do."""
+    """A world of this rank only, as in a single process."""
     return build(LAYOUTS[0]).alone()
 
 

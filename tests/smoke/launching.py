@@ -1,4 +1,4 @@
-"""Starting the scripts as a user does, with a limit on everything: a job that hangs is a failure, and leaves nobody behind."""
+"""Start the scripts as a user does, with time limits: a job that hangs is a failure, and leaves no processes behind."""
 
 import contextlib
 import os
@@ -160,7 +160,7 @@ def _variable(process: psutil.Process, name: str) -> str | None:
 
 
 def _end_all(process: subprocess.Popen, mark: str) -> int:
-    """Nobody of the job may stay: those that are still there a moment later are counted, and killed."""
+    """Count and kill the processes of a job that are still alive a moment after its end."""
     finished = process.poll() is not None
     left = _members(mark)
     if finished and left:

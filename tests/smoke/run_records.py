@@ -1,4 +1,4 @@
-"""Reading what a run has left behind, and what it has to hold."""
+"""Read the record of a run and check its content."""
 
 import csv
 import json
@@ -62,7 +62,7 @@ class RunRecord:
         return [float(m[name]) for m in self.metrics if all(m[k] == str(v) for k, v in where.items())]
 
     def bytes_by_formula(self) -> int:
-        """What the spec says all ranks together send across in all rounds, as long as no population is lost."""
+        """Bytes that all ranks send across in all rounds by the specification, if no population is lost."""
         summary = self.summary
         n, theta = len(summary["populations"]), 4 * (summary["parameters"] + summary["buffers"])
         rounds = summary["rounds"]

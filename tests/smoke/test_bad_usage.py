@@ -55,7 +55,7 @@ def job(folder, out, options, **settings):
 
 @pytest.fixture(scope="module")
 def refused(folder):
-    """What every call of ALONE came to, and its --out."""
+    """Result of every call of ALONE, and its --out."""
     outs = {name: folder / name.replace(" ", "-") for name in ALONE}
     done = run_each([job(folder, outs[name], options) for name, (options, _) in ALONE.items()])
     return {name: (d, outs[name]) for name, d in zip(ALONE, done, strict=True)}
@@ -121,7 +121,7 @@ def test_a_run_is_not_resumed_on_another_number_of_ranks(tiny_runs):
 
 
 def test_the_launcher_of_another_mpi_is_recognised(tmp_path):
-    """MPICH's launcher and Open MPI's mpi4py make four worlds of one rank; all of them leave, and only the first speaks."""
+    """MPICH's launcher and Open MPI's mpi4py make four worlds of one rank; all exit, and only the first prints the error."""
     options = ("--preset", "smoke", "--out", tmp_path / "run")
     done = run_each([partial(run, CIFAR10, *options, code=None, PMI_SIZE="4", PMI_RANK=str(r)) for r in range(4)])
     assert [d.code for d in done] == [2, 2, 2, 2], done[0]
@@ -131,7 +131,7 @@ def test_the_launcher_of_another_mpi_is_recognised(tmp_path):
 
 
 def test_optimizers_that_differ_cannot_share_the_first_gradient_of_sam_over_the_world(tmp_path):
-    """Workers without a first gradient would never come to the all-reduce that the others wait in."""
+    """Workers without a first gradient would never enter the all-reduce that blocks the others."""
     options = ("--populations", "gwo:1:sgd,woa:1:sam", "--sam-scope", "world")
     done = run(CIFAR10, *TINY, *options, "--out", tmp_path / "run", ranks=2, code=None, limit=40)
     assert done.code == 2, done

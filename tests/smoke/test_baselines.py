@@ -1,4 +1,4 @@
-"""What a user would pick instead, as a user starts it: every method, lineage and replay, faults, resumption."""
+"""The baselines as a user starts them: every method, lineage and replay, faults, resumption."""
 
 import csv
 import itertools

@@ -1,4 +1,4 @@
-"""The same seed on as many ranks gives the same bits, whoever launched them; another seed gives others."""
+"""The same seed on the same number of ranks gives the same bits with every launcher; another seed gives others."""
 
 import pytest
 

@@ -30,7 +30,7 @@ def rows(out):
 
 
 def check(out, trials=10):
-    """A whole record: every trial ended once, the best one won, and its value could be had again."""
+    """A complete record: every trial ended once, and the value of the best one is reproduced."""
     assert {p.name for p in out.iterdir()} - {"snapshot.json", "snapshot.previous.json"} == FILES
     summary, lines = read(out, "summary.json"), rows(out)
     assert [int(line["id"]) for line in lines] == list(range(trials))
@@ -63,7 +63,7 @@ def test_a_search_on_two_ranks_leaves_its_record(whole):
 
 
 def killed_and_resumed(out, whole, moments, ranks):
-    """Kill the job when its journal has so many more lines, as often as asked for, then let it come to its end."""
+    """Repeatedly kill the job after a number of further journal lines, then let it finish."""
     journal = out / "journal.jsonl"
 
     def lines():
@@ -161,7 +161,7 @@ launch.run(main)
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_error_of_one_rank_of_a_trial_ends_the_job_but_not_the_search(tmp_path, rank):
-    """The others would wait for ever; but it is written down first, so the search gets over that trial by --resume."""
+    """The other ranks would hang; the error is journalled first, so the search passes that trial after --resume."""
     (tmp_path / "own.py").write_text(BROKEN)
     job = (tmp_path / "own.py", tmp_path / "journal", rank)
     for _ in range(2):  # the first attempt, and the further one

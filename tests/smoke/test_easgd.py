@@ -13,7 +13,7 @@ SHORT = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--worker-batch
 
 
 def check(out, ranks, workers, rounds=3):
-    """A whole record: a line for every worker and round, one judgement of the centre a round."""
+    """A complete record: a line for every worker and round, one evaluation of the centre per round."""
     record = RunRecord(out)
     summary, metrics = record.summary, record.metrics
     assert (summary["experiment"], summary["ranks"], summary["rounds"], summary["diverged"]) == ("easgd", ranks, rounds, False)
@@ -104,7 +104,7 @@ def test_a_worker_that_is_lost_goes_on_from_the_centre(tmp_path, method):
 
 @pytest.mark.parametrize(("method", "ranks", "when"), [("aeasgd", 2, 2), ("easgd", 1, 1), ("asgd", 1, 1)])
 def test_where_every_worker_is_lost_the_last_finite_centre_is_kept(tmp_path, method, ranks, when):
-    """A served worker goes on as long as there is another round; those that meet stop at once."""
+    """A served worker continues while there are rounds left; synchronous workers stop at once."""
     out = tmp_path / "run"
     done = run(
         EASGD, "--method", method, *SHORT, "--out", out, ranks=ranks, code=1, ECOSPHERE_FAULT=f"nan:{ranks - 1}:train:{when}"

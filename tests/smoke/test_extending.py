@@ -1,4 +1,4 @@
-"""What docs/extending.md tells to add is added to a copy of the project, word for word, and used."""
+"""The extensions of docs/extending.md, added verbatim to a copy of the project and used."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Never a hang: a rank that fails or dies in any phase takes the whole job down, at once, saying who and where.
+"""No hangs: a rank that fails or dies in any phase aborts the whole job at once, with its rank and phase.
 
 The default run has a few of the sixteen combinations, each phase in one of them; `--slow` all of them.
 """
@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from common.parallel.faults import PHASES
 
 PATIENCE = 10.0  # seconds from the fault to the end of the whole job
-POPULATIONS = "gwo:2,woa:1"  # Horovod works in the first, nobody is beside the worker of the second
+POPULATIONS = "gwo:2,woa:1"  # the first uses Horovod, the second has a single worker
 DEFAULT = {("raise", "setup"), ("kill", "data"), ("raise", "train"), ("kill", "evaluate")}
 DEFAULT |= {("raise", "elect"), ("kill", "exchange"), ("raise", "move"), ("kill", "record")}
 

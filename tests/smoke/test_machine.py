@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from launching import CIFAR10, TINY, run, run_each
 
-# Runs a script with a clock that is set back by two hours as soon as it is looked at, and a process table nobody may read.
+# Runs a script with a clock that is set back by two hours when it is first read, and an unreadable process table.
 STRANGE = """
 import runpy, sys, time
 import psutil
@@ -49,7 +49,7 @@ def test_a_run_on_a_strange_machine_is_like_any_other(tmp_path):
 
 @pytest.fixture(scope="module")
 def refused(tmp_path_factory):
-    """What each of CASES came to, and the folder it was to write to."""
+    """Result of each of CASES, and its output folder."""
     folder = tmp_path_factory.mktemp("refused")
     outs = {name: folder / str(number) for number, name in enumerate(CASES)}
     jobs = []

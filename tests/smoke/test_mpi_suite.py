@@ -1,4 +1,4 @@
-"""The promise of tests/mpi/conftest.py: a test that fails on one rank ends the job with that rank's report; nobody hangs."""
+"""tests/mpi/conftest.py: a test that fails on one rank ends the job with that rank's report; no rank hangs."""
 
 import shutil
 

@@ -20,7 +20,7 @@ def test_a_step_of_the_paper_preset_on_two_ranks(tmp_path, script, dataset):
 
 
 def test_generated_files_pass_for_cifar(tmp_path):
-    """The same way of running, at a size for every day: the cpu preset's network on generated images."""
+    """The same run at a smaller size: the cpu preset's network on generated images."""
     generated_cifar.write(tmp_path, train=500, test=20)
     options = ("--preset", "cpu", "--batch-size", 16, "--max-steps", 2, "--val-fraction", 0.2)
     run(generated_cifar.__file__, tmp_path, CIFAR100, *options, "--data-dir", tmp_path, "--out", tmp_path / "run", ranks=2)

@@ -14,7 +14,7 @@ TOTALS = ("train_images", "bytes_sent", "rounds", "validation_accuracy", "test_a
 
 
 def check(out, ranks, rounds=3):
-    """A whole record, labelled as what it is, and as many bytes as its meetings have sent."""
+    """A complete and labelled record, with the bytes that its meetings have sent."""
     record = RunRecord(out)
     summary, metrics, swarm = record.summary, record.metrics, record.summary["swarm"]
     assert (summary["experiment"], summary["method"], summary["diverged"]) == ("pso-ps", METHOD, False)

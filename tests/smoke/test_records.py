@@ -1,4 +1,4 @@
-"""What a run leaves behind is complete and tells the truth about it (`check_complete` has looked at every one already)."""
+"""Records of runs are complete and correct (`check_complete` has already checked every one)."""
 
 import pytest
 import torch

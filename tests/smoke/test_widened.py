@@ -1,4 +1,4 @@
-"""Vision Transformers, mixed species and optimizers, a folder of images, and a script of one's own."""
+"""Vision Transformers, mixed species and optimizers, a folder of images, and a custom script."""
 
 import difflib
 import re

@@ -1,4 +1,4 @@
-"""Naps between two polls for messages."""
+"""Sleeps between polls for messages."""
 
 import pytest
 

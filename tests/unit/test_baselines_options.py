@@ -1,4 +1,4 @@
-"""The options of the baselines: what each method takes by itself, what it refuses, and whose rates are replayed."""
+"""Options of the baselines: defaults by method, refusals, and replayed rates."""
 
 import math
 from pathlib import Path

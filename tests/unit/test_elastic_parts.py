@@ -1,4 +1,4 @@
-"""What elastic averaging brought along: look-ahead momentum, its network, crops, and orders of one's own."""
+"""Parts of elastic averaging: look-ahead momentum, its network, crops, and image orders per worker."""
 
 from pathlib import Path
 

@@ -36,7 +36,7 @@ def network(seed=1):
 
 
 def slow_statistics(module, batches):
-    """Mean over batches of batch means and unbiased batch variances of what every layer sees, told anew in float64."""
+    """Mean over batches of batch means and unbiased batch variances of what every layer sees, recomputed in float64."""
     seen = {}
     for images in batches:
         x = images

@@ -1,4 +1,4 @@
-"""How a process starts and leaves: launchers, variables of others, exit codes, one line for the user's mistakes, a traceback
+"""How a process starts and exits: launchers, foreign variables, exit codes, one line for the user's mistakes, a traceback
 with its place for everything else.
 """
 

@@ -24,7 +24,7 @@ def draw(seed, *shape):
 
 
 class Workers:
-    """A group in which `others` (shape (p - 1, n), NaN for a lost worker) stand beside this process, and never move."""
+    """A group in which `others` (shape (p - 1, n), NaN for a lost worker) are the other ranks, and never move."""
 
     def __init__(self, others):
         self.size, finite = len(others) + 1, torch.isfinite(others).all(1)
@@ -195,7 +195,7 @@ def step(model, optimizer, batch, spoil=False):
 @pytest.mark.parametrize("spoilt", [None, 1])
 @given(period=st.integers(1, 5), steps=st.integers(2, 11))
 def test_gathered_gradients_are_those_of_one_large_batch(alone, spoilt, period, steps):
-    """A rest at the end makes a step of its own; a gradient that is not finite counts nothing."""
+    """Remaining gradients at the end make a step of their own; non-finite gradients are not counted."""
     plain = network()
     model, optimizer = gathering_optimizer(alone, copy.deepcopy(plain), period, steps)
     reference = torch.optim.SGD(plain.parameters(), 0.2, 0.9, weight_decay=0.05)

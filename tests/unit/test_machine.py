@@ -1,4 +1,4 @@
-"""Cores that are granted, threads that are asked for, and a clock that nobody sets."""
+"""Cores granted, threads requested, and a monotonic clock."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Population-based training: who copies whom, what becomes of a rate, and where the final weights came from."""
+"""Population-based training: copies, perturbed rates, and the lineage of the final weights."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_the_worst_fifth_copies_the_best_fifth_in_turn(world):
     assert world.copies == dict(zip(order[::-1][:count], order[:count], strict=True))
     assert not set(world.copies) & set(world.copies.values())
     assert all(best_of(world, k) <= best_of(world, source) for k, source in world.copies.items())
-    (transfers,) = schedule("exploit", world)  # all at once: nobody sends twice
+    (transfers,) = schedule("exploit", world)  # all at once: no rank sends twice
     assert {(t.target, t.source) for t in transfers} == set(world.copies.items())
     assert {t.effect for t in transfers} == {Effect.REPLACE}
 

@@ -1,4 +1,4 @@
-"""The learning-rate range test: what is read off a curve, and when losses have run away."""
+"""The learning-rate range test: rates found on a curve, and detection of divergence."""
 
 import numpy as np
 import pytest

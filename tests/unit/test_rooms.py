@@ -1,4 +1,4 @@
-"""The rooms of the package: each imports only from those above it, without circles, and rules load without starting MPI."""
+"""Layers of the package: each imports only from those above it, without cycles, and rules load without starting MPI."""
 
 import ast
 import re
@@ -12,7 +12,7 @@ ROOMS = (  # from the ground up
     *("ground", "parallel", "options", "vision", "models", "data", "evaluate", "optim", "ecosphere", "coupling", "training"),
     "search",
 )
-# Update equations and rules: whoever studies them, or uses them elsewhere, needs no MPI.
+# Update equations and rules: usable without MPI.
 PURE = (
     *("common.ecosphere.species", "common.ecosphere.standings", "common.ecosphere.rates", "common.ecosphere.forage"),
     *("common.coupling.elastic", "common.coupling.swarm_rules", "common.coupling.stability"),

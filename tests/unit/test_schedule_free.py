@@ -24,7 +24,7 @@ AVERAGING = ("schedulefree-sgd", "schedulefree-adamw")
 
 
 def rounds_of(optimizer, model, rounds=((0, 2), (2, 5)), rate=RATE):
-    """Two rounds of training, each ending where weights are judged; nothing is exchanged."""
+    """Two rounds of training, each ending where weights are evaluated; nothing is exchanged."""
     for first, last in rounds:
         optimizer.begin_round(rate)
         for batch in batches()[first:last]:
@@ -63,7 +63,7 @@ def test_on_the_flat_buffer_it_is_the_library_on_single_tensors(alone, name, hid
 
 
 def test_what_is_judged_is_the_mean_of_the_points_that_gradients_move(alone):
-    """At a constant rate x_t is the mean of z_1 .. z_t, gradients are taken at y = (1 - beta) z + beta x: told anew here."""
+    """At a constant rate x_t is the mean of z_1 .. z_t, gradients are taken at y = (1 - beta) z + beta x: recomputed here."""
     model, optimizer = adopt(alone, network(), "schedulefree-sgd", weight_decay=0.0)
     plain = copy.deepcopy(model.module)
     z = [p.detach().clone() for p in plain.parameters()]

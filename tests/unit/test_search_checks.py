@@ -111,7 +111,7 @@ def test_a_variable_that_one_of_the_populations_looks_at_has_an_effect():
 
 
 class Images(list):
-    """So many images of 28 x 28 pixels, of which nobody looks at any."""
+    """A number of images of 28 x 28 pixels, which are not read."""
 
     size = 28
 

@@ -1,4 +1,4 @@
-"""What is made of a search that is over: importance, trials.csv, the command of the winner, figures; what may change later."""
+"""Output of a search: importance, trials.csv, the command of the best setting, figures; options that may change on resuming."""
 
 import csv
 import json

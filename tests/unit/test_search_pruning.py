@@ -45,7 +45,7 @@ class TestHalving:
         assert resources(range(27), self.halving) == (27 * 27, list(range(27)))
 
     def test_descending_values_leave_the_first_ones_only(self):
-        """Until there are three at a rung all go on; from then on only the best third, which newcomers never are."""
+        """All trials continue until a rung has three; then only the best third, which later trials never are."""
         steps, finished = resources(range(27, 0, -1), self.halving)
         assert finished == [0, 1]
         assert steps == 2 * 27 + 25 * 1
@@ -83,7 +83,7 @@ class TestMedian:
 
 
 def test_verdicts_look_only_at_what_a_proposal_may_know():
-    """Trial 5 knows the four of the generation before it, whatever its own has come to; in free order all that there is."""
+    """Trial 5 uses the four trials of the previous generation only; in free order, all known ones."""
     for free, kept in ((False, True), (True, False)):
         search = Search(Generations(4), Limits(8), 4, pruner=Median(startup=4), free=free)
         search.begin(0.0)

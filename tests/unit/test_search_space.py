@@ -1,4 +1,4 @@
-"""Search spaces: scales, grids, conditions, what makes two settings the same, and what is refused before anybody trains."""
+"""Search spaces: scales, grids, conditions, equality of settings, and refusals before training."""
 
 import math
 
@@ -139,7 +139,7 @@ def test_a_space_is_read_from_a_file_as_from_a_dictionary(tmp_path):
         ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "step": 2}}, "unknown field step"),
         ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "scale": ["log"]}}, "['log']"),
         ({"x": {"kind": ["float"]}}, "kind '['float']'"),
-        ({"x": {"kind": "int", "low": False, "high": True}}, "to be numbers"),
+        ({"x": {"kind": "int", "low": False, "high": True}}, "must be numbers"),
         ({"x": {"kind": "int", "low": 0, "high": 4, "grid": True}}, "grid True"),
         (
             {"x": {"kind": "int", "low": 0, "high": 1}, "y": {"kind": "int", "low": 0, "high": 1, "when": {"x": []}}},

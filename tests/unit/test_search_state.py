@@ -1,4 +1,4 @@
-"""Who evaluates what and when, on the simulated clock; what a kill at any event leaves behind, and what is made of it."""
+"""Assignment of trials on the simulated clock, and recovery from a kill at any event."""
 
 import itertools
 import json
@@ -122,7 +122,7 @@ class TestTime:
         took = play(search, lambda trial: 10.0 if trial.id == 12 else 1.0)
         assert (took, utilisation(search)) == (13, pytest.approx(22 / (4 * 13)))
         rows = sorted((t.worker, t.start, t.end) for t in search.trials)
-        assert all(a[0] != b[0] or a[2] <= b[1] for a, b in itertools.pairwise(rows)), "nobody does two things at once"
+        assert all(a[0] != b[0] or a[2] <= b[1] for a, b in itertools.pairwise(rows)), "a worker evaluates one trial at a time"
 
 
 class TestOrder:
@@ -137,7 +137,7 @@ class TestOrder:
 
     @pytest.mark.parametrize("kind", [Steady, Tpe])
     def test_a_free_search_is_replayed_from_its_journal(self, kind):
-        """Every proposal is what the strategy says of the trials that had ended before it in the journal."""
+        """Every proposal is the strategy's for the trials that ended before it in the journal."""
         events = []
         strategy = kind(SPACE, order=FREE)
         search = Search(strategy, Limits(25), 4, seed=3, log=events.append)
@@ -372,7 +372,7 @@ class TestResume:
         assert outcome(longer) == outcome(at_once)
 
     def test_a_kill_among_reports_changes_no_verdict(self, tmp_path):
-        """Trials are stopped by what others had come to: verdicts after a kill are those that there would have been."""
+        """Pruning depends on the values of other trials: decisions after a kill are those without it."""
         whole = run_judged(tmp_path / "whole")
         states = [t.state for t in whole.trials]
         assert 2 < states.count(State.PRUNED) < 12
@@ -428,7 +428,7 @@ def test_nothing_is_handed_out_once_a_trial_has_broken():
 
 @pytest.mark.parametrize("pruner", [None, Median(startup=0)], ids=["whole", "pruned"])
 def test_reports_are_answered_where_trials_may_be_stopped(pruner):
-    """The others are only noted, so that nobody waits for an answer while training."""
+    """Reports without pruning get no reply, so that training does not wait."""
     search = Search(Random(SPACE), Limits(2), 1, pruner=pruner, free=True)
     coordinator = Coordinator(search)
     ((_, task),) = coordinator.answer([(0, Ready())])

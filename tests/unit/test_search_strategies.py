@@ -192,7 +192,7 @@ class TestAll:
         assert abs(best.mean() - mean) < 5 * math.hypot(own, error)
 
     def test_the_deviation_instead_of_its_root_would_collapse(self, monkeypatch):
-        """What tells the reference's rule from the usual one: 93.3 on average."""
+        """Distinguishes the reference's rule from the usual one: 93.3 on average."""
         usual = lambda space, settings: {k: max(0.01, v**2) for k, v in mutation_deviations(space, settings).items()}  # noqa: E731
         monkeypatch.setattr("common.search.strategies.mutation_deviations", usual)
         assert np.mean([searched(Evolution(CUBE), seed).best.value for seed in range(100)]) < 97

@@ -45,7 +45,7 @@ def test_these_are_all_networks_for_images():
 
 @pytest.mark.parametrize("option", ["image_size", "crop"])
 def test_augmenters_take_a_single_pixel(alone, option):
-    """What is too small is the network's affair."""
+    """The network decides which sizes are too small."""
     data = open_data("digits", "", alone, 0, 0.1, 50, **{option: 1})
     assert data.train.size == 1
     everything = torch.arange(len(data.train))

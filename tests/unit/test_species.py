@@ -160,7 +160,7 @@ def test_without_exploration_range_every_wolf_moves_exactly_to_the_base_rate(dam
 @given(case=cases("woa"))
 def test_without_exploration_range_every_encircling_whale_moves_exactly_to_the_base_rate(damping, case):
     case.damping, case.t = damping, case.rounds
-    case.numbers[::5] = [p / 2 for p in case.numbers[::5]]  # p < 1/2: nobody spirals, and |A| = 0 < 1: nobody explores
+    case.numbers[::5] = [p / 2 for p in case.numbers[::5]]  # p < 1/2: no whale spirals, and |A| = 0 < 1: none explores
     np.testing.assert_array_equal(move("woa", case), np.full(len(case.rates), case.base))
 
 

@@ -1,4 +1,4 @@
-"""A particle's move against a slow loop, its coefficients, what it remembers, and what is known of a swarm at rest."""
+"""A particle's move against a slow loop, its coefficients, its memory, and the theory of a swarm at rest."""
 
 import math
 from itertools import pairwise

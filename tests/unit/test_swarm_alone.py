@@ -1,4 +1,4 @@
-"""A swarm of one, and what places are compared by."""
+"""A swarm of one, and the fitness that positions are compared by."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Text: nothing of it is in two places, windows cover it, labels follow inputs; the model sees the past alone."""
+"""Text: disjoint splits, windows that cover the text, labels that follow inputs; the model sees the past alone."""
 
 from dataclasses import replace
 
