@@ -14,10 +14,11 @@ For example:
 from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
-from common.coupling import stability
+import numpy as np
+
 from common.coupling.options import refuse_both_batches
 from common.coupling.swarm import EXCHANGES, FITNESSES, Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
-from common.coupling.swarm_rules import MEMORIES, MOTIONS, RANDS, UNITS, Motion
+from common.coupling.swarm_rules import MEMORIES, MOTIONS, RANDS, UNITS, Motion, second_moments
 from common.ecosphere.rates import ScheduledRates
 from common.errors import UsageError
 from common.models.flat import FlatModel
@@ -165,7 +166,7 @@ def resolve(args: Args, given: set[str], ranks: int) -> tuple[Args, Motion]:
 def cautions(motion: Motion) -> list[str]:
     """Notes on coefficients with which a swarm with fixed P and G is unstable."""
     w, c1, c2 = motion.inertia, motion.cognitive, motion.social
-    if motion.v_max or stability.spectral_radius(stability.swarm_second_moments(w, c1, c2)) <= 1 + 1e-9:
+    if motion.v_max or np.abs(np.linalg.eigvals(second_moments(w, c1, c2))).max() <= 1 + 1e-9:
         return []  # without pulls the radius is 1 up to rounding
     return [f"note: with w = {w:g}, c1 = {c1:g} and c2 = {c2:g} positions spread without bound unless --v-max limits them"]
 

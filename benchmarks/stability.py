@@ -4,20 +4,20 @@
 
 The quadratic F(x) = x^2 / 2 without noise; p workers take turns. Above: the spectral radius of one round over learning rate
 and penalty; it diverges above 1. Below: the centre over 20,000 rounds at eta = 0.001, rho = 2.5 from x^i = x~ = 1000.
-Everything in float64, from the matrices of common/coupling/stability.py. Writes stability.md and stability.png into
+Everything in float64, from the matrices of benchmarks/elastic_theory.py. Writes stability.md and stability.png into
 results/benchmarks.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 
+import elastic_theory as stability
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from common.coupling import stability
 from common.options import PathText, read_options
 from common.parallel import launch
 

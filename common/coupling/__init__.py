@@ -6,5 +6,4 @@ local_sgd       local SGD, DiLoCo, and gradient accumulation over several steps
 server          an asynchronous center variable on server ranks, or in an RMA window
 swarm_rules     a particle's move on weights: PSO-PS (our reconstruction); pure
 swarm           the communication side of PSO-PS: best positions and their exchange
-stability       spectral radii of elastic averaging on a quadratic, and of a swarm with fixed P and G
 """

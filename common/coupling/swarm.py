@@ -226,10 +226,10 @@ class Swarm(Coupling):
         if swarm_rules.is_personal_best(memory, fitness, self.personal.fitness):
             self.personal.take(self.personal.place if lost else self.state, fitness)
         lowest, winner = self.group.minloc(self.personal.fitness)
-        everybody = self.group.gather_flat(self.personal.place) if self.settings.exchange == "allgather" else None
+        gathered = self.group.gather_flat(self.personal.place) if self.settings.exchange == "allgather" else None
         self.counts[0] += 1
         if swarm_rules.is_global_best(memory, lowest, self.best.fitness):
-            self._fetch(winner, lowest, everybody)
+            self._fetch(winner, lowest, gathered)
         elif memory != "standard":
             self.best.fitness = lowest  # no finite fitness on any worker
         return winner
@@ -242,13 +242,13 @@ class Swarm(Coupling):
         self.state.copy_(present)
         return fitness
 
-    def _fetch(self, winner: int, fitness: float, everybody: Tensor | None) -> None:
+    def _fetch(self, winner: int, fitness: float, gathered: Tensor | None) -> None:
         """G <- P of the winner, now or at the next synchronisation."""
         best = self.coming if self.settings.exchange == "delayed" else self.best
         if winner == self.group.rank:
             best.place.copy_(self.personal.place)
-        if everybody is not None:
-            best.place.copy_(everybody[winner])
+        if gathered is not None:
+            best.place.copy_(gathered[winner])
         elif best is self.coming:
             self.pending = self.group.start_broadcast_(best.place, root=winner)
         else:

@@ -172,3 +172,12 @@ def is_personal_best(memory: str, fitness: float, before: float) -> bool:
 def is_global_best(memory: str, fitness: float, before: float) -> bool:
     """(4) Whether the best P of a round becomes G. standard: if it is better. reeval, fresh: always, if it is finite."""
     return fitness < math.inf and (memory != "standard" or fitness < before)
+
+
+def second_moments(w: float, c1: float, c2: float) -> np.ndarray:
+    """One move on (E x^2, E x x_, E x_^2), x_ the position before x, at P = G = 0 with r1, r2 drawn anew; shape (3, 3).
+
+    The variance of a particle stays bounded iff its spectral radius is below 1.
+    """
+    a, s = 1 + w - (c1 + c2) / 2, (c1 * c1 + c2 * c2) / 12
+    return np.array([[a * a + s, -2 * w * a, w * w], [a, -w, 0], [1, 0, 0]])

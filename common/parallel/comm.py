@@ -156,13 +156,13 @@ class Group:
 
     def gather_flat(self, buffer: Tensor) -> Tensor:
         """All-gather contiguous float32 buffers of n elements; shape (size, n), in rank order."""
-        everybody = buffer.new_empty((self.size, buffer.numel()))
+        gathered = buffer.new_empty((self.size, buffer.numel()))
         if self.size == 1:
-            return everybody.copy_(buffer)
+            return gathered.copy_(buffer)
         self.traffic.inside += buffer.numel() * buffer.element_size()
-        table = host_array(everybody)
+        table = host_array(gathered)
         self.comm.Allgather(host_array(buffer), table)
-        return _put_back(everybody, table)
+        return _put_back(gathered, table)
 
     def gather_rows(self, row: np.ndarray) -> np.ndarray:
         """All-gather one float64 row per rank; shape (size, len(row)), in rank order."""

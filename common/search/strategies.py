@@ -157,8 +157,8 @@ class Evolution:
             if setting is None:
                 break
             found[key_of(setting)] = Proposal(setting)
-        everyone = list(found.values())
-        return [everyone[c] for c in rng.permutation(len(everyone))[: self.population]]
+        candidates = list(found.values())
+        return [candidates[c] for c in rng.permutation(len(candidates))[: self.population]]
 
 
 def mutation_deviations(space: Space, settings: Sequence[Setting]) -> dict[str, float]:

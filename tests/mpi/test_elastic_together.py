@@ -5,7 +5,7 @@ import pytest
 import torch
 from worlds import ENGINES, RANK, SIZE, build, everyones, needs_two
 
-from common.coupling import stability
+from benchmarks import elastic_theory as stability
 from common.coupling.elastic import CenterVariable, Downpour, Elastic, LocalCenter
 from common.coupling.server import ServedCenter, Server, WindowCenter, slices_of
 from common.coupling.synchronous import SynchronousElastic, couple

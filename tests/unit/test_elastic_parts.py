@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from test_cli import load_script
 from torch import nn
 
-from common.coupling import stability
+from benchmarks import elastic_theory as stability
 from common.coupling.elastic import CenterVariable, Elastic, LocalCenter
 from common.data.augment import CroppingAugmenter, in_unit_range
 from common.data.dataset import SOURCES, open_data, permutation

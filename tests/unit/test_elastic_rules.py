@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.coupling import stability
+from benchmarks import elastic_theory as stability
 from common.coupling.elastic import Admm, CenterVariable, Downpour, Elastic, LocalCenter, MomentumDownpour, MomentumRule, NoSync
 from common.coupling.synchronous import SynchronousElastic, centre_after
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.coupling import stability
+from benchmarks import elastic_theory as stability
 
 
 @pytest.mark.parametrize(("eta", "alpha"), [(0.5, 0.85714), (1.0, 0.66667), (1.5, 0.40000)])

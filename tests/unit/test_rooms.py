@@ -15,7 +15,7 @@ ROOMS = (  # from the ground up
 # Update equations and rules: usable without MPI.
 PURE = (
     *("common.ecosphere.species", "common.ecosphere.standings", "common.ecosphere.rates", "common.ecosphere.forage"),
-    *("common.coupling.elastic", "common.coupling.swarm_rules", "common.coupling.stability"),
+    *("common.coupling.elastic", "common.coupling.swarm_rules"),
     *("common.optim.bases", "common.optim.registry", "common.optim.sam", "common.optim.salsa", "common.optim.weight_optimizer"),
     *("common.models", "common.models.flat", "common.models.batch_norm", "common.search.strategies", "common.search.space"),
 )

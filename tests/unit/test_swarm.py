@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.coupling import stability
+from benchmarks.elastic_theory import spectral_radius
 from common.coupling.swarm_rules import (
     MEMORIES,
     MOTIONS,
@@ -24,10 +24,24 @@ from common.coupling.swarm_rules import (
     is_personal_best,
     limits,
     move,
+    second_moments,
 )
 
 sizes_of_tensors = st.lists(st.integers(1, 7), min_size=1, max_size=4)
 weights = st.floats(0, 2)
+
+
+def mean_is_stable(w: float, c1: float, c2: float) -> bool:
+    """Whether E x of a particle converges, to (c1 P + c2 G) / (c1 + c2), for fixed P and G and no training.
+
+    E x follows x_{k+1} = (1 + w - phi) x_k - w x_{k-1} + phi target with phi = (c1 + c2) / 2: |w| < 1 and 0 < phi < 2 (1 + w).
+    """
+    return abs(w) < 1 and 0 < (c1 + c2) / 2 < 2 * (1 + w)
+
+
+def largest_sum(w: float) -> float:
+    """c1 + c2 below which `second_moments` is stable, for c1 = c2 and |w| < 1. Poli 2009."""
+    return 24 * (1 - w * w) / (7 - 5 * w)
 
 
 def places(n, seed, count=4):
@@ -137,7 +151,7 @@ def test_the_presets():
     clerc = MOTIONS["clerc"]
     assert (clerc.inertia, clerc.inertia_end) == pytest.approx([0.7298438] * 2, abs=1e-7)
     assert (clerc.cognitive, clerc.social) == pytest.approx([1.4961798] * 2, abs=1e-7)
-    assert clerc.cognitive + clerc.social < stability.swarm_largest_sum(clerc.inertia) == pytest.approx(3.3472, abs=1e-4)
+    assert clerc.cognitive + clerc.social < largest_sum(clerc.inertia) == pytest.approx(3.3472, abs=1e-4)
     assert MOTIONS["hull"] == Motion(0.0, 0.0, 0.25, 0.75)
     shi, oz = MOTIONS["shi"], MOTIONS["oz"]
     assert (shi.inertia, shi.inertia_end, shi.cognitive, shi.social) == (0.9, 0.4, 2.0, 2.0)
@@ -230,10 +244,10 @@ def test_the_mean_is_stable_exactly_within_its_bound(w, share, factor):
     """T8: by the eigenvalues of the recursion."""
     total = factor * 4 * (1 + w)
     a = 1 + w - total / 2
-    stable = stability.spectral_radius(np.array([[a, -w], [1, 0]])) < 1
-    assert stability.swarm_mean_is_stable(w, share * total, (1 - share) * total) == stable == (factor < 1)
-    assert not stability.swarm_mean_is_stable(w, 0.0, 0.0)
-    assert not stability.swarm_mean_is_stable(1.0, 1.0, 1.0)
+    stable = spectral_radius(np.array([[a, -w], [1, 0]])) < 1
+    assert mean_is_stable(w, share * total, (1 - share) * total) == stable == (factor < 1)
+    assert not mean_is_stable(w, 0.0, 0.0)
+    assert not mean_is_stable(1.0, 1.0, 1.0)
 
 
 @pytest.mark.parametrize(("w", "c"), [(0.0, 1.5), (0.5, 1.8), (0.7298, 1.49618), (0.9, 0.7)])
@@ -242,7 +256,7 @@ def test_second_moments_of_many_particles_follow_their_matrix(w, c):
     path = at_rest(w, c, c, 4)
     moments = np.array([1.0, 1.0, 1.0])
     for before, now in pairwise(path):
-        moments = stability.swarm_second_moments(w, c, c) @ moments
+        moments = second_moments(w, c, c) @ moments
         found = [np.mean(now**2), np.mean(now * before), np.mean(before**2)]
         np.testing.assert_allclose(found, moments, rtol=0.05, atol=0.01)
 
@@ -250,12 +264,12 @@ def test_second_moments_of_many_particles_follow_their_matrix(w, c):
 @pytest.mark.parametrize(("w", "c"), [(0.0, 1.71429), (0.5, 2.0), (0.7298, 1.67374), (0.9, 0.912)])
 def test_the_variance_is_bounded_exactly_below_polis_bound(w, c):
     """T9: at 0.99 and 1.01 of it."""
-    assert stability.swarm_largest_sum(w) / 2 == pytest.approx(c, abs=5e-6)
-    radii = [stability.spectral_radius(stability.swarm_second_moments(w, f * c, f * c)) for f in (0.99, 1.01)]
+    assert largest_sum(w) / 2 == pytest.approx(c, abs=5e-6)
+    radii = [spectral_radius(second_moments(w, f * c, f * c)) for f in (0.99, 1.01)]
     assert radii[0] < 1 < radii[1]
     moments = np.array([[1.0] * 3] * 2).T
     for _ in range(4000):
         for i, f in enumerate((0.99, 1.01)):
-            moments[:, i] = stability.swarm_second_moments(w, f * c, f * c) @ moments[:, i]
+            moments[:, i] = second_moments(w, f * c, f * c) @ moments[:, i]
     assert moments[0, 0] < 0.1
     assert moments[0, 1] > 10

@@ -1,5 +1,5 @@
-"""Stability theory of elastic averaging on a quadratic F(x) = h x^2 / 2 (maps, stability conditions, moments of the center
-variable), and of a swarm whose best positions are fixed.
+"""Stability theory of elastic averaging on a quadratic F(x) = h x^2 / 2: maps, stability conditions, moments of the center
+variable. For benchmarks/stability.py, and for the tests of the update rules.
 
 Notation of the paper (arXiv 1412.6651v8): p workers x^1..x^p and the centre x~, learning rate eta, penalty rho, moving rate
 alpha = eta rho, centre moving rate beta = p alpha, momentum delta, curvature h. Maps act on column vectors; everything is
@@ -135,25 +135,3 @@ def error_bound(eta: float, mu: float, smoothness: float, alpha: float, beta: fl
     first = 2 * eta * mu * smoothness / total
     second = 2 * eta * smoothness * (1 - 2 * math.sqrt(mu * smoothness) / total)
     return np.array([[1 - first - second - alpha, second, alpha], [0, 1 - first - alpha, alpha], [beta, 0, 1 - beta]])
-
-
-def swarm_mean_is_stable(w: float, c1: float, c2: float) -> bool:
-    """Whether E x of a particle converges, to (c1 P + c2 G) / (c1 + c2), for fixed P and G and no training.
-
-    E x follows x_{k+1} = (1 + w - phi) x_k - w x_{k-1} + phi target with phi = (c1 + c2) / 2: |w| < 1 and 0 < phi < 2 (1 + w).
-    """
-    return abs(w) < 1 and 0 < (c1 + c2) / 2 < 2 * (1 + w)
-
-
-def swarm_second_moments(w: float, c1: float, c2: float) -> np.ndarray:
-    """One move on (E x^2, E x x_, E x_^2), x_ the position before x, at P = G = 0 with r1, r2 drawn anew; shape (3, 3).
-
-    The variance of a particle stays bounded iff its spectral radius is below 1.
-    """
-    a, s = 1 + w - (c1 + c2) / 2, (c1 * c1 + c2 * c2) / 12
-    return np.array([[a * a + s, -2 * w * a, w * w], [a, -w, 0], [1, 0, 0]])
-
-
-def swarm_largest_sum(w: float) -> float:
-    """c1 + c2 below which `swarm_second_moments` is stable, for c1 = c2 and |w| < 1. Poli 2009."""
-    return 24 * (1 - w * w) / (7 - 5 * w)
