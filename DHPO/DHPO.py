@@ -217,7 +217,7 @@ def finish(
     }
     title = f"{args.strategy}, {data.source.title}, {workers_of(args, search.workers)}"
     write_weights(directory, module)
-    write_figures(directory / "figures", search, space, shares, title)
+    write_figures(directory / "figures", search, space, title)
     write_json(directory / "best.json", about)
     write_json(directory / "summary.json", summary)
     if reason := why(search):

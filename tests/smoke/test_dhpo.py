@@ -57,9 +57,7 @@ def whole(tmp_path_factory):
 def test_a_search_on_two_ranks_leaves_its_record(whole):
     summary = check(whole)
     assert (summary["method"], summary["ranks"], summary["workers"]) == ("async-evolution", 2, 2)
-    assert {p.name for p in (whole / "figures").iterdir()} == {
-        f"{n}.png" for n in ("best", "curves", "importance", "parallel", "ranks", "slices")
-    }
+    assert {p.name for p in (whole / "figures").iterdir()} == {f"{n}.png" for n in ("curves", "history", "slices")}
 
 
 def killed_and_resumed(out, whole, moments, ranks):

@@ -14,7 +14,7 @@ from test_cli import load_script
 from common.errors import UsageError
 from common.models import without
 from common.optim.options import without_effect
-from common.search.figures import _ticks, write_figures
+from common.search.figures import write_figures
 from common.search.importance import importance
 from common.search.objective import Training, with_setting
 from common.search.report import COLUMNS, check_same_search, command_of, totals, write_trials
@@ -129,9 +129,11 @@ def test_totals_add_up():
 
 def test_every_figure_is_drawn(tmp_path):
     search = searched()
-    paths = write_figures(tmp_path, search, TREE, importance(TREE, search.trials), "a search")
-    assert [p.stem for p in paths] == ["best", "parallel", "slices", "ranks", "importance", "curves"]
+    paths = write_figures(tmp_path, search, TREE, "a search")
+    assert [p.stem for p in paths] == ["history", "slices", "curves"]
     assert all(p.stat().st_size > 5000 for p in paths)
+    search.trials[:] = [t for t in search.trials if t.state is not State.COMPLETE]
+    assert write_figures(tmp_path / "none", search, TREE, "a search") == []
 
 
 class TestCommand:
@@ -217,12 +219,6 @@ def test_a_seed_for_all_trials_or_one_for_each():
     assert len(set(seeds)) == 99
     assert seeds == [own.seed_of(trial) for trial in range(99)]
     assert seeds[0] != Training(replace(args, seed=6), None, None, own_seeds=True).seed_of(0)
-
-
-@pytest.mark.parametrize(("low", "high", "texts"), [(1, 2, ["1", "2"]), (1, 3, ["1", "2", "3"]), (0, 10, ["0", "5", "10"])])
-def test_integers_are_drawn_where_their_labels_stand(low, high, texts):
-    (width,) = Space.of({"width": {"kind": "int", "low": low, "high": high}}).variables
-    assert _ticks(width) == [(width.to_unit(int(text)), text) for text in texts]
 
 
 def test_a_search_may_grow_when_it_is_resumed_and_nothing_else(tmp_path):
