@@ -9,8 +9,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 from torch.utils.data import DataLoader, Subset, TensorDataset, random_split
 
-from common.ecosphere.membership import join
-from common.parallel import launch
+from ecosphere import join, launch
 
 EPOCHS, BATCH, RATE = 12, 64, 0.05
 
