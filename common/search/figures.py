@@ -1,7 +1,9 @@
 """Figures of one search, drawn by Optuna: the best value so far, the value over each variable, and the curves of trials."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import optuna
@@ -24,7 +26,7 @@ def write_figures(folder: Path, search: Search, space: Space, title: str) -> lis
     plt.switch_backend("Agg")  # no window, whatever the desktop
     study = study_of(space, search.trials, {trial.id for trial in search.trials})
     draw = optuna.visualization.matplotlib
-    plots = {"history": draw.plot_optimization_history, "slices": draw.plot_slice}
+    plots: dict[str, Callable[[optuna.Study], Any]] = {"history": draw.plot_optimization_history, "slices": draw.plot_slice}
     if any(len(trial.curve) > 1 for trial in search.trials):
         plots["curves"] = draw.plot_intermediate_values
     folder.mkdir(parents=True, exist_ok=True)
