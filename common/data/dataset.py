@@ -118,13 +118,7 @@ def open_data(
     data set allows it. pixels: `normalised` by the data set's mean and standard deviation (with image_size: 1/2 each), or
     `unit`, in [0, 1]. Raises UsageError where the data or these options are unusable.
     """
-    if crop and image_size:
-        raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
-    if (crop or image_size) and name in SOURCES and SOURCES[name].is_text:
-        raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
-    if pixels == "unit" and (image_size or (name in SOURCES and SOURCES[name].is_text)):
-        beside = f"--image-size {image_size}, with which they lie in [-1, 1]" if image_size else f"--dataset {name}, a text"
-        raise UsageError(f"--pixels unit cannot be combined with {beside}: give --pixels normalised")
+    _refuse_geometry(name, image_size, crop, pixels)
     source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
     source = replace(source, flip=source.flip and flip)
     with topology.world.raise_together():
@@ -133,9 +127,9 @@ def open_data(
             side = min(train.images.shape[1:3])
             if crop > side:
                 raise UsageError(f"--crop {crop} is more than the {side} pixels of {source.title}'s images")
-            kept, held_out, judged = split(train.kinds, val_fraction, fitness_images, seed, source.title)
-            mine = fewer(train.kinds, kept, train_images, seed), held_out, judged
-    kept, held_out, judged = topology.world.bcast_object(mine)
+            kept, held_out, chosen = split(train.kinds, val_fraction, fitness_images, seed, source.title)
+            mine = fewer(train.kinds, kept, train_images, seed), held_out, chosen
+    kept, held_out, chosen = topology.world.bcast_object(mine)
 
     def on_device(part: Split | None) -> ImageDataset | Texts:
         """Broadcast the split from the first rank of a node to all its ranks."""
@@ -143,20 +137,35 @@ def open_data(
         images, labels = (torch.from_numpy(a).to(topology.device) for a in shared)
         if source.is_text:
             return Texts(images, labels)
-        kind = in_unit_range(source) if pixels == "unit" else source
-        if crop:
-            augmenter: Augmenter = CroppingAugmenter(images, kind, crop)
-        else:
-            augmenter = ResizingAugmenter(images, source, image_size, crop_scale) if image_size else Augmenter(images, kind)
-        return ImageDataset(augmenter, labels)
+        return ImageDataset(_augmenter(images, source, image_size, crop_scale, crop, pixels), labels)
 
     return DataSet(
         source=source,
         train=on_device(train and train.take(kept)),
         validation=on_device(train and train.take(held_out)),
-        fitness=on_device(train and train.take(judged)),
+        fitness=on_device(train and train.take(chosen)),
         test=on_device(test),
     )
+
+
+def _refuse_geometry(name: str, image_size: int, crop: int, pixels: str) -> None:
+    """Raise UsageError for options of images that exclude each other, or that a text does not have."""
+    is_text = name in SOURCES and SOURCES[name].is_text
+    if crop and image_size:
+        raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
+    if (crop or image_size) and is_text:
+        raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
+    if pixels == "unit" and (image_size or is_text):
+        beside = f"--image-size {image_size}, with which they lie in [-1, 1]" if image_size else f"--dataset {name}, a text"
+        raise UsageError(f"--pixels unit cannot be combined with {beside}: give --pixels normalised")
+
+
+def _augmenter(images: Tensor, source: Source, image_size: int, crop_scale: float, crop: int, pixels: str) -> Augmenter:
+    """What crops, resizes and normalises the images, as the options say."""
+    if image_size and not crop:
+        return ResizingAugmenter(images, source, image_size, crop_scale)
+    kind = in_unit_range(source) if pixels == "unit" else source
+    return CroppingAugmenter(images, kind, crop) if crop else Augmenter(images, kind)
 
 
 def split(
