@@ -102,6 +102,11 @@ OWN: dict[str, Any] = {"optimizer": "sgd", "fitness_images": 0, "precision": "fl
 PUBLISHED = {"schedule": "constant", "label_smoothing": 0.0, "weight_decay": 0.0}
 PRESETS = make_presets(
     Args,
+    expect=(
+        "10 to 20 seconds",
+        "64 trials of 2 epochs of 10,000 images, minutes on 2 quiet cores",
+        "64 epochs of MNIST on 906 parameters, minutes on 2 quiet cores",
+    ),
     smoke={**OWN, "space": "digits", "rounds": 3, "trials": 12, "lag": 4},
     cpu={**OWN, "space": "cifar10", "model": "cnn", "width": 2, "train_images": 10000, "rounds": 2, "batch_size": 128},
     paper={
@@ -109,11 +114,6 @@ PRESETS = make_presets(
         **{"rounds": 1, "batch_size": 128},
     },
 )
-COST = {
-    "smoke": "10 to 20 seconds",
-    "cpu": "64 trials of 2 epochs of 10,000 images, minutes on 2 quiet cores",
-    "paper": "64 epochs of MNIST on 906 parameters, minutes on 2 quiet cores",
-}
 
 
 def main() -> None:
@@ -129,7 +129,7 @@ def main() -> None:
     with topology.world.raise_together():
         check_training(space, args, training.data, args.ranks_per_trial)
     start_record(directory, args, space, training, topology)
-    for line in (headline(f"Search by {args.strategy}", args.preset, COST), *training.data.source.notes):
+    for line in (headline(f"Search by {args.strategy}", args.preset, PRESETS.expect), *training.data.source.notes):
         launch.say(line)
     setup = machine.seconds_since_start()
 

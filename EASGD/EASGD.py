@@ -128,6 +128,7 @@ class Args(CommonArgs):
 
 PRESETS = make_presets(
     Args,
+    expect=("10 to 40 seconds", "about a minute on 2 quiet cores", "400 epochs of the paper's network, for GPUs"),
     smoke={
         **{"optimizer": "sgd", "worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.05},
         **{"momentum_factor": 0.9, "weight_decay": 1e-4, "average_rate": 0.05},  # a few hundred updates in all
@@ -142,11 +143,6 @@ PRESETS = make_presets(
         **{"optimizer": "sgd", "learning_rate": 0.05, "momentum_factor": 0.99, "weight_decay": 1e-4, "label_smoothing": 0.0},
     },
 )
-COST = {
-    "smoke": "10 to 40 seconds",
-    "cpu": "about a minute on 2 quiet cores",
-    "paper": "400 epochs of the paper's network, for GPUs",
-}
 
 
 def main() -> None:
@@ -158,7 +154,7 @@ def main() -> None:
         launch.say(f"{method} is sequential: rank 0 trains, {ranks - 1} other rank(s) wait")
     servers = count_servers(args, ranks)
     topology = build_topology(populations(args, ranks, servers), "worker", horovod=method in TOGETHER)
-    title = headline(f"EASGD {method}", args.preset, COST)
+    title = headline(f"EASGD {method}", args.preset, PRESETS.expect)
     if method in ALONE and ranks > 1:
         if topology.world.rank == 0:
             train_together(Run("easgd", method, batched(args, given, 1), given, topology.alone(), [title], 1, args.shards))

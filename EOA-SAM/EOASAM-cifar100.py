@@ -7,13 +7,13 @@ For example:
     python EOA-SAM/EOASAM-cifar100.py --preset smoke
 """
 
-from EOASAM import main
+from EOASAM import EXPECT, main
 
 from common.parallel import launch
 from common.training.eoa import EoaArgs
 from common.training.options import make_presets
 
-PRESETS_CIFAR100 = make_presets(EoaArgs, cpu={"dataset": "cifar100"}, paper={"dataset": "cifar100"})
+PRESETS_CIFAR100 = make_presets(EoaArgs, EXPECT, cpu={"dataset": "cifar100"}, paper={"dataset": "cifar100"})
 
 if __name__ == "__main__":
     launch.run(lambda: main(PRESETS_CIFAR100, column="cifar100", description=__doc__))

@@ -11,20 +11,16 @@ moves its workers' learning rates around the elected base rate.
 
 from common.parallel import launch
 from common.training.eoa import EoaArgs, prepare
-from common.training.options import headline, make_presets, parse_args
+from common.training.options import Presets, headline, make_presets, parse_args
 
-PRESETS = make_presets(EoaArgs)
-COST = {
-    "smoke": "20 to 60 seconds",
-    "cpu": "about 20 minutes on 2 quiet cores",
-    "paper": "200 epochs of WRN-22-8, for GPUs",
-}
+EXPECT = ("20 to 60 seconds", "about 20 minutes on 2 quiet cores", "200 epochs of WRN-22-8, for GPUs")
+PRESETS = make_presets(EoaArgs, EXPECT)
 
 
-def main(presets: dict[str, EoaArgs] = PRESETS, column: str = "cifar10", description: str = __doc__) -> None:
+def main(presets: Presets[EoaArgs] = PRESETS, column: str = "cifar10", description: str = __doc__) -> None:
     """Parse, prepare, train. column: which reference script --reference follows."""
     args, given = parse_args(presets, description)
-    run = prepare("eoa-sam", args, given, column, headline("EOA-SAM", args.preset, COST))
+    run = prepare("eoa-sam", args, given, column, headline("EOA-SAM", args.preset, presets.expect))
     with run:
         for t in run.rounds():
             run.train(t)  # Horovod: all-reduce inside the gradient scope, every step

@@ -15,6 +15,7 @@ from common.training.options import headline, make_presets, parse_args
 TINY = {"model": "vit-tiny", "optimizer": "sgd", "weight_decay": 0.0, "clip_norm": 1.0, "label_smoothing": 0.0}
 PRESETS = make_presets(
     EoaArgs,
+    expect=("under 2 minutes", "about 20 minutes on 2 quiet cores", "200 epochs of ViT-B/16 at 224 pixels, for GPUs"),
     smoke={**TINY, "rounds": 30, "depth": 3, "width": 2, "learning_rate": 0.2},
     cpu={**TINY, "rounds": 15, "depth": 4, "width": 3, "learning_rate": 0.1},
     paper={
@@ -23,17 +24,12 @@ PRESETS = make_presets(
         **{"batch_size": 4096, "accumulate": 16},  # published: 512 for each of 8 ranks, in parts of 32 images
     },
 )
-COST = {
-    "smoke": "under 2 minutes",
-    "cpu": "about 20 minutes on 2 quiet cores",
-    "paper": "200 epochs of ViT-B/16 at 224 pixels, for GPUs",
-}
 
 
 def main() -> None:
     """Parse, prepare, train."""
     args, given = parse_args(PRESETS, __doc__)
-    run = prepare("eoa-vit", args, given, "vit", headline("EOA-ViT", args.preset, COST))
+    run = prepare("eoa-vit", args, given, "vit", headline("EOA-ViT", args.preset, PRESETS.expect))
     with run:
         for t in run.rounds():
             run.train(t)  # Horovod: all-reduce inside the gradient scope, every step

@@ -112,6 +112,11 @@ class Args(CommonArgs):
 LOCAL = {"optimizer": "sgd", "momentum_factor": 0.0, "label_smoothing": 0.0}
 PRESETS = make_presets(
     Args,
+    expect=(
+        "10 to 30 seconds",
+        "about 25 seconds with 4 workers on 2 quiet cores",
+        "100 epochs at a size of our own choice (the paper's is unknown), for GPUs",
+    ),
     smoke={**LOCAL, "worker_batch": 16, "rounds": 15, "width": 2, "learning_rate": 0.1, "weight_decay": 1e-4},
     cpu={
         **{**LOCAL, "model": "cnn", "width": 2, "crop": 28, "train_images": 10000, "fitness_images": 500},
@@ -122,11 +127,6 @@ PRESETS = make_presets(
         **{"learning_rate": 0.05, "weight_decay": 1e-4},
     },
 )
-COST = {
-    "smoke": "10 to 30 seconds",
-    "cpu": "about 25 seconds with 4 workers on 2 quiet cores",
-    "paper": "100 epochs at a size of our own choice (the paper's is unknown), for GPUs",
-}
 
 
 def main() -> None:
@@ -135,7 +135,7 @@ def main() -> None:
     ranks = world_size()
     args, motion = resolve(args, given, ranks)
     topology = build_topology([PopulationSpec(METHOD, ranks, args.optimizer)], "worker", horovod=False)
-    titles = [headline(METHOD, args.preset, COST), *cautions(motion)]
+    titles = [headline(METHOD, args.preset, PRESETS.expect), *cautions(motion)]
     run = Run("pso-ps", METHOD, args, given, topology, titles, shards=args.shards)
 
     rates = ScheduledRates(lambda progress: 1.0, args.learning_rate, args.learning_rate, ranks, args.rounds)

@@ -59,15 +59,11 @@ class Args(CommonArgs):
 PLAIN_LOSS = {"label_smoothing": 0.0, "weight_decay": 0.0, "adam_decay": 0.0, "precision": "float32"}  # of the line search
 PRESETS = make_presets(
     Args,
+    expect=("10 to 30 seconds", "about a minute on one core", "200 epochs of WRN-22-8, for GPUs"),
     smoke=PLAIN_LOSS,
     cpu={**PLAIN_LOSS, "batch_size": 128, "model": "cnn", "width": 2, "train_images": 10000, "rounds": 12},
     paper={**PLAIN_LOSS, "batch_size": 128},
 )
-COST = {
-    "smoke": "10 to 30 seconds",
-    "cpu": "about a minute on one core",
-    "paper": "200 epochs of WRN-22-8, for GPUs",
-}
 
 
 def main() -> None:
@@ -76,7 +72,9 @@ def main() -> None:
     args, rules = resolve(args, given)
     method = "sls" if args.plain else "salsa-released" if rules.released else "salsa"
     topology = build_topology([PopulationSpec(method, world_size(), args.optimizer)])
-    run = Run("salsa", method, args, given, topology, [headline(f"SaLSA, direction {args.direction}", args.preset, COST)])
+    run = Run(
+        "salsa", method, args, given, topology, [headline(f"SaLSA, direction {args.direction}", args.preset, PRESETS.expect)]
+    )
 
     constant = ScheduledRates(lambda progress: 1.0, args.learning_rate, args.learning_rate, topology.world.size, args.rounds)
     worker = run.build_worker(run.build_model(), constant, line_search=rules)

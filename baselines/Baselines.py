@@ -144,14 +144,10 @@ class Args(CommonArgs):
 
 PRESETS = make_presets(
     Args,
+    expect=("10 to 30 seconds", "15 to 20 minutes on 2 quiet cores", "200 epochs of WRN-22-8, for GPUs"),
     smoke={"worker_batch": 16},
     cpu={"batch_size": 128, "worker_batch": 32},  # reference batch size of eta0; EOA has half of 256 in each population
 )
-COST = {
-    "smoke": "10 to 30 seconds",
-    "cpu": "15 to 20 minutes on 2 quiet cores",
-    "paper": "200 epochs of WRN-22-8, for GPUs",
-}
 COST_OF_RANGE_TEST = {
     "smoke": "seconds",
     "cpu": "about a minute on 2 quiet cores",
@@ -169,7 +165,7 @@ def main() -> None:
     apart = method in APART
     specs = [PopulationSpec(method, 1 if apart else ranks, args.optimizer)] * (ranks if apart else 1)
     topology = build_topology(specs, "population" if method in SCHEDULED else "worker")
-    title = headline(f"Baseline {method}", args.preset, COST)
+    title = headline(f"Baseline {method}", args.preset, PRESETS.expect)
     if args.find_lr:
         title = headline("Learning-rate range test", args.preset, COST_OF_RANGE_TEST)
     shards = "drawn" if method in SCHEDULED else args.shards

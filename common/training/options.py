@@ -74,9 +74,21 @@ class CommonArgs(OptimizerOptions, ModelOptions, DataOptions, RunOptions):
 A = TypeVar("A", bound=CommonArgs)
 
 
-def make_presets(kind: type[A], **own: dict[str, Any]) -> dict[str, A]:
-    """The presets of a script: SIZES, updated by the script's own values, e.g. `cpu={"batch_size": 128}`."""
-    return {name: kind(preset=name, **{**sizes, **own.get(name, {})}) for name, sizes in SIZES.items()}  # type: ignore[arg-type]
+class Presets(dict[str, A]):
+    """Default options by preset; `expect`: the time or size to expect of each, in words."""
+
+    def __init__(self, presets: dict[str, A], expect: dict[str, str]) -> None:
+        super().__init__(presets)
+        self.expect = expect
+
+
+def make_presets(kind: type[A], expect: tuple[str, str, str], **own: dict[str, Any]) -> Presets[A]:
+    """The presets of a script: SIZES, updated by the script's own values, e.g. `cpu={"batch_size": 128}`.
+
+    expect: time to expect of `smoke`, `cpu` and `paper`, in words.
+    """
+    presets = {name: kind(preset=name, **{**sizes, **own.get(name, {})}) for name, sizes in SIZES.items()}  # type: ignore[arg-type]
+    return Presets(presets, dict(zip(SIZES, expect, strict=True)))
 
 
 def parse_args(presets: Mapping[str, A], description: str, argv: list[str] | None = None) -> tuple[A, set[str]]:
@@ -100,10 +112,10 @@ def _preset(argv: list[str]) -> str:
     return "paper" if torch.cuda.is_available() else "cpu"
 
 
-def headline(title: str, preset: str, cost: dict[str, str]) -> str:
-    """First line of a run: title, expected time, quicker command."""
-    quicker = "" if preset == "smoke" else f"; --preset smoke shows everything in {cost['smoke']}"
-    return f"{title}, preset {preset}: {cost[preset]}{quicker}"
+def headline(title: str, preset: str, expect: dict[str, str]) -> str:
+    """First line of a run: title, expected time, quicker command. expect: by preset."""
+    quicker = "" if preset == "smoke" else f"; --preset smoke shows everything in {expect['smoke']}"
+    return f"{title}, preset {preset}: {expect[preset]}{quicker}"
 
 
 def resolve_batch(args: CommonArgs, given: set[str], ranks: int) -> int:

@@ -236,7 +236,7 @@ def test_every_script_of_the_published_wide_resnet_trains_the_one_of_17_million_
         network = build_model(paper.model, 3, 10, paper.depth, paper.width)
     assert sum(p.numel() for p in network.parameters()) == 17_158_106
     if script != "EOASAM-cifar100":
-        assert "WRN-22-8" in module.COST["paper"]
+        assert "WRN-22-8" in module.PRESETS.expect["paper"]
 
 
 def test_the_paper_preset_of_the_vit_script_is_the_published_setting(monkeypatch):

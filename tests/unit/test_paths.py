@@ -109,7 +109,7 @@ def test_published_weights_are_looked_for_in_the_home(home):
 
 
 def test_presets_keep_what_was_not_given():
-    presets = make_presets(CommonArgs)
+    presets = make_presets(CommonArgs, ("", "", ""))
     assert expand_paths(presets["smoke"]) == presets["smoke"]
 
 
