@@ -15,7 +15,7 @@ from common.parallel.comm import Group
 
 VERBS = (
     *("sum_", "start_sum_", "broadcast_", "start_broadcast_", "minloc", "gather_flat", "gather_slices_", "gather_rows"),
-    *("gather_records", "share", "share_array", "swap", "barrier", "rest"),
+    *("gather_records", "bcast_object", "bcast_array", "swap", "barrier", "sleeping_barrier"),
 )
 PROMPT = ("broadcast", "allgather")  # exchanges that a move waits for
 N, B = 23, 4  # parameters in two tensors, and statistics
