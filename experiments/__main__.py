@@ -163,7 +163,7 @@ def run_workflow(profile: Profile, todo: list[Job], records: Records, args: argp
         (work / "plan.json").write_text(json.dumps(make_plan(profile, todo, args, cores)), encoding="utf-8")
         snakefile = str(ROOT / "experiments/Snakefile")
         words = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(work)]
-        words += ["--keep-going", "--quiet", "rules", "progress", "host", "--nocolor"]
+        words += ["--keep-going", "--scheduler", "greedy", "--quiet", "rules", "progress", "host", "--nocolor"]
         words += ["--executor", "slurm", "--jobs", str(args.jobs)] if args.slurm else ["--cores", str(cores)]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path}
