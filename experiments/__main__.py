@@ -33,7 +33,7 @@ SLURM_JOBS = 100  # in its queue at once
 
 
 def main() -> int:
-    """Parse, list or run; the exit code is 0, 1 where a run failed, 2 for wrong usage."""
+    """Parse, list or run; the exit code is 0, 1 where a run failed, 2 for wrong usage, 130 if interrupted."""
     tolerate_terminal()
     parser = make_parser()
     args = parser.parse_args()
@@ -63,7 +63,7 @@ def main() -> int:
     report = [sys.executable, "-m", "report", profile.name, "--results", str(args.results)]
     code = subprocess.run(report, cwd=ROOT, check=False).returncode
     if failed:
-        logs = "\n".join(f"  {job.id}: results/{profile.name}/{job.table}/runs" for job in failed)
+        logs = "\n".join(f"  {job.id}: {records.folder / job.table / 'runs'}" for job in failed)
         print(f"error: {len(failed)} of {len(todo)} runs failed; their logs:\n{logs}", file=sys.stderr)
     return 1 if failed or code else 0
 
@@ -171,7 +171,11 @@ def run_workflow(profile: Profile, todo: list[Job], records: Records, args: argp
             process = subprocess.Popen(
                 [*words, *args.more], cwd=ROOT, env=environment, stdout=log, stderr=log, preexec_fn=end_with_parent
             )
-            done = follow(process, work, todo, records, parallel=args.jobs)
+            try:
+                done = follow(process, work, todo, records, parallel=args.jobs)
+            except KeyboardInterrupt:  # Snakemake and its jobs end with this process
+                print("\ninterrupted: the same command goes on", file=sys.stderr)
+                sys.exit(130)
         failed = [job for job in todo if job.id not in done]
         if failed:
             print((work / "snakemake.log").read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
