@@ -11,11 +11,13 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +50,15 @@ def main() -> int:
         names = sorted({n for table, experiment in profile.experiments() for n in (table.name, experiment.name)})
         parser.error(f"profile {profile.name} has no experiment or table '{wrong[0]}'; it has: {', '.join(names)}")
     jobs = make_jobs(profile, args.seeds or profile.seeds, args.only)
-    records = Records(profile, args.results)
+    try:
+        records = Records(profile, args.results)
+    except UsageError as error:
+        parser.error(str(error))
     if args.list:
         print("\n".join(listing(profile, jobs, records)))
         return 0
     todo = [job for job in jobs if args.fresh or not is_there(records, job)]
-    todo = with_needs(todo, records)
+    todo = with_needs(with_replays(todo, jobs, profile), records)
     print(f"== profile {profile.name}: {len(jobs)} runs, {len(jobs) - len(set(todo) & set(jobs))} of them are there")
     if args.dry_run:
         print("\n".join(commands(profile, todo, records)))
@@ -100,6 +105,12 @@ def is_there(records: Records, job: Job) -> bool:
     """Whether a job has a record; of profile smoke, which shows that this code works, one of this commit."""
     run = records.find(job)
     return run is not None and (records.profile.name != "smoke" or run.summary["commit"] == commit())
+
+
+def with_replays(todo: list[Job], jobs: list[Job], profile: Profile) -> list[Job]:
+    """The jobs to do, and those that replay one of them: its rates will be others."""
+    again = [job for job in jobs if job.experiment.replays and set(needs(profile, job)) & set(todo)]
+    return list(dict.fromkeys([*todo, *again]))
 
 
 def with_needs(todo: list[Job], records: Records) -> list[Job]:
@@ -165,11 +176,17 @@ def run_workflow(profile: Profile, todo: list[Job], records: Records, args: argp
         words = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(work)]
         words += ["--keep-going", "--scheduler", "greedy", "--quiet", "rules", "progress", "host", "--nocolor"]
         words += ["--executor", "slurm", "--jobs", str(args.jobs)] if args.slurm else ["--cores", str(cores)]
+        words += [] if args.slurm else ["--resources", f"slots={args.jobs}"]
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         environment = {**os.environ, "PYTHONPATH": path}
         with open(work / "snakemake.log", "w", encoding="utf-8") as log:
             process = subprocess.Popen(
-                [*words, *args.more], cwd=ROOT, env=environment, stdout=log, stderr=log, preexec_fn=end_with_parent
+                [*words, *args.more],
+                cwd=ROOT,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                preexec_fn=partial(end_with_parent, signal.SIGKILL),  # at SIGTERM it would wait for its jobs
             )
             try:
                 done = follow(process, work, todo, records, parallel=args.jobs)

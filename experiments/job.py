@@ -20,6 +20,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from common.commit import commit
 from experiments.jobs import RESULTS, ROOT, Job, Records, job_of, row_options, run_key
 from experiments.packed import PATHS, PackedRun, options_of, pack, restore
 from experiments.registry import load_profile
@@ -64,7 +65,7 @@ def main() -> int:
     code = run(job, folder, profile.preset, records, args)
     if not (folder / "summary.json").exists():  # a run that diverged has one
         mark(args.done, "failed")
-        log = folder.with_suffix(".log")
+        log = beside(folder, ".log")
         end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
         print("\n".join([f"error: {folder.name} ended with exit code {code}; the end of {log}:", *end]), file=sys.stderr)
         return 1
@@ -91,7 +92,7 @@ def run(job: Job, folder: Path, preset: str, records: Records, args: argparse.Na
     words = command(job, folder, preset, records, args.launcher)
     environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
     environment |= {"OMP_NUM_THREADS": str(args.threads)} if args.threads else {}
-    with open(folder.with_suffix(".log"), "w", encoding="utf-8") as log:
+    with open(beside(folder, ".log"), "w", encoding="utf-8") as log:
         print(shlex.join(words), file=log, flush=True)
         return start(words, environment, log)
 
@@ -107,19 +108,22 @@ def start(words: list[str], environment: dict[str, str], log: Any) -> int:
             process.wait()
 
 
-def end_with_parent() -> None:
-    """Let the kernel send this process SIGTERM when its parent dies (Linux)."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """Let the kernel send this process a signal when its parent dies (Linux)."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, number)
 
 
 def can_go_on(job: Job, folder: Path) -> bool:
-    """Whether the folder holds an interrupted or unpacked run with the options of this job."""
+    """Whether the folder holds an interrupted or unpacked run of this job, by this commit."""
     try:
         environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    given = options_of(script_and_words(environment["command"])[1])
-    options = row_options(job)
+    script, words = script_and_words(environment["command"])
+    given, options = options_of(words), row_options(job)
+    made = (script, environment.get("ranks"), environment.get("commit"))
+    if made != (job.experiment.script, job.experiment.ranks, commit()):
+        return False
     if "--replay" in options:
         given["--replay"] = options["--replay"]
     return given == options and not (folder / "packed").exists()
@@ -130,7 +134,7 @@ def command(job: Job, folder: Path, preset: str, records: Records, launcher: str
     experiment = job.experiment
     options = row_options(job)
     if experiment.replays:
-        source = folder.with_suffix(".replayed")
+        source = beside(folder, ".replayed")
         replayed = job_of(records.profile, experiment.replays, job.seed, None)
         restore(records.runs[replayed.table, experiment.replays, job.seed], records.folder / replayed.table, source)
         options["--replay"] = str(shown(source))
@@ -142,8 +146,13 @@ def command(job: Job, folder: Path, preset: str, records: Records, launcher: str
         *(launch[launcher] if experiment.ranks > 1 else []),
         *("python", experiment.script, "--preset", preset, "--seed", str(job.seed), "--out", str(shown(folder))),
         *(word for name, value in options.items() for word in (name, value) if word),
-        *(["--resume"] if (folder / "config.json").exists() else []),
+        *(["--resume"] if (folder / "config.json").exists() and not (folder / "summary.json").exists() else []),
     ]
+
+
+def beside(folder: Path, ending: str) -> Path:
+    """A path beside a run's folder; the folder's name may have dots in it."""
+    return folder.with_name(folder.name + ending)
 
 
 def shown(path: Path) -> Path:

@@ -20,6 +20,8 @@ from typing import Any
 
 import pandas as pd
 
+from common.errors import UsageError
+
 PATHS = ("out", "data_dir", "resume", "replay")  # of a configuration: where a run was made, not what it is
 AT_START = ("--preset", "--seed", "--out", "--resume")  # options that every run is given
 RUNS, METRICS, TRIALS = "runs.jsonl", "metrics.csv.gz", "trials.csv.gz"
@@ -66,12 +68,19 @@ def options_of(words: list[str]) -> dict[str, str]:
 
 
 def read_runs(folder: Path) -> list[PackedRun]:
-    """The packed runs of a table's folder; [] where there are none."""
+    """The packed runs of a table's folder; [] where there are none. Raises UsageError for a damaged line."""
     path = folder / RUNS
     if not path.exists():
         return []
     with open(path, encoding="utf-8") as file:
-        return [PackedRun(**json.loads(line)) for line in file]
+        return [_run_of(line, path, number) for number, line in enumerate(file, start=1) if line.strip()]
+
+
+def _run_of(line: str, path: Path, number: int) -> PackedRun:
+    try:
+        return PackedRun(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise UsageError(f"{path}, line {number} is damaged ({error}): delete the line to make the run again") from None
 
 
 def read_rounds(folder: Path, name: str = METRICS) -> pd.DataFrame:
@@ -132,6 +141,7 @@ def _merge(path: Path, frames: list[pd.DataFrame], lowest_seeds: dict[str, str])
         whole = table.run.isin(lowest_seeds.values())
         table = pd.concat([table[whole], _populations(table[~whole])], ignore_index=True)
     order = [c for c in ("run", "round", "population", "rank", "id") if c in table]
+    table = table[[*order, *sorted(set(table) - set(order))]]  # whatever columns the first run had
     text = io.StringIO()
     table.sort_values(order, kind="stable").to_csv(text, index=False, float_format="%.9g", lineterminator="\n")
     _replace(path, gzip.compress(text.getvalue().encode(), mtime=0))

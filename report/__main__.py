@@ -46,7 +46,10 @@ def main() -> None:
         args.results = Path(expand(args.results, "--results"))
     except UsageError as error:
         parser.error(str(error))
-    found = load(load_profile(args.profile), args.results)
+    try:
+        found = load(load_profile(args.profile), args.results)
+    except UsageError as error:
+        parser.error(str(error))
     if not found:
         parser.error(f"no records in {args.results / args.profile}: make some with `./run_all.sh --profile {args.profile}`")
     sections = write(args.profile, found, args.results / args.profile)

@@ -1,5 +1,6 @@
 """Tables of kind `methods`: what each method reached for how much training; curves, every worker's rate, wall time."""
 
+import numpy as np
 import pandas as pd
 
 from report import curves, outdated
@@ -13,6 +14,7 @@ from report.section import Block, Section
 def section(records: TableRecords) -> Section:
     """Accuracies of all methods, and the figures of curves.py."""
     rows = records.rows(records.table.experiments)
+    rows = rows[rows.chosen]
     marks = outdated.marks(rows, records.table.name, records.profile)
     return Section(
         records.table.name, records.table.title, (Block(table(rows), marks, tuple(notes(rows))),), tuple(figures(records, rows))
@@ -44,6 +46,8 @@ def data_and_model(row: pd.Series) -> str:
 
 def _remarks(row: pd.Series) -> str:
     remarks = [f"{row.diverged} diverged"] if row.diverged else []
+    if np.isfinite(row.value):
+        remarks.append(f"tuned: {row.value:g}")
     if row.extra_forward_mean > 0:
         remarks.append(f"trial points: + {number(100 * row.extra_forward_mean, 1)} % of the training")
     return ", ".join(remarks)

@@ -13,7 +13,7 @@ OLD_STATISTICS = 128  # images
 def marks(rows: pd.DataFrame, table: str, profile: str) -> tuple[str, ...]:
     """One sentence per reason, and how the runs are made again; empty where nothing is out of date."""
     reasons = [*_options(rows), *_pixels(rows), *_statistics(rows)]
-    again = f"`./run_all.sh --profile {profile} --only {table}` makes them again."
+    again = f"`./run_all.sh --profile {profile} --only {table} --seeds {rows.n.max()} --fresh` makes them again."
     return (f"Out of date: {'; '.join(reasons)}. {again}",) if reasons else ()
 
 

@@ -58,7 +58,7 @@ class TableRecords:
         """
         rounds = read_rounds(self.folder)
         rounds = rounds.reindex(columns=list(dict.fromkeys([*rounds, *ROUND_COLUMNS])))  # also where no run has a round
-        parts = [_with_images(part, self.runs.loc[run]) for run, part in rounds.groupby("run")]
+        parts = [_with_images(part, self.runs.loc[run]) for run, part in rounds.groupby("run") if run in self.runs.index]
         return pd.concat(parts) if parts else rounds.assign(images=np.nan, leader=False)
 
     def rounds_of(self, run: str) -> pd.DataFrame:
@@ -122,6 +122,10 @@ class TableRecords:
         """The runs of a row, by seed."""
         return self.runs[self.runs.name == name].sort_values("seed")
 
+    def has_rows(self) -> bool:
+        """Whether a record belongs to an experiment that the registry still has."""
+        return any(len(self.rows(part)) for part in (self.table.experiments, self.table.first_steps))
+
     def missing(self) -> list[str]:
         """Experiments of the table that have no record yet."""
         names = {run.name for run in self.packed}
@@ -137,7 +141,7 @@ def load(profile: Profile, results: Path) -> list[TableRecords]:
     """The records of every table of a profile that has some."""
     folders = [(table, results / profile.name / table.name) for table in profile.tables]
     found = [TableRecords(profile.name, table, tuple(read_runs(folder)), folder) for table, folder in folders]
-    return [records for records in found if records.packed]
+    return [records for records in found if records.packed and records.has_rows()]
 
 
 def _run_line(run: PackedRun) -> dict[str, Any]:

@@ -16,8 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_up import EOA, add_run, lines_of, one_population
 
+from common.commit import commit
+from common.errors import UsageError
 from experiments import __main__ as main
-from experiments.job import can_go_on, command, last_loss, packed
+from experiments.job import beside, can_go_on, command, last_loss, packed
 from experiments.jobs import Job, Records, job_of, make_jobs, row_options, run_key
 from experiments.packed import METRICS, RUNS, options_of, pack, read_rounds, read_runs, restore
 from experiments.progress import clock, status
@@ -127,6 +129,13 @@ class TestPacked:
         assert [(run.name, run.seed) for run in read_runs(tmp_path)] == [(n, s) for n in "ab" for s in range(8)]
         assert read_rounds(tmp_path).run.nunique() == 16
 
+    def test_a_damaged_line_is_named(self, tmp_path):
+        add_run(tmp_path, "eoa")
+        with open(tmp_path / RUNS, "a", encoding="utf-8") as file:
+            file.write('\n{"name": "eo')
+        with pytest.raises(UsageError, match=r"runs.jsonl, line 3 is damaged"):
+            read_runs(tmp_path)
+
     def test_files_hold_no_time(self, tmp_path):
         add_run(tmp_path, "eoa")
         content = (tmp_path / METRICS).read_bytes()
@@ -188,6 +197,9 @@ class TestThere:
         assert plan(["replay"])["replay-seed0"]["needs"] == ["eoa-seed0"]
         self.add(results, job_of(PROFILE, "eoa", 0, None))
         assert list(plan(["replay"])) == ["replay-seed0"]
+        jobs = make_jobs(PROFILE, 1)
+        source, replay = (job_of(PROFILE, name, 0, None) for name in ("eoa", "replay"))
+        assert main.with_replays([source], jobs, PROFILE) == [source, replay], "rates that change are replayed again"
         assert plan(["replay"])["replay-seed0"]["needs"] == []
         easgd = plan(["easgd"], 2)
         assert easgd["easgd-best-seed1"]["needs"] == ["easgd-0.1-seed0", "easgd-0.4-seed0"]
@@ -218,6 +230,10 @@ def test_cores_and_threads_of_a_job(ranks, jobs, cores, share, monkeypatch):
 
 
 class TestJob:
+    def test_names_with_dots_have_logs_of_their_own(self):
+        logs = {beside(Path("runs") / f"cosine-{rate}-seed0", ".log").name for rate in ("0.001", "0.01")}
+        assert logs == {"cosine-0.001-seed0.log", "cosine-0.01-seed0.log"}
+
     def test_command_lines(self, tmp_path):
         records = Records(PROFILE, tmp_path)
         folder = ROOT / "results/cpu/tau/runs/easgd-0.4-seed1"
@@ -245,10 +261,14 @@ class TestJob:
     )
     def test_an_interrupted_run_goes_on_if_its_options_are_the_same(self, tmp_path, given, marker, goes_on):
         line = f"mpirun -np 3 python EASGD/EASGD.py --preset cpu --seed 1 --out x {given}"
-        (tmp_path / "environment.json").write_text(json.dumps({"command": line}))
+        told = {"command": line, "ranks": 3, "commit": commit()}
+        (tmp_path / "environment.json").write_text(json.dumps(told))
         if marker:
             (tmp_path / marker).touch()
         assert can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path) == goes_on
+        for other in ({"ranks": 4}, {"commit": "abc1234"}):
+            (tmp_path / "environment.json").write_text(json.dumps(told | other))
+            assert not can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path)
 
     def test_a_folder_without_a_record_is_begun_anew(self, tmp_path):
         assert not can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path)

@@ -344,7 +344,7 @@ class TestOutdated:
         marks = outdated.marks(rows(records(tmp_path, table("periods", experiment("easgd", "EASGD")))), "periods", "cpu")
         assert said in " ".join(marks)
         assert len(marks) == bool(said)
-        assert all("`./run_all.sh --profile cpu --only periods`" in mark for mark in marks)
+        assert all("`./run_all.sh --profile cpu --only periods --seeds 1 --fresh`" in mark for mark in marks)
 
 
 class TestFiles:
