@@ -87,10 +87,10 @@ class World:
 
     def __init__(self, args: Args) -> None:
         self.args = args
-        self.everybody = Group(MPI.COMM_WORLD, Traffic())
-        rank = self.everybody.rank
-        self.workers = Group(MPI.COMM_WORLD.Split(min(rank, 1), rank), self.everybody.traffic)
-        self.is_slow = rank == self.everybody.size - 1
+        self.group = Group(MPI.COMM_WORLD, Traffic())
+        rank = self.group.rank
+        self.workers = Group(MPI.COMM_WORLD.Split(min(rank, 1), rank), self.group.traffic)
+        self.is_slow = rank == self.group.size - 1
         self.model = FlatModel(build_model("easgd-cnn", 3, 10, width=8, image_size=28))
         self.images = torch.rand(16, 3, 28, 28)
         self.progress: Callable[[], None] = nothing
@@ -112,7 +112,7 @@ class World:
 
     def measure(self, method: str, period: int, gradient: Callable[[], None]) -> tuple[float, float]:
         """(this worker's steps per second, floats sent by all ranks per step and worker, over N). Collective."""
-        world, x = self.everybody, self.model.parameters.data
+        world, x = self.group, self.model.parameters.data
         world.barrier()
         world.traffic.inside = 0
         window = WindowCenter(world, x) if method.endswith("window") else None
@@ -138,7 +138,7 @@ class World:
         elif method == TOGETHER:
             coupling = SynchronousElastic(x, self.workers, 0.9 / p, period)
         else:
-            centre = window or ServedCenter(self.everybody, len(x), 1)
+            centre = window or ServedCenter(self.group, len(x), 1)
             coupling = RULES[method](x, centre, p, period)
         self.progress = centre.progress if centre else nothing
         began = time.perf_counter()
@@ -173,15 +173,15 @@ def main() -> None:
         own = statistics.median(speed for speed, _ in measured[UNCOUPLED, 1, kind])
         speed, sent = (statistics.median(values) for values in zip(*measured[row], strict=True))
         lost = 1000 * period * (1 / speed - 1 / own) if own else 0.0
-        shares, costs = world.everybody.gather_rows(np.array([speed / own if own else 0.0, lost]))[1:].T
+        shares, costs = world.group.gather_rows(np.array([speed / own if own else 0.0, lost]))[1:].T
         lines.append((kind, method, period, shares[:-1].min(), shares[:-1].mean(), shares[-1], costs[:-1].mean(), sent))
-    if world.everybody.rank == 0:
+    if world.group.rank == 0:
         write(args, world, lines)
 
 
 def write(args: Args, world: World, lines: list[tuple]) -> None:
     """The table as Markdown."""
-    workers, n = world.everybody.size - 1, len(world.model.parameters)
+    workers, n = world.group.size - 1, len(world.model.parameters)
     text = [
         f"{workers} workers, one of them {args.factor} times slower, {n:,} parameters: speed of each worker as a share of its "
         f"own without any coupling (steps per second, medians of {args.repeats}). Gradients are sleeps of "

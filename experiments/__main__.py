@@ -27,7 +27,7 @@ from common.parallel.launch import tolerate_terminal
 from common.parallel.machine import available_cores, threads_wanted
 from common.paths import expand
 from experiments.job import command, end_with_parent
-from experiments.jobs import RESULTS, ROOT, Job, Records, make_jobs, run_key, unmatched
+from experiments.jobs import RESULTS, ROOT, Job, Records, make_jobs, unmatched
 from experiments.progress import follow
 from experiments.registry import PROFILES, Profile, load_profile
 
@@ -231,9 +231,7 @@ def commands(profile: Profile, todo: list[Job], records: Records) -> Iterator[st
         if resolved is None or job.experiment.replays:
             yield f"# {job.id}: after {', '.join(need.id for need in needs(profile, job))}"
             continue
-        name, seed = run_key(resolved)
-        folder = records.folder / job.table / "runs" / f"{name}-seed{seed}"
-        yield " ".join(command(resolved, folder, profile.preset, records, "mpirun"))
+        yield " ".join(command(resolved, records.folder_of(resolved), profile.preset, "mpirun"))
 
 
 if __name__ == "__main__":

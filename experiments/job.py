@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from common.commit import commit
-from experiments.jobs import RESULTS, ROOT, Job, Records, job_of, row_options, run_key
+from experiments.jobs import RESULTS, ROOT, Job, Records, job_of, row_options
 from experiments.packed import PATHS, PackedRun, options_of, pack, restore
 from experiments.registry import load_profile
 
@@ -59,8 +59,7 @@ def main() -> int:
     if job is None:
         print(f"error: {args.experiment}: not every value has a record on seed 0", file=sys.stderr)
         return 1
-    name, _ = run_key(job)
-    folder = records.folder / job.table / "runs" / f"{name}-seed{job.seed}"
+    folder = records.folder_of(job)
     mark(args.done, "started")
     code = run(job, folder, profile.preset, records, args)
     if not (folder / "summary.json").exists():  # a run that diverged has one
@@ -71,8 +70,7 @@ def main() -> int:
         return 1
     pack(packed(job, folder, args.side_by_side), folder, folder.parents[1])
     (folder / "packed").touch()
-    args.done.parent.mkdir(parents=True, exist_ok=True)
-    args.done.touch()
+    mark(args.done, "done")
     return 0
 
 
@@ -89,7 +87,9 @@ def run(job: Job, folder: Path, preset: str, records: Records, args: argparse.Na
     if (folder / "summary.json").exists():
         return 0
     folder.parent.mkdir(parents=True, exist_ok=True)
-    words = command(job, folder, preset, records, args.launcher)
+    if job.experiment.replays:
+        restore_replayed(job, folder, records)
+    words = command(job, folder, preset, args.launcher)
     environment = {name: value for name, value in os.environ.items() if name not in THREAD_VARIABLES}
     environment |= {"OMP_NUM_THREADS": str(args.threads)} if args.threads else {}
     with open(beside(folder, ".log"), "w", encoding="utf-8") as log:
@@ -129,15 +129,11 @@ def can_go_on(job: Job, folder: Path) -> bool:
     return given == options and not (folder / "packed").exists()
 
 
-def command(job: Job, folder: Path, preset: str, records: Records, launcher: str) -> list[str]:
+def command(job: Job, folder: Path, preset: str, launcher: str) -> list[str]:
     """The command line of a job. Paths are relative to the project's folder, where they lie in it."""
-    experiment = job.experiment
-    options = row_options(job)
+    experiment, options = job.experiment, row_options(job)
     if experiment.replays:
-        source = beside(folder, ".replayed")
-        replayed = job_of(records.profile, experiment.replays, job.seed, None)
-        restore(records.runs[replayed.table, experiment.replays, job.seed], records.folder / replayed.table, source)
-        options["--replay"] = str(shown(source))
+        options["--replay"] = str(shown(beside(folder, ".replayed")))
     launch = {
         "mpirun": ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(experiment.ranks)],
         "srun": ["srun", "-n", str(experiment.ranks)],
@@ -148,6 +144,13 @@ def command(job: Job, folder: Path, preset: str, records: Records, launcher: str
         *(word for name, value in options.items() for word in (name, value) if word),
         *(["--resume"] if (folder / "config.json").exists() and not (folder / "summary.json").exists() else []),
     ]
+
+
+def restore_replayed(job: Job, folder: Path, records: Records) -> None:
+    """Write the rates that a job replays beside its folder, from the packed record of the same seed."""
+    replayed = job_of(records.profile, job.experiment.replays, job.seed, None)
+    source = records.runs[replayed.table, replayed.name, replayed.seed]
+    restore(source, records.folder / replayed.table, beside(folder, ".replayed"))
 
 
 def beside(folder: Path, ending: str) -> Path:
@@ -170,12 +173,11 @@ def script_and_words(line: str) -> tuple[str, list[str]]:
 def packed(job: Job, folder: Path, side_by_side: bool) -> PackedRun:
     """The record of a finished run."""
     config, environment, summary = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in FILES)
-    name, seed = run_key(job)
     config = {key: value for key, value in config.items() if key not in PATHS}
     summary |= last_loss(folder / "metrics.csv")
     experiment = job.experiment
     return PackedRun(
-        name, seed, experiment.script, experiment.ranks, row_options(job), side_by_side, config, environment, summary
+        job.name, job.seed, experiment.script, experiment.ranks, row_options(job), side_by_side, config, environment, summary
     )
 
 

@@ -23,27 +23,30 @@ class Job:
     value: str | None = None
 
     @property
+    def name(self) -> str:
+        """Of the run's record; a tuned value is part of it."""
+        return self.experiment.run_name(self.value)
+
+    @property
     def id(self) -> str:
-        """Unique in a profile."""
-        value = "" if self.value is None else f"-{self.value}"
-        return f"{self.experiment.name}{value}-seed{self.seed}"
+        """Unique in a profile; of a resolved job also the name of the run's folder."""
+        return f"{self.name}-seed{self.seed}"
 
     def candidates(self) -> list["Job"]:
         """The runs on seed 0 that its value is chosen from."""
-        tune = self.experiment.tune
-        return [Job(self.table, self.experiment, 0, v) for v in tune.values] if tune and self.value == "best" else []
+        return [replace(self, seed=0, value=v) for v in self.experiment.values] if self.value == "best" else []
 
 
 def make_jobs(profile: Profile, seeds: int, only: Iterable[str] = ()) -> list[Job]:
     """All runs of a profile, or of the experiments and tables that `only` names (names or globs), each once, in order."""
     patterns = list(only)
-    jobs: dict[tuple[str, int], Job] = {}
+    jobs: dict[str, Job] = {}
     for table, experiment in profile.experiments():
         names = (table.name, experiment.name)
         if patterns and not any(fnmatch.fnmatchcase(name, p) for name in names for p in patterns):
             continue
         for job in _jobs(table, experiment, max(seeds, experiment.seeds)):
-            jobs.setdefault(run_key(job), job)
+            jobs.setdefault(job.id, job)
     return list(jobs.values())
 
 
@@ -69,12 +72,6 @@ def job_of(profile: Profile, name: str, seed: int, value: str | None) -> Job:
     return Job(table.name, experiment, seed, value)
 
 
-def run_key(job: Job) -> tuple[str, int]:
-    """Name and seed of the run's record; a tuned value is part of the name."""
-    value = "" if job.value is None else f"-{job.value}"
-    return f"{job.experiment.name}{value}", job.seed
-
-
 class Records:
     """The packed runs of a profile, looked up by job."""
 
@@ -87,7 +84,7 @@ class Records:
         resolved = self.resolve(job)
         if resolved is None:
             return None
-        run = self.runs.get((job.table, *run_key(resolved)))
+        run = self.runs.get((job.table, resolved.name, resolved.seed))
         return run if run and is_record_of(run, resolved) else None
 
     def resolve(self, job: Job) -> Job | None:
@@ -100,6 +97,10 @@ class Records:
             return None
         best = max(range(len(runs)), key=lambda i: score(runs[i]))
         return replace(job, value=candidates[best].value)
+
+    def folder_of(self, job: Job) -> Path:
+        """Where a resolved job runs."""
+        return self.folder / job.table / "runs" / job.id
 
 
 def score(run: PackedRun) -> float:

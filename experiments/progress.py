@@ -24,7 +24,7 @@ def follow(process: subprocess.Popen, work: Path, todo: list[Job], records: Reco
         now = time.monotonic() - began
         new = (*sorted(running), str(len(seen["done"])), str(len(seen["failed"])))
         if new != state or ended or terminal or now - printed > SILENCE:
-            line = status(len(todo), seen, running, now, expected.left(seen, work))
+            line = status(len(todo), seen, running, now, expected.left(seen))
             end = "\r" if terminal and new == state and not ended else "\n"
             print(f"{line}\033[K" if terminal else line, end=end, flush=True)
             state, printed = new, now
@@ -58,7 +58,7 @@ class Expected:
             seconds.setdefault(run.name, []).append(sum_of_seconds(run.summary["seconds"]))
         self.known = {name: mean(values) for name, values in seconds.items()}
 
-    def left(self, seen: dict[str, dict[str, Path]], work: Path) -> float | None:
+    def left(self, seen: dict[str, dict[str, Path]]) -> float | None:
         """Seconds; None as long as nothing is known of any job."""
         took = {
             name: path.stat().st_mtime - seen["started"][name].stat().st_mtime
@@ -81,8 +81,7 @@ class Expected:
 
     def guess(self, job: Job, took: dict[str, float]) -> float | None:
         """Seconds of one job."""
-        value = "" if job.value in (None, "best") else f"-{job.value}"
-        return took.get(job.id, self.known.get(f"{job.experiment.name}{value}"))
+        return took.get(job.id, self.known.get(job.name))
 
 
 def sum_of_seconds(seconds: dict[str, float]) -> float:

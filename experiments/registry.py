@@ -62,6 +62,15 @@ class Experiment:
     replays: str = ""
     seeds: int = 1
 
+    @property
+    def values(self) -> tuple[str | None, ...]:
+        """Of the tuned option; None alone where nothing is tuned."""
+        return self.tune.values if self.tune else (None,)
+
+    def run_name(self, value: str | None) -> str:
+        """Name of the runs with this value, in records and folders."""
+        return self.name if value is None else f"{self.name}-{value}"
+
 
 @dataclass(frozen=True)
 class Table:

@@ -20,15 +20,14 @@ from experiments.jobs import RESULTS, ROOT
 from experiments.registry import PROFILES, load_profile
 from report import cost, methods, page, periods, readme, searches, start, steps
 from report.records import TableRecords, load
-from report.section import Section
+from report.section import Block, Section
 
-KINDS = {"methods": methods, "start": start, "periods": periods, "steps": steps, "search": searches}
-FILES = {  # kind: file, heading
-    "methods": ("accuracy.md", "Accuracy"),
-    "start": ("start.md", "What a wrong base rate costs"),
-    "periods": ("periods.md", "Communication periods"),
-    "steps": ("steps.md", "Step sizes"),
-    "search": ("search.md", "Hyper-parameter search"),
+KINDS = {  # of the registry: module, file of tables/, heading
+    "methods": (methods, "accuracy.md", "Accuracy"),
+    "start": (start, "start.md", "What a wrong base rate costs"),
+    "periods": (periods, "periods.md", "Communication periods"),
+    "steps": (steps, "steps.md", "Step sizes"),
+    "search": (searches, "search.md", "Hyper-parameter search"),
 }
 
 
@@ -44,9 +43,6 @@ def main() -> None:
     args = parser.parse_args()
     try:
         args.results = Path(expand(args.results, "--results"))
-    except UsageError as error:
-        parser.error(str(error))
-    try:
         found = load(load_profile(args.profile), args.results)
     except UsageError as error:
         parser.error(str(error))
@@ -60,12 +56,12 @@ def main() -> None:
 def write(profile: str, found: list[TableRecords], folder: Path) -> list[Section]:
     """Write tables, figures and page into a profile's folder, and print their paths."""
     made_by = f"python -m report {profile}"
-    sections = [KINDS[records.table.kind].section(records) for records in found]
-    for records, text in ((r, r.missing()) for r in found):
-        if text:
-            print(f"{records.table.name}: no record yet of {', '.join(text)}", file=sys.stderr)
-    texts = _texts(profile, found, sections, made_by)
-    for name, text in texts.items():
+    sections = [KINDS[records.table.kind][0].section(records) for records in found]
+    costs = cost.section(found)
+    for records in found:
+        if missing := records.missing():
+            print(f"{records.table.name}: no record yet of {', '.join(missing)}", file=sys.stderr)
+    for name, text in _texts(profile, found, sections, costs, made_by).items():
         _save(folder / "tables" / name, text)
     (folder / "figures").mkdir(exist_ok=True)
     for old in (folder / "figures").glob("*.png"):
@@ -73,16 +69,15 @@ def write(profile: str, found: list[TableRecords], folder: Path) -> list[Section
     for section in sections:
         for picture in section.figures:
             print(picture.save(folder / "figures"))
-    everything = [*sections, cost.section(found)]
-    _save(folder / "report.html", page.render(profile, found, everything, folder, made_by))
+    _save(folder / "report.html", page.render(profile, found, [*sections, costs], folder, made_by))
     return sections
 
 
-def _texts(profile: str, found: list[TableRecords], sections: list[Section], made_by: str) -> dict[str, str]:
+def _texts(profile: str, found: list[TableRecords], sections: list[Section], costs: Section, made_by: str) -> dict[str, str]:
     """The content of every file of tables/."""
     made = f"Made by `{made_by}`; columns are explained in results/README.md, commands are in commands.md."
     texts = {}
-    for kind, (file, heading) in FILES.items():
+    for kind, (_, file, heading) in KINDS.items():
         parts = [
             section.markdown(f"./run_all.sh --profile {profile} --only {section.name}")
             for records, section in zip(found, sections, strict=True)
@@ -91,10 +86,9 @@ def _texts(profile: str, found: list[TableRecords], sections: list[Section], mad
         if parts:
             texts[file] = "\n\n".join([f"# {heading}, profile {profile}", *parts, made])
     lost = cost.diverged(found)
-    costs = [line for block in cost.section(found).blocks for line in block.lines()]
-    if len(lost):
-        costs += ["## Runs that diverged", *(line for line in methods.Block(lost).lines())]
-    texts["cost.md"] = "\n\n".join([f"# Cost, profile {profile}", *costs, made])
+    lines = [line for block in costs.blocks for line in block.lines()]
+    lines += ["## Runs that diverged", *Block(lost).lines()] if len(lost) else []
+    texts["cost.md"] = "\n\n".join([f"# Cost, profile {profile}", *lines, made])
     commands = [line for records in found for line in cost.commands(records)]
     texts["commands.md"] = "\n\n".join([f"# Commands, profile {profile}", *commands, f"Made by `{made_by}`."])
     rows = pd.concat([cost.all_rows(records).assign(table=records.table.name) for records in found])

@@ -52,10 +52,9 @@ def update(root: Path, sections: list[Section]) -> list[Path]:
 
 def table_of(blocks: list[Block]) -> str:
     """One table with its marks; of several the lines below each other, in the columns that a README has room for."""
-    if len(blocks) == 1:
-        return "\n\n".join([*(f"> {mark}" for mark in blocks[0].marks), *Block(blocks[0].table).lines()])
+    table = pd.concat([block.table for block in blocks])
     marks = tuple(mark for block in blocks for mark in block.marks)
-    return "\n\n".join(Block(pd.concat([block.table for block in blocks])[COMPACT], marks).lines())
+    return "\n\n".join(Block(table if len(blocks) == 1 else table[COMPACT], marks).lines())
 
 
 def replaced(readme: str, name: str, table: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.jobs import Job, row_options, run_key, score
+from experiments.jobs import Job, row_options, score
 from experiments.packed import TRIALS, PackedRun, read_rounds, read_runs
 from experiments.registry import Experiment, Profile, Table
 
@@ -44,6 +44,14 @@ class TableRecords:
     table: Table
     packed: tuple[PackedRun, ...]
     folder: Path
+
+    @cached_property
+    def by_name(self) -> dict[str, list[PackedRun]]:
+        """The packed runs by name, in order of their seeds."""
+        found: dict[str, list[PackedRun]] = {}
+        for run in sorted(self.packed, key=lambda run: run.seed):
+            found.setdefault(run.name, []).append(run)
+        return found
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -82,24 +90,18 @@ class TableRecords:
         return pd.DataFrame(lines).set_index("name") if lines else pd.DataFrame(columns=["n"])
 
     def _rows_of(self, experiment: Experiment) -> list[dict[str, Any]]:
-        values = experiment.tune.values if experiment.tune else (None,)
-        rows = []
-        for value in values:
-            name, _ = run_key(Job(self.table.name, experiment, 0, value))
-            runs = sorted((run for run in self.packed if run.name == name), key=lambda run: run.seed)
-            if runs:
-                rows.append((runs, self._row(name, experiment, value, runs)))
-        best = max((score(runs[0]) for runs, _ in rows), default=0.0)
-        first = next((name["name"] for runs, name in rows if score(runs[0]) == best), "")
-        return [{**row, "chosen": row["name"] == first} for _, row in rows]
+        found = {value: self.by_name.get(experiment.run_name(value), []) for value in experiment.values}
+        found = {value: runs for value, runs in found.items() if runs}
+        best = max(found, key=lambda value: score(found[value][0]), default=None)
+        return [self._row(experiment, value, runs) | {"chosen": value == best} for value, runs in found.items()]
 
-    def _row(self, name: str, experiment: Experiment, value: str | None, runs: list[PackedRun]) -> dict[str, Any]:
+    def _row(self, experiment: Experiment, value: str | None, runs: list[PackedRun]) -> dict[str, Any]:
         lines = self.runs.loc[[run.id for run in runs]]
         numbers = lines[list(NUMBERS)].astype(float)
         options = row_options(Job(self.table.name, experiment, 0, value))
         outdated = {o for run in runs for o in {*run.options, *options} if run.options.get(o) != options.get(o)}
         return {
-            "name": name,
+            "name": experiment.run_name(value),
             "label": experiment.label,
             "at": np.nan if experiment.at is None else experiment.at,
             "value": np.nan if value is None else float(value),
@@ -122,26 +124,21 @@ class TableRecords:
         """The runs of a row, by seed."""
         return self.runs[self.runs.name == name].sort_values("seed")
 
-    def has_rows(self) -> bool:
-        """Whether a record belongs to an experiment that the registry still has."""
-        return any(len(self.rows(part)) for part in (self.table.experiments, self.table.first_steps))
-
     def missing(self) -> list[str]:
         """Experiments of the table that have no record yet."""
-        names = {run.name for run in self.packed}
-        found = []
-        for experiment in (*self.table.experiments, *self.table.first_steps):
-            values = experiment.tune.values if experiment.tune else (None,)
-            if not any(run_key(Job("", experiment, 0, value))[0] in names for value in values):
-                found.append(experiment.name)
-        return list(dict.fromkeys(found))
+        experiments = {e.name: e for e in (*self.table.experiments, *self.table.first_steps)}
+        return [name for name, e in experiments.items() if not any(e.run_name(value) in self.by_name for value in e.values)]
+
+    def has_rows(self) -> bool:
+        """Whether a record belongs to an experiment that the registry still has."""
+        return len(self.missing()) < len({e.name for e in (*self.table.experiments, *self.table.first_steps)})
 
 
 def load(profile: Profile, results: Path) -> list[TableRecords]:
     """The records of every table of a profile that has some."""
     folders = [(table, results / profile.name / table.name) for table in profile.tables]
     found = [TableRecords(profile.name, table, tuple(read_runs(folder)), folder) for table, folder in folders]
-    return [records for records in found if records.packed and records.has_rows()]
+    return [records for records in found if records.has_rows()]
 
 
 def _run_line(run: PackedRun) -> dict[str, Any]:

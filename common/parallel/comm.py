@@ -103,19 +103,14 @@ class Group:
             handle = horovod.allreduce_async_(host, op=horovod.Sum, name=name)
 
             def synchronize() -> None:
+                """Wait for Horovod, and copy the sum back to the device."""
                 summed = horovod.synchronize(handle)
                 if host is not buffer:
                     buffer.copy_(summed)
 
             return Pending(synchronize)
         array = host_array(buffer)
-        request = self.comm.Iallreduce(MPI.IN_PLACE, array)
-
-        def finish() -> None:
-            request.Wait()
-            _put_back(buffer, array)
-
-        return Pending(finish)
+        return _pending(self.comm.Iallreduce(MPI.IN_PLACE, array), buffer, array)
 
     def broadcast_(self, buffer: Tensor, root: int) -> Tensor:
         """Broadcast the root's contiguous buffer to all ranks of the group, in place."""
@@ -134,13 +129,7 @@ class Group:
         array = host_array(buffer)
         if self.rank == root:
             self.traffic.inside += array.nbytes
-        request = self.comm.Ibcast(array, root=root)
-
-        def finish() -> None:
-            request.Wait()
-            _put_back(buffer, array)
-
-        return Pending(finish)
+        return _pending(self.comm.Ibcast(array, root=root), buffer, array)
 
     def minloc(self, value: float) -> tuple[float, int]:
         """Minimum over the group and the lowest rank that has it (one MINLOC, 16 bytes); the same on every rank.
@@ -280,6 +269,17 @@ def finite_mean_(group: Group, values_and_flag: Tensor, name: str, weight: int =
 def host_array(tensor: Tensor) -> np.ndarray:
     """The tensor as a NumPy array for MPI: a view on CPU, a copy from an accelerator."""
     return tensor.detach().cpu().numpy()
+
+
+def _pending(request: MPI.Request, buffer: Tensor, array: np.ndarray) -> Pending:
+    """A started operation on a buffer's host array; its end copies the array back."""
+
+    def finish() -> None:
+        """Wait for the request."""
+        request.Wait()
+        _put_back(buffer, array)
+
+    return Pending(finish)
 
 
 def _put_back(buffer: Tensor, array: np.ndarray) -> Tensor:

@@ -183,6 +183,7 @@ def mutate(
     """
 
     def gene(variable: Variable, _: Setting) -> Value:
+        """One variable of the child."""
         if variable.name not in parent:
             return variable.draw(rng)
         value = parent[variable.name]

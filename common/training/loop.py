@@ -94,6 +94,7 @@ def _closure(model: FlatModel, images: Tensor, labels: Tensor, plan: Plan, exact
     smoothing = plan.label_smoothing
 
     def closure(backwards: bool = True) -> Tensor:
+        """Loss of the batch; with `backwards` its gradient as well."""
         if backwards:
             model.zero_gradient()
         report = torch.zeros(3, device=images.device, dtype=torch.float64 if exact else torch.float32)

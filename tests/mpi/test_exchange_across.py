@@ -12,7 +12,7 @@ from common.ecosphere.standings import Standings
 
 each_policy = pytest.mark.parametrize("policy", POLICIES)
 SEEDS = st.integers(0, 2**31)
-LOST = st.sampled_from(["nobody", "some", "a population"])
+LOST = st.sampled_from(["none", "some", "a population"])
 
 
 def slow_exchange(policy, c, sizes, states, fitness, rates):
@@ -53,7 +53,7 @@ def situation(sizes, seed, lost):
     fitness = rng.integers(0, 4, SIZE) / 4.0
     rates = rng.choice([0.1, 0.2, 0.3], SIZE)
     gone = np.zeros(SIZE, dtype=bool)
-    if lost != "nobody":
+    if lost != "none":
         gone = rng.random(SIZE) < 0.3
     if lost == "a population":
         gone |= np.array(population_of(sizes)) == rng.integers(len(sizes))
@@ -62,7 +62,7 @@ def situation(sizes, seed, lost):
     return Standings(np.where(gone, -np.inf, fitness), rates, list(sizes)), bool(~gone[RANK])
 
 
-def exchanged(policy, sizes, seed, lost="nobody", c=0.5):
+def exchanged(policy, sizes, seed, lost="none", c=0.5):
     """Run one exchange of random weights: (topology, model, weights of all ranks before, standings)."""
     topology, model = build(sizes), small_model()
     standings, finite = situation(sizes, seed, lost)
@@ -158,7 +158,7 @@ def test_a_buffer_shorter_than_the_number_of_slices_is_exchanged_as_well(policy)
     topology, model = build(sizes), small_model()
     model.state = model.state[:1]
     model.state.detach().fill_(float(RANK))
-    standings, finite = situation(sizes, 4, "nobody")
+    standings, finite = situation(sizes, 4, "none")
     Exchange(policy).run(topology, model.state.detach(), standings, finite)
     states = np.arange(SIZE, dtype=np.float64)[:, None]
     wanted = slow_exchange(policy, 0.5, sizes, states, standings.fitness, standings.rates)

@@ -170,8 +170,8 @@ def test_ranks_of_a_group_work_on_the_same_trial():
 
     def objective(task, report):
         seen.append(task.id)
-        everyone = group.comm.allgather((task.id, task.setting))
-        assert all(other == everyone[0] for other in everyone)
+        table = group.comm.allgather((task.id, task.setting))
+        assert all(other == table[0] for other in table)
         report(1, value(task.setting, 2))
         if task.id == 2:
             raise UsageError("all ranks alike")

@@ -130,9 +130,9 @@ def test_scope_population_is_one_process_per_population(sizes, engine):
     """A population of m workers trains on its m shards of every batch and on nothing else, Horovod or not."""
     plan = replace(PLAN, steps=5)
     together = trained(build(sizes, "population", engine), plan=plan)
-    home, everyone = population_of(sizes), everyones(together)
+    home, table = population_of(sizes), everyones(together)
     mine = [r for r in range(SIZE) if home[r] == home[RANK]]
-    assert all(np.array_equal(everyone[r], everyone[RANK]) for r in mine)
+    assert all(np.array_equal(table[r], table[RANK]) for r in mine)
 
     model = FlatModel(network())
     optimizer = WeightOptimizer(model, PLAIN, reductions_of(alone()))

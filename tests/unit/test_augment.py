@@ -268,10 +268,10 @@ def test_a_crop_that_never_fits_is_torchvisions_central_one(h, w):
 def test_the_whole_image_as_its_own_crop_is_the_image():
     augmenter, _ = resizing(8, crop_scale=1.0)
     window = torch.tensor([[0, 0, 8, 8, 0]]).repeat(6, 1)
-    everyone = torch.arange(6)
-    torch.testing.assert_close(augmenter.augmented(everyone, window), augmenter.plain(everyone), **CLOSE)
+    indices = torch.arange(6)
+    torch.testing.assert_close(augmenter.augmented(indices, window), augmenter.plain(indices), **CLOSE)
     window[:, 4] = 1
-    torch.testing.assert_close(augmenter.augmented(everyone, window), augmenter.plain(everyone).flip(3), **CLOSE)
+    torch.testing.assert_close(augmenter.augmented(indices, window), augmenter.plain(indices).flip(3), **CLOSE)
 
 
 def test_a_crop_is_read_with_bilinear_interpolation_pixel_by_pixel_and_without_its_surroundings():

@@ -19,8 +19,8 @@ from made_up import EOA, add_run, lines_of, one_population
 from common.commit import commit
 from common.errors import UsageError
 from experiments import __main__ as main
-from experiments.job import beside, can_go_on, command, last_loss, packed
-from experiments.jobs import Job, Records, job_of, make_jobs, row_options, run_key
+from experiments.job import beside, can_go_on, command, last_loss, packed, restore_replayed
+from experiments.jobs import Job, Records, job_of, make_jobs, row_options
 from experiments.packed import METRICS, RUNS, options_of, pack, read_rounds, read_runs, restore
 from experiments.progress import clock, status
 from experiments.registry import PROFILES, Experiment, Profile, Table, Tune, load_profile
@@ -161,7 +161,7 @@ class TestThere:
 
     def add(self, results, job, test=0.9, **more):
         options = " ".join(word for pair in row_options(job).items() for word in pair)
-        name, seed = run_key(job)
+        name, seed = job.name, job.seed
         script = {"populations": one_population("x", workers=job.experiment.ranks)}
         folder = results / "cpu" / job.table
         run = add_run(folder, name, seed, test, options=options, **script, **more)
@@ -235,18 +235,19 @@ class TestJob:
         assert logs == {"cosine-0.001-seed0.log", "cosine-0.01-seed0.log"}
 
     def test_command_lines(self, tmp_path):
-        records = Records(PROFILE, tmp_path)
         folder = ROOT / "results/cpu/tau/runs/easgd-0.4-seed1"
-        words = command(Job("tau", TUNED, 1, "0.4"), folder, "cpu", records, "mpirun")
+        words = command(Job("tau", TUNED, 1, "0.4"), folder, "cpu", "mpirun")
         assert " ".join(words) == (
             "mpirun --oversubscribe --bind-to none -np 3 python EASGD/EASGD.py --preset cpu --seed 1 "
             "--out results/cpu/tau/runs/easgd-0.4-seed1 --period 4 --learning-rate 0.4"
         )
-        assert command(Job("tau", TUNED, 1, "0.4"), folder, "cpu", records, "srun")[:3] == ["srun", "-n", "3"]
+        assert command(Job("tau", TUNED, 1, "0.4"), folder, "cpu", "srun")[:3] == ["srun", "-n", "3"]
 
     def test_a_replay_reads_the_rates_of_a_packed_run(self, tmp_path):
         add_run(tmp_path / "cpu/methods", "eoa", 0)
-        words = command(Job("methods", REPLAY, 0), tmp_path / "replay-seed0", "cpu", Records(PROFILE, tmp_path), "mpirun")
+        job, folder = Job("methods", REPLAY, 0), tmp_path / "replay-seed0"
+        restore_replayed(job, folder, Records(PROFILE, tmp_path))
+        words = command(job, folder, "cpu", "mpirun")
         assert words[-2:] == ["--replay", str(tmp_path / "replay-seed0.replayed")]
         assert len(pd.read_csv(tmp_path / "replay-seed0.replayed/metrics.csv")) == 16
 

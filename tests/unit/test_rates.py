@@ -78,8 +78,8 @@ def test_reference_rates_follow_the_columns_of_the_specification(column, sizes, 
         mine = slice(sum(sizes[:k]), sum(sizes[: k + 1]))
         generator = stream(seed, Purpose.MOVE, t, k)
         numbers = [generator.random() for _ in range(numbers_needed(spec.species, spec.workers))]
-        x, f, everybody = list(standings.rates[mine]), list(standings.fitness[mine]), list(standings.rates)
-        case = Case(x, f, b, t, rounds, numbers, **variant, world_rates=everybody)
+        x, f, all_rates = list(standings.rates[mine]), list(standings.fitness[mine]), list(standings.rates)
+        case = Case(x, f, b, t, rounds, numbers, **variant, world_rates=all_rates)
         np.testing.assert_allclose(rates.next(t, standings, k), SLOW[spec.species](case), **CLOSE)
 
 
@@ -214,8 +214,8 @@ def test_a_scheduled_cosine_is_the_cosine_at_every_step(rounds, workers, fractio
 
 def test_replayed_rates_are_the_files_one_a_round_and_then_its_last():
     replay = ReplayedRates([0.4, 0.3, 0.05], 0.1, 2, warmup_rounds=1.0)
-    nobody = Standings(np.zeros(2), np.full(2, 9.0), [2])
-    rounds = [replay.start.tolist(), *(replay.next(t, nobody, 0).tolist() for t in range(4))]
+    standings = Standings(np.zeros(2), np.full(2, 9.0), [2])
+    rounds = [replay.start.tolist(), *(replay.next(t, standings, 0).tolist() for t in range(4))]
     assert rounds == [[0.4] * 2, [0.3] * 2, [0.05] * 2, [0.05] * 2, [0.05] * 2]
     assert [replay.at(0.4, 0.0), replay.at(0.4, 0.5), replay.at(0.3, 1.0)] == pytest.approx([0.1, 0.25, 0.3])
 

@@ -105,8 +105,8 @@ def test_verdicts_look_only_at_what_a_proposal_may_know():
 def test_ranking(state):
     from common.search.trial import best_first
 
-    everyone = trials([0.2], [0.5], [0.5])
+    complete = trials([0.2], [0.5], [0.5])
     other = Trial(3, {}, state=state, value=0.9 if state is State.PRUNED else None, curve=[0.9])
     further = Trial(4, {}, state=State.PRUNED, value=0.1, curve=[0.1, 0.1])
-    ranked = [t.id for t in best_first([*everyone, other, further])]
+    ranked = [t.id for t in best_first([*complete, other, further])]
     assert ranked == [1, 2, 0, 4, 3], "complete by value, then id; pruned by steps before value; failures last"
