@@ -138,7 +138,7 @@ def seconds(records: TableRecords, rows: pd.DataFrame) -> Picture:
     axes.set_yticks(bars, [f"{row.label}, {count_ranks(row.ranks)}" for _, row in rows.iterrows()])
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
-    axes.set_xlim(0, (1.35 if rows.side_by_side.any() else 1.1) * left.max())
+    axes.set_xlim(0, (1.6 if rows.side_by_side.any() else 1.1) * left.max())
     axes.set_xlabel("wall time, s\nat the bars: (evaluate + exchange) / (train + evaluate + exchange)", loc="right")
     title = f"Where the time went, {subject(rows)}"
     headline(figure, axes, title, len(PHASES), side="right")

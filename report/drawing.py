@@ -99,7 +99,7 @@ def footer(figure: Figure, profile: str, rows: pd.DataFrame, *more: str) -> None
         f"commit {commits}",
         *more,
     ]
-    figure.supxlabel(fill("  ·  ".join(parts), 150), x=0.01, ha="left", fontsize=7.5, color=GREY)
+    figure.supxlabel(fill("  ·  ".join(parts), 125), x=0.01, ha="left", fontsize=7.5, color=GREY)
 
 
 def headline(
