@@ -28,14 +28,12 @@ from common.coupling.elastic import (
     Centre,
     Downpour,
     Elastic,
-    LocalCenter,
+    MomentumCenter,
     MomentumDownpour,
-    MomentumRule,
     NoSync,
 )
-from common.coupling.options import refuse_both_batches
 from common.coupling.server import ServedCenter, WindowCenter, slices_of
-from common.coupling.synchronous import SynchronousElastic
+from common.coupling.synchronous import couple
 from common.ecosphere.rates import RateRule, ScheduledRates
 from common.errors import UsageError
 from common.models.flat import FlatModel
@@ -113,7 +111,6 @@ class Args(CommonArgs):
 
     def refuse(self, given: set[str]) -> None:
         """Refuse options that do not fit the method. Raises UsageError."""
-        refuse_both_batches(given)
         refuse_averages([self.optimizer], "a center variable")
         if "optimizer" in given and self.method in WITH_MOMENTUM:  # these use the paper's
             others = tuple(m for m in METHODS if m not in WITH_MOMENTUM)
@@ -213,15 +210,16 @@ def batched(args: Args, given: set[str], workers: int) -> Args:
 
 def make_center(args: Args, centre: Tensor) -> CenterVariable:
     """The center variable, or a slice of it, with the rule and the average of the method."""
-    rule = MomentumRule(args.learning_rate, args.momentum_factor, args.variant) if args.method == "mdownpour" else None
-    return CenterVariable(centre.clone(), rule, args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
+    if args.method == "mdownpour":
+        return MomentumCenter(centre.clone(), args.learning_rate, args.momentum_factor, args.variant == "nesterov")
+    return CenterVariable(centre.clone(), args.average_rate if args.method in MOVING else AVERAGED.get(args.method))
 
 
 def make_coupling(args: Args, x: Tensor, centre: Centre, workers: int) -> Coupling:
     """A worker's coupling to a separate center variable."""
     alpha = args.beta / workers
     rules: dict[str, Callable[[], Coupling]] = {
-        "mdownpour": lambda: MomentumDownpour(x, centre, args.weight_decay),
+        "mdownpour": lambda: MomentumDownpour(centre, args.weight_decay),
         "admm": lambda: Admm(x, centre, alpha, workers, args.period),
         **dict.fromkeys(("aeasgd", "eamsgd"), lambda: Elastic(x, centre, alpha, args.period)),
         **dict.fromkeys(("downpour", "adownpour", "mvadownpour"), lambda: Downpour(x, centre, args.period)),
@@ -244,15 +242,15 @@ def prepare(run: Run) -> tuple[Args, FlatModel, RateRule]:
 def train_together(run: Run) -> None:
     """Train synchronous workers, or one worker with the center in its own process."""
     args, model, rates = prepare(run)
-    x, group = model.parameters.data, run.topology.population
+    x = model.parameters.data
     center: CenterVariable | None = None
     if args.method in TOGETHER:
-        elastic = SynchronousElastic(x, group, args.beta / group.size, args.period, args.method == "easgd-gs")
+        elastic = couple(args.method, x, run.topology.population, args.period, args.beta)
         worker = run.build_worker(model, rates, elastic)
         end = CenterEnd(worker, lambda: elastic.centre, run.evaluator, run.data.fitness)
     else:
         center = make_center(args, x)
-        worker = run.build_worker(model, rates, make_coupling(args, x, LocalCenter(center), 1))
+        worker = run.build_worker(model, rates, make_coupling(args, x, center, 1))
         end = CenterEnd(worker, lambda: center.evaluated, run.evaluator, run.data.fitness, center)
     run.start(worker, end, end)
     with run:
@@ -277,7 +275,7 @@ def train_with_servers(run: ServedRun) -> None:
         remote.pull(weights, evaluated=True)
         return weights
 
-    coupling = make_coupling(args, x, remote, run.workers) if remote else NoSync(x)
+    coupling = make_coupling(args, x, remote, run.workers) if remote else None
     worker = run.build_worker(model, rates, coupling)
     run.start(worker, ServedEnd(worker, evaluated, run.evaluator, run.data.fitness, center))
     if args.method == "admm" and run.first_round:
@@ -302,7 +300,7 @@ def my_slice(args: Args, x: Tensor, run: ServedRun, window: WindowCenter | None)
     return make_center(args, x[start:stop].cpu())
 
 
-def restore_admm(run: ServedRun, coupling: Coupling) -> None:
+def restore_admm(run: ServedRun, coupling: Coupling | None) -> None:
     """Set a resumed center to the mean of its workers' terms, because center and terms were saved at different moments."""
     world = run.topology.world
     total = torch.zeros(len(run.worker.model.parameters))

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 
-from common.coupling.options import refuse_both_batches
 from common.coupling.swarm import EXCHANGES, FITNESSES, Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
 from common.coupling.swarm_rules import MEMORIES, MOTIONS, RANDS, UNITS, Motion, second_moments
 from common.ecosphere.rates import ScheduledRates
@@ -99,7 +98,6 @@ class Args(CommonArgs):
 
     def refuse(self, given: set[str]) -> None:
         """Refuse incompatible options. Raises UsageError."""
-        refuse_both_batches(given)
         refuse_averages([self.optimizer], "the moves of a swarm")
         if self.fitness != "probe" and self.memory == "reeval":
             raise UsageError(
@@ -184,10 +182,8 @@ def make_swarm(args: Args, motion: Motion, run: Run, model: FlatModel) -> Swarm:
         exchange=args.exchange,
         seed=args.seed,
     )
-    data = run.data
     if args.fitness == "probe":
-        anew = args.memory == "reeval"
-        fitness: Fitness = Probe(model, data.train, args.probe_images, run.plan.precision, args.seed, anew)
+        fitness: Fitness = Probe(model, run.evaluator, args.probe_images, anew=args.memory == "reeval")
     else:
         fitness = PhaseLoss(last=args.fitness == "last-batch")
     sizes = [weights.numel() for weights, _ in model.views()]

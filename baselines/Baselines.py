@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule
-from common.coupling.options import refuse_both_batches
 from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import REFERENCE_BATCH_SIZE, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates
@@ -106,7 +105,6 @@ class Args(CommonArgs):
         """Refuse options that do not fit the method. Raises UsageError."""
         if "period" in given and self.period < 1:
             raise UsageError(f"--period {self.period} has to be at least 1")
-        refuse_both_batches(given)
         self._refuse_line_search()
         self._refuse_schedule(given)
         name = self.optimizer

@@ -28,9 +28,8 @@ from common.coupling.elastic import (
     Coupling,
     Downpour,
     Elastic,
+    MomentumCenter,
     MomentumDownpour,
-    MomentumRule,
-    NoSync,
 )
 from common.coupling.server import RemoteCenter, ServedCenter, Server, WindowCenter
 from common.coupling.synchronous import SynchronousElastic
@@ -49,7 +48,7 @@ RULES: dict[str, Callable[[Tensor, Centre, int, int], Coupling]] = {  # of (x, c
     "aeasgd": lambda x, centre, p, tau: Elastic(x, centre, 0.9 / p, tau),
     "aeasgd, window": lambda x, centre, p, tau: Elastic(x, centre, 0.9 / p, tau),
     "downpour": lambda x, centre, p, tau: Downpour(x, centre, tau),
-    "mdownpour": lambda x, centre, p, tau: MomentumDownpour(x, centre),
+    "mdownpour": lambda x, centre, p, tau: MomentumDownpour(centre),
     "admm": lambda x, centre, p, tau: Admm(x, centre, 0.9 / p, p, tau),
 }
 UNCOUPLED, TOGETHER = "no coupling", "easgd"
@@ -119,8 +118,8 @@ class World:
         if world.rank == 0:
             speed, steps = 0.0, 0
             if method in RULES:
-                rule = MomentumRule(ETA, 0.9) if method == "mdownpour" else None
-                Server(world, None if window else CenterVariable(x.clone(), rule), list(range(1, world.size)), print).serve()
+                center = MomentumCenter(x.clone(), ETA, 0.9) if method == "mdownpour" else CenterVariable(x.clone())
+                Server(world, None if window else center, list(range(1, world.size)), print).serve()
         else:
             steps = self.args.steps if self.is_slow or method == TOGETHER else self.args.steps * self.args.factor
             speed = self._work(method, period, gradient, steps, window)
@@ -133,20 +132,21 @@ class World:
     def _work(self, method: str, period: int, gradient: Callable[[], None], steps: int, window: WindowCenter | None) -> float:
         x, p = self.model.parameters.data, self.workers.size
         centre: RemoteCenter | None = None
-        if method == UNCOUPLED:
-            coupling: Coupling = NoSync(x)
-        elif method == TOGETHER:
+        coupling: Coupling | None = None
+        if method == TOGETHER:
             coupling = SynchronousElastic(x, self.workers, 0.9 / p, period)
-        else:
+        elif method != UNCOUPLED:
             centre = window or ServedCenter(self.group, len(x), 1)
             coupling = RULES[method](x, centre, p, period)
         self.progress = centre.progress if centre else nothing
         began = time.perf_counter()
         for t in range(steps):
-            coupling.begin(t, x)
+            if coupling:
+                coupling.begin(t, x)
             gradient()
             x.sub_(self.model.gradient, alpha=ETA)
-            coupling.end(t, x, self.model.gradient)
+            if coupling:
+                coupling.end(t, x, self.model.gradient)
         speed = steps / (time.perf_counter() - began)
         if centre:
             centre.close()

@@ -5,16 +5,12 @@ the gradient is taken at the weights *before* the elastic move, and both sides u
 and algorithms are those of arXiv 1412.6651v8; docs/algorithms.md has them all.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from common.optim.protocols import Coupling
-
-Averaging = float | None  # rate of the average over the centre's past: 0 for 1/t, the plain mean; None for no average
 
 
 class Centre(Protocol):
@@ -32,8 +28,8 @@ class Centre(Protocol):
         ...
 
     def flush(self) -> None:
-        """Wait until all pushed updates are applied to x~."""
-        ...
+        """Wait until all pushed updates are applied to x~; by default a no-op."""
+        return
 
 
 def is_finite(update: Tensor) -> bool:
@@ -41,39 +37,46 @@ def is_finite(update: Tensor) -> bool:
     return bool(torch.isfinite(update.sum()))
 
 
-class CenterVariable:
-    """The center variable x~, or a slice of it, with its update rule. No communication.
+class CenterVariable(Centre):
+    """The center variable x~, or a slice of it. No communication: a worker of the same process uses it as its `Centre`.
 
-    centre: flat tensor, changed in place. rule: applies an update to it; `add` by default. averaging: rate of the mean z of its
-    past.
+    centre: flat tensor, changed in place. averaging: rate of the mean z of its past, 0 for 1/t (the plain mean), None for no z.
 
     Attributes:
-        average: z, None without averaging. z does not feed back.
+        average: z, which does not feed back.
         clock: number of updates applied.
     """
 
-    def __init__(
-        self, centre: Tensor, rule: Callable[[Tensor, Tensor], None] | None = None, averaging: Averaging = None
-    ) -> None:
-        self.centre, self.rule, self.averaging = centre, rule or add, averaging
+    def __init__(self, centre: Tensor, averaging: float | None = None) -> None:
+        self.centre, self.averaging = centre, averaging
         self.average = None if averaging is None else centre.clone()
         self.clock = 0
+
+    def pull(self, into: Tensor) -> None:
+        """Copy x~ to `into`."""
+        into.copy_(self.centre)
+
+    def push(self, update: Tensor) -> bool:
+        """Apply a finite update at once."""
+        finite = is_finite(update)
+        if finite:
+            self.receive(update)
+        return finite
 
     def receive(self, update: Tensor) -> None:
         """z_{t+1} = (1 - a) z_t + a x~_t with a = 1/(t+1) (ADOWNPOUR, ASGD) or constant; then the update."""
         if self.average is not None:
             self.average.lerp_(self.centre, self.averaging or 1 / (self.clock + 1))
-        self.rule(self.centre, update)
+        self.apply(update)
         self.clock += 1
+
+    def apply(self, update: Tensor) -> None:
+        """x~ <- x~ + e."""
+        self.centre.add_(update)
 
     def tensors(self) -> dict[str, Tensor]:
         """State for a checkpoint, besides `clock`; restored in place."""
-        kept = {"centre": self.centre}
-        if self.average is not None:
-            kept["average"] = self.average
-        if isinstance(self.rule, MomentumRule):
-            kept["velocity"] = self.rule.velocity_of(self.centre)
-        return kept
+        return {"centre": self.centre, **({} if self.average is None else {"average": self.average})}
 
     @property
     def evaluated(self) -> Tensor:
@@ -81,80 +84,44 @@ class CenterVariable:
         return self.centre if self.average is None else self.average
 
 
-def add(centre: Tensor, update: Tensor) -> None:
-    """x~ <- x~ + e."""
-    centre.add_(update)
-
-
-class MomentumRule:
+class MomentumCenter(CenterVariable):
     """MDOWNPOUR's master (algorithm 5): updates are gradients. v <- delta v - eta g, then
 
-    printed: x~ <- x~ + delta v, as the paper has it (delta = 0 freezes it). nesterov: x~ <- x~ - eta g + delta v.
+    x~ <- x~ + delta v, as the paper prints it (delta = 0 freezes it), or with `nesterov` x~ <- x~ - eta g + delta v.
     """
 
-    def __init__(self, eta: float, delta: float, variant: str = "printed") -> None:
-        if variant not in ("printed", "nesterov"):
-            raise ValueError(f"unknown variant '{variant}': printed or nesterov")
-        self.eta, self.delta, self.nesterov = eta, delta, variant == "nesterov"
-        self.velocity: Tensor | None = None
+    def __init__(self, centre: Tensor, eta: float, delta: float, nesterov: bool = False) -> None:
+        super().__init__(centre)
+        self.eta, self.delta, self.nesterov = eta, delta, nesterov
+        self.velocity = torch.zeros_like(centre)
 
-    def velocity_of(self, centre: Tensor) -> Tensor:
-        """v, zeros at first use."""
-        if self.velocity is None:
-            self.velocity = torch.zeros_like(centre)
-        return self.velocity
-
-    def __call__(self, centre: Tensor, gradient: Tensor) -> None:
+    def apply(self, update: Tensor) -> None:
         """Apply one gradient."""
-        velocity = self.velocity_of(centre).mul_(self.delta).sub_(gradient, alpha=self.eta)
+        self.velocity.mul_(self.delta).sub_(update, alpha=self.eta)
         if self.nesterov:
-            centre.sub_(gradient, alpha=self.eta)
-        centre.add_(velocity, alpha=self.delta)
+            self.centre.sub_(update, alpha=self.eta)
+        self.centre.add_(self.velocity, alpha=self.delta)
 
-
-@dataclass
-class LocalCenter:
-    """A centre in this process: for runs with one worker, and for tests that step all workers in turn."""
-
-    master: CenterVariable
-
-    def pull(self, into: Tensor) -> None:
-        """Copy the current x~ to `into`."""
-        into.copy_(self.master.centre)
-
-    def push(self, update: Tensor) -> bool:
-        """Apply at once; False if not finite."""
-        finite = is_finite(update)
-        if finite:
-            self.master.receive(update)
-        return finite
-
-    def flush(self) -> None:
-        """No-op."""
+    def tensors(self) -> dict[str, Tensor]:
+        """State for a checkpoint: also v."""
+        return {**super().tensors(), "velocity": self.velocity}
 
 
 class NoSync(Coupling):
-    """No coupling (SGD, MSGD). A centre receives every step: it equals x, and may keep an average (ASGD, MVASGD)."""
+    """A worker alone (SGD, MSGD): its centre receives every step, so it equals x, and may keep an average (ASGD, MVASGD)."""
 
-    steps = True
-
-    def __init__(self, x: Tensor, centre: Centre | None = None) -> None:
-        self.centre, self.before = centre, x.detach().clone() if centre else None
-
-    def begin(self, t: int, x: Tensor) -> None:
-        """No-op."""
+    def __init__(self, x: Tensor, centre: Centre) -> None:
+        self.centre, self.before = centre, x.detach().clone()
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """x~ <- x~ + (x - x before the step)."""
-        if self.centre and self.before is not None:
-            self.centre.flush()
-            self.centre.push(torch.sub(x, self.before))
-            self.before.copy_(x)
+        self.centre.push(x - self.before)
+        self.before.copy_(x)
         return False
 
     def tensors(self) -> dict[str, Tensor]:
         """x before the next step."""
-        return {} if self.before is None else {"before": self.before}
+        return {"before": self.before}
 
 
 class Elastic(Coupling):
@@ -163,8 +130,6 @@ class Elastic(Coupling):
     Every `period` steps, from t = 0 on: e = alpha (x - x~) with the fetched x~, x <- x - e, x~ <- x~ + e.
     alpha: moving rate of one exchange, beta / p.
     """
-
-    steps = True
 
     def __init__(self, x: Tensor, centre: Centre, alpha: float, period: int) -> None:
         self.centre, self.alpha, self.period = centre, alpha, period
@@ -192,24 +157,17 @@ class Downpour(Coupling):
     the worker's own steps. The fetch follows the acknowledgement of the push: the fetched x~ contains v.
     """
 
-    steps = True
-
     def __init__(self, x: Tensor, centre: Centre, period: int) -> None:
         self.centre, self.period = centre, period
-        self.fetched, self.sum = x.detach().clone(), torch.empty_like(x)
+        self.fetched = x.detach().clone()
 
     def begin(self, t: int, x: Tensor) -> None:
-        """The exchange."""
+        """The exchange; v is x minus the fetched x~."""
         if t % self.period == 0:
-            torch.sub(x, self.fetched, out=self.sum)
-            self.centre.push(self.sum)
+            self.centre.push(x - self.fetched)
             self.centre.flush()
             self.centre.pull(self.fetched)
             x.copy_(self.fetched)
-
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """No-op: v is x minus the fetched x~."""
-        return False
 
     def restart(self, x: Tensor) -> None:
         """v <- 0."""
@@ -221,26 +179,26 @@ class Downpour(Coupling):
 
 
 class MomentumDownpour(Coupling):
-    """MDOWNPOUR's worker (algorithm 4): fetch x~, compute a gradient there, send it; the master steps (`MomentumRule`).
+    """MDOWNPOUR's worker (algorithm 4): fetch x~, compute a gradient there, send it; the master steps (`MomentumCenter`).
 
     weight_decay: L2 coefficient lambda; the sent gradient includes lambda x.
     """
 
-    steps = False
-
-    def __init__(self, x: Tensor, centre: Centre, weight_decay: float = 0.0) -> None:
+    def __init__(self, centre: Centre, weight_decay: float = 0.0) -> None:
         self.centre, self.weight_decay = centre, weight_decay
-        self.sent = torch.empty_like(x)
 
     def begin(self, t: int, x: Tensor) -> None:
         """x <- x~."""
         self.centre.flush()
         self.centre.pull(x)
 
+    def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
+        """No local step."""
+        return False
+
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """Send g."""
-        self.sent.copy_(gradient).add_(x, alpha=self.weight_decay)
-        self.centre.push(self.sent)
+        self.centre.push(gradient.add(x, alpha=self.weight_decay))
         return False
 
 
@@ -254,12 +212,9 @@ class Admm(Coupling):
     alpha: eta rho. workers: p.
     """
 
-    steps = True
-
     def __init__(self, x: Tensor, centre: Centre, alpha: float, workers: int, period: int = 1) -> None:
         self.centre, self.alpha, self.workers, self.period = centre, alpha, workers, period
         self.fetched, self.multiplier, self.term = torch.empty_like(x), torch.zeros_like(x), x.detach().clone()
-        self.change = torch.empty_like(x)
         self.due = False
 
     def begin(self, t: int, x: Tensor) -> None:
@@ -274,9 +229,9 @@ class Admm(Coupling):
         """(A2) after the plain step, and (A3)."""
         if self.due:
             x.add_(self.multiplier + self.fetched, alpha=self.alpha).div_(1 + self.alpha)
-            torch.sub(x, self.multiplier, out=self.change).sub_(self.term)
-            if self.centre.push(self.change / self.workers):
-                self.term.add_(self.change)
+            change = x - self.multiplier - self.term
+            if self.centre.push(change / self.workers):
+                self.term.add_(change)
         return False
 
     def restart(self, x: Tensor) -> None:

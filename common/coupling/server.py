@@ -15,7 +15,6 @@ rank, and workers read and accumulate one-sidedly.
 """
 
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any, cast
@@ -24,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.coupling.elastic import CenterVariable, is_finite
+from common.coupling.elastic import CenterVariable, Centre, is_finite
 from common.parallel.backoff import PollingBackoff
 from common.parallel.comm import Group, Tag, host_array
 from common.parallel.mpi import MPI
@@ -61,7 +60,7 @@ class Server:
         left, backoff = len(self.workers), PollingBackoff()
         while left:
             done = MPI.Request.Testsome(requests) or []
-            if not hear_reports(self.world, self.on_report) and not done:
+            if not self._hear_report() and not done:
                 os.sched_yield() if self._is_replying() else backoff.sleep()
                 continue
             backoff.note_event()
@@ -78,8 +77,17 @@ class Server:
                 request.Wait()
         for sent in self.sent.values():
             MPI.Request.Waitall(sent)
-        while hear_reports(self.world, self.on_report):
+        while self._hear_report():
             pass
+
+    def _hear_report(self) -> bool:
+        """Receive one report if one is pending; returns whether one was."""
+        comm, status = self.world.comm, MPI.Status()
+        if not comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.REPORT, status=status):
+            return False
+        worker = status.Get_source()
+        self.on_report(worker, comm.recv(source=worker, tag=Tag.REPORT))
+        return True
 
     def _is_replying(self) -> bool:
         """Whether a reply is pending; the test lets MPI progress."""
@@ -103,37 +111,15 @@ class Server:
         self.sent[worker] = [self.world.comm.Isend([reply, MPI.FLOAT], dest=worker, tag=answer)]
 
 
-def hear_reports(world: Group, on_report: Callable[[int, Any], None]) -> bool:
-    """Receive one report if one is pending; returns whether one was."""
-    status = MPI.Status()
-    if not world.comm.Iprobe(source=MPI.ANY_SOURCE, tag=Tag.REPORT, status=status):
-        return False
-    report = world.comm.recv(source=status.Get_source(), tag=Tag.REPORT)
-    on_report(status.Get_source(), report)
-    return True
-
-
-class RemoteCenter(ABC):
-    """A worker's access (`elastic.Centre`) to a center variable on the first `servers` ranks."""
+class RemoteCenter(Centre):
+    """A worker's access to a center variable on the first `servers` ranks."""
 
     def __init__(self, world: Group, servers: int) -> None:
         self.world, self.servers = world, range(servers)
 
-    @abstractmethod
-    def pull(self, into: Tensor, evaluated: bool = False) -> None:
-        """Copy the current center, or the evaluated weights, to `into`; blocking."""
-
-    @abstractmethod
-    def push(self, update: Tensor) -> bool:
-        """Send an update, non-blocking; returns False and sends nothing if it is not finite."""
-
-    @abstractmethod
     def progress(self) -> None:
         """Let MPI progress pending messages, which it does only inside its own calls."""
-
-    def flush(self) -> None:
-        """Wait until all pushed updates are applied to x~; by default a no-op."""
-        return
+        ...
 
     def report(self, line: Any) -> None:
         """Send a small picklable line to every server."""

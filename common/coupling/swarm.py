@@ -61,16 +61,15 @@ class Probe(Fitness):
     anew: whether new ones are drawn every round instead of once.
     """
 
-    def __init__(
-        self, model: FlatModel, train: ImageDataset | Texts, images: int, precision: str, seed: int, anew: bool = False
-    ) -> None:
-        self.model, self.train, self.evaluator = model, train, Evaluator(train, precision, seed)
-        self.images, self.anew = min(images, len(train)), anew
+    def __init__(self, model: FlatModel, evaluator: Evaluator, images: int, anew: bool = False) -> None:
+        self.model, self.evaluator, self.images, self.anew = model, evaluator, images, anew
         self.round, self.pictures = 0, self._draw(0)
 
     def _draw(self, k: int) -> ImageDataset | Texts:
-        indices = stream(self.evaluator.seed, Purpose.PROBE, k).choice(len(self.train), self.images, replace=False)
-        return self.train.take(torch.from_numpy(indices).to(self.train.labels.device))
+        train = self.evaluator.train
+        rng = stream(self.evaluator.seed, Purpose.PROBE, k)
+        indices = rng.choice(len(train), min(self.images, len(train)), replace=False)
+        return train.take(torch.from_numpy(indices).to(train.labels.device))
 
     def measure(self, k: int) -> float:
         """Loss on round k's images; may be called for several positions per round."""
@@ -150,16 +149,7 @@ class Swarm(Coupling):
             from, and how often this worker was lost.
     """
 
-    steps = True
-
-    def __init__(
-        self,
-        state: Tensor,
-        sizes: Sequence[int],
-        group: Group,
-        settings: SwarmSettings,
-        measured: Fitness,
-    ) -> None:
+    def __init__(self, state: Tensor, sizes: Sequence[int], group: Group, settings: SwarmSettings, measured: Fitness) -> None:
         self.state, self.sizes, self.group, self.settings = state.detach(), list(sizes), group, settings
         self.measured = measured
         self.length = sum(sizes)
@@ -181,9 +171,6 @@ class Swarm(Coupling):
         """Seconds spent measuring fitness since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
-
-    def begin(self, t: int, x: Tensor) -> None:
-        """No-op: a move comes after the phase's last step."""
 
     def observe(self, report: Tensor) -> None:
         """(1) The batch losses of the phase."""

@@ -22,15 +22,7 @@ from torch import Tensor
 MEMORIES = ("standard", "reeval", "fresh")
 RANDS = ("element", "tensor", "scalar")
 UNITS = ("absolute", "rms")
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """w, c1 and c2 of one move."""
-
-    inertia: float
-    cognitive: float
-    social: float
+Coefficients = tuple[float, float, float]  # w, c1 and c2 of one move
 
 
 @dataclass(frozen=True)
@@ -56,43 +48,28 @@ class Motion:
         """Coefficients of round k = 1 ... K, K = rounds."""
         inertia = self.inertia - (self.inertia - self.inertia_end) * k / rounds
         shrink = (1 - 1 / rounds) ** k if self.decay else 1.0
-        return Coefficients(inertia, shrink * self.cognitive, shrink * self.social)
+        return inertia, shrink * self.cognitive, shrink * self.social
 
 
-def constriction(phi: float) -> float:
-    """chi = 2 / |2 - phi - sqrt(phi^2 - 4 phi)|, phi = phi1 + phi2 > 4. Clerc and Kennedy 2002. Raises ValueError."""
-    if phi <= 4:
-        raise ValueError(f"the constriction factor is for phi1 + phi2 > 4, not {phi:g}")
-    return 2 / abs(2 - phi - math.sqrt(phi * phi - 4 * phi))
-
-
-def constricted(phi1: float, phi2: float) -> Motion:
-    """v <- chi [v + phi1 r1 (P - x) + phi2 r2 (G - x)], which is (5) with w = chi and c_m = chi phi_m. Raises ValueError."""
-    chi = constriction(phi1 + phi2)
-    return Motion(chi, chi, chi * phi1, chi * phi2)
-
-
+# v <- chi [v + phi1 r1 (P - x) + phi2 r2 (G - x)], which is (5) with w = chi and c_m = chi phi_m. Clerc and Kennedy 2002.
+PHI = 2.05 + 2.05
+CHI = 2 / abs(2 - PHI - math.sqrt(PHI * PHI - 4 * PHI))
 MOTIONS = {
     "hull": Motion(0.0, 0.0, 0.25, 0.75),  # ours: x stays within the hull of x, P and G and cannot diverge
-    "clerc": constricted(2.05, 2.05),  # the textbook
+    "clerc": Motion(CHI, CHI, CHI * 2.05, CHI * 2.05),  # the textbook
     "shi": Motion(0.9, 0.4, 2.0, 2.0, v_max=0.05),  # needs a v_max, as it is unstable while w > 0.5; the value is ours
     "oz": Motion(0.9, 0.9, 0.08, 0.5, decay=True, rand="tensor"),  # of another method, from Oz's thesis on swarms (2023)
 }
 
 
 def draw(rand: str, sizes: Sequence[int], rng: np.random.Generator) -> Tensor:
-    """Uniform factors in [0, 1), float32: shape (N,) with N = sum(sizes), or (1,) for `scalar`.
+    """Uniform factors in [0, 1), float32: shape (N,) with N = sum(sizes), or (1,) if `rand`, one of RANDS, is `scalar`.
 
-    sizes: lengths of the parameter tensors, in their order. Raises ValueError for another name.
+    sizes: lengths of the parameter tensors, in their order.
     """
-    match rand:
-        case "element":
-            return torch.from_numpy(rng.random(sum(sizes), dtype=np.float32))
-        case "tensor":
-            return spread(torch.from_numpy(rng.random(len(sizes), dtype=np.float32)), sizes)
-        case "scalar":
-            return torch.from_numpy(rng.random(1, dtype=np.float32))
-    raise ValueError(f"unknown randomness '{rand}': choose from {', '.join(RANDS)}")
+    count = {"element": sum(sizes), "tensor": len(sizes), "scalar": 1}[rand]
+    values = torch.from_numpy(rng.random(count, dtype=np.float32))
+    return spread(values, sizes) if rand == "tensor" else values
 
 
 def spread(values: Tensor, sizes: Sequence[int]) -> Tensor:
@@ -101,9 +78,7 @@ def spread(values: Tensor, sizes: Sequence[int]) -> Tensor:
 
 
 def limits(x: Tensor, v_max: float, unit: str, sizes: Sequence[int]) -> Tensor | None:
-    """v_max of every coordinate, shape (1,) or (N,); None without a limit. Raises ValueError for another unit."""
-    if unit not in UNITS:
-        raise ValueError(f"unknown unit of v_max '{unit}': choose from {', '.join(UNITS)}")
+    """v_max of every coordinate, shape (1,) or (N,); None without a limit. unit: one of UNITS."""
     if not v_max:
         return None
     if unit == "absolute":
@@ -117,7 +92,7 @@ def move(
     v: Tensor,
     personal: Tensor,
     best: Tensor,
-    c: Coefficients,
+    coefficients: Coefficients,
     r1: Tensor,
     r2: Tensor,
     limit: Tensor | None = None,
@@ -126,9 +101,10 @@ def move(
 
     x, v, personal (P), best (G): shape (N,), of one type. r1, r2, limit: shape (N,) or (1,); limit as `limits` gives it.
     """
-    v.mul_(c.inertia)
-    v.addcmul_(r1, personal - x, value=c.cognitive)
-    v.addcmul_(r2, best - x, value=c.social)
+    w, c1, c2 = coefficients
+    v.mul_(w)
+    v.addcmul_(r1, personal - x, value=c1)
+    v.addcmul_(r2, best - x, value=c2)
     if limit is not None:
         v.clamp_(-limit, limit)
     x.add_(v)

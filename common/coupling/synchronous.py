@@ -11,21 +11,18 @@ from common.optim.protocols import Coupling
 from common.parallel.comm import Group, Pending
 
 
-def centre_after(centre: Tensor, total: Tensor, beta: float, workers: int) -> Tensor:
-    """(E2) x~_{t+1} = (1 - beta) x~_t + (beta / p) sum_i x^i_t, a new tensor."""
-    return torch.lerp(centre, total / workers, beta)
-
-
 class SynchronousElastic(Coupling):
     """Synchronous EASGD. Jacobi (eqs. 3-6): workers are pulled towards x~_t. Gauss-Seidel: towards the new x~_{t+1}.
 
-    x_{t+1} = x_t - eta g(x_t) - alpha (x_t - x~), every `period` steps; a plain step otherwise. beta = p alpha unless
-    given: (alpha, beta) = (1, 1) averages the workers, (1, p) is synchronous DOWNPOUR, both Gauss-Seidel.
+    Every `period` steps, with a plain step otherwise:
+
+        x_{t+1} = x_t - eta g(x_t) - alpha (x_t - x~)            (E1)
+        x~_{t+1} = (1 - beta) x~_t + beta mean_i x^i_t           (E2)
+
+    beta = p alpha unless given: (alpha, beta) = (1, 1) averages the workers, (1, p) is synchronous DOWNPOUR, both Gauss-Seidel.
     All ranks of the group start from the same x. Collective over the group: all make the same number of steps. A worker with
     non-finite weights counts with x^i = x~, until its weights are replaced.
     """
-
-    steps = True
 
     def __init__(
         self, x: Tensor, group: Group, alpha: float, period: int, gauss_seidel: bool = False, beta: float | None = None
@@ -56,7 +53,7 @@ class SynchronousElastic(Coupling):
         lost = workers - round(self.total[-1].item())
         if lost:
             total.add_(self.centre, alpha=lost)
-        new = centre_after(self.centre, total, self.beta, workers)
+        new = torch.lerp(self.centre, total / workers, self.beta)
         x.sub_(self.before.sub_(new if self.gauss_seidel else self.centre), alpha=self.alpha)
         self.centre.copy_(new)
         return False
@@ -71,13 +68,7 @@ class SynchronousElastic(Coupling):
 
 
 def couple(kind: str, x: Tensor, group: Group, period: int, beta: float = 0.9) -> SynchronousElastic:
-    """Coupling of a group that shares weights, not gradients: `easgd`, `easgd-gs`, or `average` (the mean of weights).
-
-    Raises ValueError for another name.
-    """
-    match kind:
-        case "easgd" | "easgd-gs":
-            return SynchronousElastic(x, group, beta / group.size, period, kind == "easgd-gs")
-        case "average":
-            return SynchronousElastic(x, group, 1.0, period, gauss_seidel=True, beta=1.0)
-    raise ValueError(f"unknown coupling '{kind}': easgd, easgd-gs or average")
+    """Coupling of a group that shares weights, not gradients: `easgd`, `easgd-gs`, or `average` (the mean of weights)."""
+    if kind == "average":
+        return SynchronousElastic(x, group, 1.0, period, gauss_seidel=True, beta=1.0)
+    return SynchronousElastic(x, group, beta / group.size, period, gauss_seidel=kind == "easgd-gs")

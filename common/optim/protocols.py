@@ -45,38 +45,35 @@ class Coupling(Protocol):
             x <- x - eta g                           # the local step
         renew = coupling.end(t, x, gradient)         # e.g. the elastic move, x <- x - e
 
-    Attributes:
-        steps: whether the worker takes local steps between `begin` and `end`.
-        shares: what it sends to other workers, `weights` or `gradients`.
+    Methods that a coupling does not define do nothing. shares: what it sends to other workers, `weights` or `gradients`.
     """
 
-    steps: bool
     shares: str = "weights"
 
     def begin(self, t: int, x: Tensor) -> None:
         """Called before the gradient of step t."""
-        ...
+        return
 
     def observe(self, report: Tensor) -> None:
-        """Called with the closure's report of a step: (summed loss, correct answers, answers). No-op by default."""
+        """Called with the closure's report of a step: (summed loss, correct answers, answers)."""
         return
 
     def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
         """Called after the gradient of step t, which may be changed in place; returns whether the worker takes a local step.
 
-        finite: whether the gradient is finite. Default: `finite and steps`.
+        finite: whether the gradient is finite, which is also the default result.
         """
-        return finite and self.steps
+        return finite
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """Called after the local step t; gradient: of this step.
 
         Returns whether the worker's optimizer state has to be reset.
         """
-        ...
+        return False
 
     def restart(self, x: Tensor) -> None:
-        """Called when weights x have replaced this worker's. No-op by default."""
+        """Called when weights x have replaced this worker's."""
         return
 
     def tensors(self) -> dict[str, Tensor]:

@@ -63,12 +63,14 @@ class CommonArgs(OptimizerOptions, ModelOptions, DataOptions, RunOptions):
     """Common options of training scripts. Published values are those of EOA."""
 
     def refuse(self, given: set[str]) -> None:
-        """Refuse networks that do not fit the data. Raises UsageError."""
+        """Refuse networks that do not fit the data, and two batch sizes. Raises UsageError."""
         if is_text(self.dataset) != (self.model in FOR_TEXT):
             kind, other = ("text", "images") if is_text(self.dataset) else ("images", "text")
             raise UsageError(
                 f"--dataset {self.dataset} is {kind}, --model {self.model} is for {other}: texts go with transformer"
             )
+        if {"batch_size", "worker_batch"} <= given:  # the latter in scripts whose workers train their own weights
+            raise UsageError("--batch-size is of all workers together and --worker-batch of one: leave one of them out")
 
 
 A = TypeVar("A", bound=CommonArgs)

@@ -6,7 +6,7 @@ import torch
 from worlds import ENGINES, RANK, SIZE, build, everyones, needs_two
 
 from benchmarks import elastic_theory as stability
-from common.coupling.elastic import CenterVariable, Downpour, Elastic, LocalCenter
+from common.coupling.elastic import CenterVariable, Downpour, Elastic
 from common.coupling.server import ServedCenter, Server, WindowCenter, slices_of
 from common.coupling.synchronous import SynchronousElastic, couple
 
@@ -164,7 +164,7 @@ def test_with_one_worker_the_server_gives_the_bits_of_a_centre_in_its_own_proces
     centre.pull(averaged, evaluated=True)
     centre.close()
     y, master = start[SIZE].clone(), CenterVariable(start[SIZE].clone(), averaging=0.01)
-    play(Downpour(y, LocalCenter(master), 3), y, 11, 0.1)
+    play(Downpour(y, master, 3), y, 11, 0.1)
     assert torch.equal(x, y)
     assert torch.equal(averaged, master.evaluated)
 
@@ -218,8 +218,6 @@ def test_what_a_population_shares_by_name(kind):
     torch.testing.assert_close(x, start[RANK] - alpha * (start[RANK] - centre), atol=1e-6, rtol=1e-5)
     coupling.restart(x)
     assert torch.equal(coupling.tensors()["centre"], x)
-    with pytest.raises(ValueError, match="unknown coupling"):
-        couple("gossip", x, topology.gradients, 2)
 
 
 def test_slices_cover_the_centre():

@@ -11,7 +11,7 @@ from test_cli import load_script
 from torch import nn
 
 from benchmarks import elastic_theory as stability
-from common.coupling.elastic import CenterVariable, Elastic, LocalCenter
+from common.coupling.elastic import CenterVariable, Elastic
 from common.data.augment import CroppingAugmenter, in_unit_range
 from common.data.dataset import SOURCES, open_data, permutation
 from common.errors import UsageError
@@ -54,7 +54,7 @@ def test_the_weight_optimizer_with_an_elastic_coupling_is_eamsgd(alone, delta):
     x = model.parameters.data
     master = CenterVariable(torch.tensor([3.0]))
     settings = OptimizerSettings(name="nesterov", momentum=delta, weight_decay=0.0)
-    coupling = Elastic(x, LocalCenter(master), 0.2, 1)
+    coupling = Elastic(x, master, 0.2, 1)
     optimizer = WeightOptimizer(model, settings, reductions_of(alone), coupling=coupling)
 
     def closure():

@@ -14,6 +14,7 @@ from common.coupling.swarm import Fitness, PhaseLoss, Probe, Swarm, SwarmSetting
 from common.coupling.swarm_rules import MOTIONS, RANDS, Motion
 from common.data.augment import Augmenter
 from common.data.dataset import SOURCES, ImageDataset, Texts
+from common.evaluate import Evaluator
 from common.models import build_model
 from common.models.flat import FlatModel
 from common.parallel.comm import Group, Traffic
@@ -134,7 +135,7 @@ def network():
 
 def test_a_probe_is_the_mean_loss_in_evaluation_mode_on_images_as_they_are(pictures, network):
     model = FlatModel(network)
-    probe = Probe(model, pictures, 25, "float32", seed=3)
+    probe = Probe(model, Evaluator(pictures, "float32", seed=3), 25)
     before = model.state.detach().clone()
     found = probe.measure(1)
     assert network.training
@@ -150,14 +151,14 @@ def test_a_probe_is_the_mean_loss_in_evaluation_mode_on_images_as_they_are(pictu
     matches = (taken.augmenter.images[:, None] == pictures.augmenter.images[None]).flatten(2).all(2)
     assert matches.any(1).all(), "training images"
     assert len({tuple(i.flatten().tolist()) for i in taken.augmenter.images}) == 25, "different ones"
-    assert len(Probe(model, pictures, 1000, "float32", seed=3).pictures) == 40
+    assert len(Probe(model, Evaluator(pictures, "float32", seed=3), 1000).pictures) == 40
 
 
 def test_a_probe_of_texts_is_the_mean_loss_over_all_their_places():
     torch.manual_seed(0)
     texts = Texts(torch.randint(97, (12, 6)), torch.randint(97, (12, 6)))
     module = build_model("transformer", 0, 97, depth=1, width=1, image_size=6)
-    probe = Probe(FlatModel(module), texts, 5, "float32", seed=3)
+    probe = Probe(FlatModel(module), Evaluator(texts, "float32", seed=3), 5)
     found, taken = probe.measure(1), probe.pictures
     assert len(taken) == 5
     expected = F.cross_entropy(module.eval()(taken.symbols).flatten(0, 1), taken.labels.flatten())
@@ -170,7 +171,7 @@ def test_a_probe_is_the_same_everywhere_and_lasts_unless_it_is_to_be_new(picture
     model = FlatModel(network)
 
     def labels(anew, rounds, seed=3):
-        probe = Probe(model, pictures, 10, "float32", seed, anew)
+        probe = Probe(model, Evaluator(pictures, "float32", seed), 10, anew)
         found = []
         for k in rounds:
             probe.measure(k)
