@@ -17,7 +17,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from common.ecosphere.rates import EcosphereRates, EoaSettings
-from common.ecosphere.species import SPACES, SPECIES, Rules
+from common.ecosphere.species import SPECIES
+from common.ecosphere.species.moves import SPACES, Rules
 from common.ecosphere.standings import Standings
 from common.options import PathText, read_options
 from common.parallel import launch

@@ -17,7 +17,7 @@ Reading order. EOA in one file: EOA-SAM/eoa_simple.py. Then
 
 1. EOA-SAM/EOASAM.py, training/eoa.py: the loop over rounds; the options of an ecosphere, and how its run is put together
 2. training/run.py, training/round_ends.py: a run of any method; how a round ends and which weights are evaluated
-3. ecosphere/end_of_round.py, election.py, exchange.py, rates.py, species/: elect, exchange (`Sendrecv`), move the rates
+3. ecosphere/end_of_round.py, exchange.py, rates.py, species/: elect, exchange (`Sendrecv`), move the rates
 4. parallel/topology.py, parallel/comm.py, models/flat.py: communicators, messages, a model as one buffer
 5. optim/weight_optimizer.py, training/loop.py: one step of a worker, one round
 6. coupling/, search/: the other methods

@@ -1,5 +1,5 @@
 """The Ecosphere Optimization Algorithm (EOA): the steps between two rounds.
 
-Reading order: `membership` (`join`, for your own training script), `election` (fitness and rates of all workers), `exchange`
-(weights across populations), `rates` (base rate and moves of a round), `species` (the moves), `forage`.
+Reading order: `membership` (`join`, for your own training script), `end_of_round` (elect, exchange, move), `exchange` (weights
+across populations), `rates` (base rate and moves of a round), `species` (the moves), `forage`.
 """

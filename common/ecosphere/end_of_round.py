@@ -12,12 +12,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.ecosphere.election import elect
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import RateRule
 from common.ecosphere.standings import Standings
 from common.parallel import faults
+from common.parallel.comm import Group
 from common.parallel.topology import Topology
+
+
+def elect(world: Group, fitness: float, rate: float, sizes: list[int]) -> Standings:
+    """Fitness and rates of all workers: one all-gather over the world, two float64 per worker. sizes: of the populations.
+
+    fitness: this worker's; -inf if and only if its weights are not finite.
+    """
+    table = world.gather_rows(np.array([fitness, rate]))
+    return Standings(fitness=table[:, 0], rates=table[:, 1], sizes=sizes)
 
 
 @dataclass(frozen=True)
@@ -88,12 +97,9 @@ class Ecosphere:
     def _trade(self, standings: Standings, finite: bool) -> None:
         """Exchange weights and carried state as one buffer."""
         carried = self.carried_state()
-        if not carried:
-            self.exchange.run(self.topology, self.state, standings, finite)
-            return
         # Only the weights decide whether a worker is lost: non-finite carried values count as zero.
-        parts = [self.state, *(torch.nan_to_num(c, 0.0, 0.0, 0.0) for c in carried)]
-        together = torch.cat(parts)
+        together = torch.cat([self.state, *(torch.nan_to_num(c, 0.0, 0.0, 0.0) for c in carried)])
         self.exchange.run(self.topology, together, standings, finite)
-        for part, new in zip([self.state, *carried], together.split([len(p) for p in parts]), strict=True):
+        parts = [self.state, *carried]
+        for part, new in zip(parts, together.split([len(p) for p in parts]), strict=True):
             part.copy_(new)

@@ -78,7 +78,6 @@ def schedule(policy: str, standings: Standings) -> Schedule:
     none: no transfer.
     Populations without a finite worker take the leader's theta, one per round: before the transfers of `ring`, in place of
     those of `migrate` and `exploit`, and also with `none`.
-    Raises ValueError for another policy.
     """
     n, best = len(standings.sizes), standings.best_population
     if n == 1:
@@ -95,9 +94,7 @@ def schedule(policy: str, standings: Standings) -> Schedule:
             return [*rescue, [Transfer(k, (k + 1) % n, Effect.BLEND) for k in range(n)]]
         case "exploit":
             return rescue or [[Transfer(source, k, Effect.REPLACE) for k, source in standings.copies.items()]]
-        case "none":
-            return rescue
-    raise ValueError(f"unknown exchange policy '{policy}': choose from {', '.join(POLICIES)}")
+    return rescue  # none
 
 
 def contributions(policy: str, standings: Standings) -> np.ndarray:
@@ -110,11 +107,6 @@ def contributions(policy: str, standings: Standings) -> np.ndarray:
     if policy == "kin":
         counted &= fitness >= fitness.max() - KIN * abs(fitness.max())
     return np.array(standings.sizes) * counted
-
-
-def payload(plan: Schedule, parameters_and_buffers: int) -> int:
-    """Bytes sent across populations by all ranks together for one schedule, for a float32 state of that length."""
-    return 4 * parameters_and_buffers * sum(len(r) for r in plan)
 
 
 def slice_bounds(length: int, slices: int) -> list[tuple[int, int]]:
@@ -133,8 +125,6 @@ class Exchange:
     def __post_init__(self) -> None:
         if self.policy not in POLICIES:
             raise UsageError(f"unknown exchange policy '{self.policy}': choose from {', '.join(POLICIES)}")
-        if not 0 <= self.ring_weight <= 1:
-            raise UsageError(f"the ring weight is a share in [0, 1], not {self.ring_weight}")
 
     @property
     def merges_no_populations(self) -> bool:
@@ -154,10 +144,10 @@ class Exchange:
         Collective over the world; at least one worker must be finite.
         """
         plan = schedule(self.policy, standings)
-        if self.policy == "best":
-            self._take_leaders_weights(topology, state, standings)
-        else:
+        if self.policy != "best":
             merge_inside(topology, state, finite)
+        elif topology.index == standings.best_population:
+            topology.population.broadcast_(state, standings.leader - topology.offsets[topology.index])
         if not plan:
             return
         theta = host_array(state)
@@ -170,10 +160,6 @@ class Exchange:
             theta /= np.float32(weights.sum())
         if state.device.type != "cpu":
             state.copy_(torch.from_numpy(theta))
-
-    def _take_leaders_weights(self, topology: Topology, state: Tensor, standings: Standings) -> None:
-        if topology.index == standings.best_population:
-            topology.population.broadcast_(state, standings.leader - topology.offsets[topology.index])
 
     def _carry(self, topology: Topology, theta: np.ndarray, plan: Schedule) -> None:
         """Run the schedule on this rank's slice of theta, then gather the population's slices."""
@@ -205,14 +191,13 @@ class Exchange:
             piece += np.float32(self.ring_weight) * received
 
 
-def merge_inside(topology: Topology, state: Tensor, finite: bool) -> int:
+def merge_inside(topology: Topology, state: Tensor, finite: bool) -> None:
     """theta_k: the mean of weights and floating buffers over the population's finite workers, in place on all of them.
 
-    Returns their number; with 0 the state is all zeros, to be filled from another population.
+    Without any the state is all zeros, to be filled from another population.
     """
     if topology.population.size == 1 and finite:
-        return 1
+        return
     state_and_flag = torch.cat([state, state.new_zeros(1)])
-    count = finite_mean_(topology.population, state_and_flag, "merge")
+    finite_mean_(topology.population, state_and_flag, "merge")
     state.copy_(state_and_flag[:-1])
-    return count

@@ -11,12 +11,10 @@ In the last part of the run, the landing, all populations take exp(c), falling l
 the mean of weights and momentum over the populations nearly as good as the leader (`--exchange kin`). If every population
 lost its weights, the last finite ones are restored and the centre falls to a decade below the lowest rate.
 
-`SPECIFIED` is the rule as first written down: it searches until the landing. Even the smoothed fitness prefers low rates over
-a short round, so the centre sinks with every round. `IMPROVED` differs in three points. It *scouts* first: trial rounds with
-rates a decade to either side, each from the initial weights, until the better rate no longer lies on the same side. A rate far
-too high then does no harm, and one far too low costs a few rounds of six steps. It searches for only a fifth of the rounds (a
-seventh of the steps), keeps the centre, and begins to land at two fifths of the steps. Its rounds are half as long, because
-populations that merge more often train better.
+`SPECIFIED` is the rule as first written down: it searches until the landing. `IMPROVED` *scouts* first: trial rounds with rates
+a decade to either side, each from the initial weights, until the better rate no longer lies on the same side. It searches for
+only a fifth of its rounds, which are half as long, keeps the centre, and begins to land at two fifths of the steps. For the
+reasons see docs/algorithms.md, "Foraging".
 """
 
 import math
@@ -26,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from common.ecosphere.rates import RateRule
-from common.ecosphere.species import SPECIES, Moment, Rules, View
+from common.ecosphere.species import SPECIES
+from common.ecosphere.species.moves import Moment, Rules, View
 from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
@@ -62,16 +61,14 @@ TINY = 1e-12  # avoids a division by zero
 DECADE = math.log(10.0)  # distance of scouts from the centre, and fall of the centre after all weights were lost
 
 
-def round_lengths(steps: int, rounds: int, shortest: int = SHORTEST) -> list[int]:
-    """Steps of every round: growing linearly from `shortest`, with the exact sum `steps`.
+def round_lengths(steps: int, rounds: int) -> list[int]:
+    """Steps of every round: growing linearly from SHORTEST, with the exact sum `steps` >= 1.
 
-    Returns fewer than `rounds` rounds if there are not `shortest` steps for each. Raises ValueError for steps < 1.
+    Returns fewer than `rounds` rounds if there are not SHORTEST steps for each.
     """
-    if steps < 1:
-        raise ValueError(f"{steps} steps make no round")
-    rounds = max(1, min(rounds, steps // shortest))
-    longest = max(shortest, 2 * steps / rounds - shortest)
-    ends = np.cumsum(np.linspace(min(shortest, steps / rounds), longest, rounds))
+    rounds = max(1, min(rounds, steps // SHORTEST))
+    longest = max(SHORTEST, 2 * steps / rounds - SHORTEST)
+    ends = np.cumsum(np.linspace(min(SHORTEST, steps / rounds), longest, rounds))
     return [int(n) for n in np.diff(np.round(ends * steps / ends[-1]).astype(int), prepend=0)]
 
 
@@ -146,16 +143,14 @@ class ForageRates(RateRule):
         rates around a centre a decade below the lowest rate.
         """
         if self.is_trial(t):
-            self._scout(t, standings.fitness[standings.champions])
+            fitness = standings.fitness[standings.champions]
+            self.centre, self.heading, found = scout(self.centre, self.zeta, fitness, self.heading)
+            self.zeta = self._evenly(t + 1)
+            self.scouting = not found and t + 1 < self.settings.scouting
+            self.search_began = t + 1
         else:
             self.centre += self._sigma(t) * self.zeta.min() - DECADE
         return self._rates_of(t + 1, population)
-
-    def _scout(self, t: int, fitness: np.ndarray) -> None:
-        self.centre, self.heading, found = scout(self.centre, self.zeta, fitness, self.heading)
-        self.zeta = self._evenly(t + 1)
-        self.scouting = not found and t + 1 < self.settings.scouting
-        self.search_began = t + 1
 
     def at(self, rate: float, rounds_done: float) -> float:
         """The rate of the round; during the landing it falls linearly to 0, step by step."""

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from common.ecosphere.species import SPECIES, Memory, Moment, Rules, View, coordinates, rates_at
+from common.ecosphere.species import SPECIES
+from common.ecosphere.species.moves import Memory, Moment, Rules, View, coordinates, rates_at
 from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
@@ -24,17 +25,27 @@ EXPLORING = (0.8, 1.2)  # perturbation of a copied rate
 
 
 class RateRule(Protocol):
-    """Interface of a learning-rate rule; ranks are world ranks."""
+    """Interface of a learning-rate rule.
 
-    start: np.ndarray  # shape (N,): starting rates of all workers
+    Attributes:
+        start: starting rates of all workers, shape (N,), by world rank.
+        eta0: rate at which the warm-up begins. warmup_rounds: its length.
+    """
+
+    start: np.ndarray
+    eta0: float = 0.0
+    warmup_rounds: float = 0.0
 
     def next(self, t: int, standings: Standings, population: int) -> np.ndarray:
         """Rates of one population's workers for round t + 1, shape (m_k,)."""
         ...
 
     def at(self, rate: float, rounds_done: float) -> float:
-        """The rate of one step, for a worker whose rate of the round is `rate`; rounds_done = t + fraction of round t."""
-        ...
+        """The rate of one step, by default `rate`, the worker's rate of the round, after a warm-up.
+
+        rounds_done = t + fraction of round t that is done.
+        """
+        return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
 
     def is_trial(self, t: int) -> bool:
         """Whether round t is a trial, after which all workers restore the weights before it; by default never."""
@@ -134,21 +145,13 @@ class EoaSettings:
 
 # The published scripts, by data set or model (docs/algorithms.md, "With --reference"); no script of ours trains ImageNet yet.
 _REFERENCE = EoaSettings(count_workers=True, limited=False, warmup_epochs=0.0)
+_MOVES = Rules(signed=False, higher_rank_first=True, world_prey=True)
 REFERENCE = {
-    "cifar10": replace(
-        _REFERENCE, base_rule="best", rules=Rules("annealed", signed=False, higher_rank_first=True, world_prey=True)
-    ),
-    "cifar100": replace(
-        _REFERENCE, base_rule="blend", rules=Rules("relative", signed=True, absolute_leaders=True, higher_rank_first=True)
-    ),
-    "vit": replace(_REFERENCE, base_rule="best", rules=Rules("fixed", signed=False, higher_rank_first=True, world_prey=True)),
-    "imagenet": replace(
-        _REFERENCE,
-        count_workers=False,
-        reference_batch_size=256,
-        base_rule="anneal",
-        rules=Rules("scaled", signed=False, higher_rank_first=True, world_prey=True, fold_prey=True),
-        warmup_epochs=5.0,
+    "cifar10": replace(_REFERENCE, base_rule="best", rules=replace(_MOVES, damping="annealed")),
+    "cifar100": replace(_REFERENCE, base_rule="blend", rules=Rules("relative", absolute_leaders=True, higher_rank_first=True)),
+    "vit": replace(_REFERENCE, base_rule="best", rules=replace(_MOVES, damping="fixed")),
+    "imagenet": EoaSettings(
+        "anneal", replace(_MOVES, damping="scaled", fold_prey=True), limited=False, warmup_epochs=5.0, reference_batch_size=256
     ),
 }
 
@@ -210,10 +213,6 @@ class EcosphereRates(RateRule):
             moved = np.clip(moved, LIMITS[0] * self.start[mine], LIMITS[1] * self.start[mine])
         return moved
 
-    def at(self, rate: float, rounds_done: float) -> float:
-        """The worker's rate of the round, warmed up during the first epoch."""
-        return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
-
     def state(self) -> dict[str, Any]:
         """Memories of the species, for a checkpoint."""
         return {str(p): {name: array.tolist() for name, array in m.items()} for p, m in self.memories.items()}
@@ -258,10 +257,6 @@ class ReplayedRates(RateRule):
         """The file's rate of round t + 1; past its end, the last one."""
         return np.full(len(self.start), self.rates[min(t + 1, len(self.rates) - 1)])
 
-    def at(self, rate: float, rounds_done: float) -> float:
-        """The rate of the round, warmed up during the first epoch."""
-        return warmed_up(rate, self.eta0, rounds_done, self.warmup_rounds)
-
 
 class PopulationBasedRates(RateRule):
     """Population-based training (Jaderberg et al. 2017) of the learning rate, with truncation selection.
@@ -287,10 +282,6 @@ class PopulationBasedRates(RateRule):
             factor = stream(self.seed, Purpose.MOVE, t, population).choice(EXPLORING)
             rate = float(np.clip(rate * factor, LIMITS[0] * self.eta0, LIMITS[1] * self.eta0))
         return np.full(self.sizes[population], rate)
-
-    def at(self, rate: float, rounds_done: float) -> float:
-        """The rate of the round."""
-        return rate
 
     def lineage(self, population: int) -> list[int]:
         """The ancestors of a population, traced back from the last round; round 0 first."""

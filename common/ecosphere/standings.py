@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from common.ecosphere.species import best_first
+from common.ecosphere.species.moves import best_first
 
 TRUNCATED = 0.2  # fraction of the populations that copy, and that are copied, in truncation selection
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from common.data.dataset import DataSet
-from common.ecosphere.species import DAMPINGS
+from common.ecosphere.species.moves import DAMPINGS
 from common.errors import UsageError
 from common.models import MODELS, build_model, without
 from common.optim.options import refuse_clipping, without_effect

@@ -13,7 +13,8 @@ from common.data.dataset import DataSet
 from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import SHAPES, EcosphereRates, EoaSettings, ScheduledRates
-from common.ecosphere.species import SPECIES, Rules
+from common.ecosphere.species import SPECIES
+from common.ecosphere.species.moves import Rules
 from common.errors import Diverged, UsageError
 from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
 from common.models import build_model, load_published

@@ -13,7 +13,9 @@ from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.forage import FORAGE_RULES, ForageRates, round_lengths
 from common.ecosphere.rates import REFERENCE, EcosphereRates, EoaSettings, RateRule
-from common.ecosphere.species import LOG_DAMPINGS, SPECIES, Rules
+from common.ecosphere.smoothing import SmoothedWeights
+from common.ecosphere.species import SPECIES
+from common.ecosphere.species.moves import LOG_DAMPINGS, Rules
 from common.errors import UsageError
 from common.models import NETWORKS, without
 from common.optim.options import refuse_averages
@@ -22,7 +24,7 @@ from common.options import Needs, Range, check, flag
 from common.parallel.populations import PopulationSpec, default_populations, parse_populations
 from common.parallel.topology import build_topology, world_size
 from common.training.options import CommonArgs
-from common.training.round_ends import EcosphereEnd, SmoothedWeights
+from common.training.round_ends import EcosphereEnd
 from common.training.run import Run
 from common.training.worker import Worker
 
@@ -153,7 +155,7 @@ def start_foraging(run: Run, args: EoaArgs, exchange: Exchange) -> None:
     momentum = all(lr_option(spec.optimizer) == "sgd" for spec in topology.specs)
     carried = worker.optimizer.momentum if momentum else list
     ecosphere = Ecosphere(topology, worker.model.state, rates, exchange, carried)
-    evaluated = SmoothedWeights(worker, run.evaluator, run.data.fitness)
+    evaluated = SmoothedWeights(worker.model, run.evaluator, run.data.fitness, topology.population)
     run.start(worker, EcosphereEnd(worker, ecosphere), evaluated, lengths)
 
 

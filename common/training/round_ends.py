@@ -5,7 +5,7 @@ A run calls its `EndOfRound` after every round and once at its end; its `Evaluat
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +14,9 @@ from torch import Tensor
 
 from common.coupling.elastic import CenterVariable
 from common.data.dataset import DataSet, ImageDataset, Texts
-from common.ecosphere.election import elect
 from common.ecosphere.end_of_round import Ecosphere
-from common.ecosphere.exchange import merge_inside
-from common.ecosphere.smoothing import Smoother
+from common.ecosphere.exchange import Exchange
 from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
-from common.parallel import faults
 from common.parallel.comm import Group, finite_mean_
 from common.training.checkpoint import State
 from common.training.worker import Worker
@@ -69,26 +66,6 @@ class OwnWeights(Evaluated):
     def evaluate(self, t: int) -> EvalResult:
         """Evaluate locally, without communication."""
         return evaluate(self.worker.model.module, self.images, self.precision)
-
-
-class SmoothedWeights(Evaluated):
-    """The average of a population's weights over the round (foraging); collective over the population."""
-
-    def __init__(self, worker: Worker, evaluator: Evaluator, images: ImageDataset | Texts) -> None:
-        self.population = worker.topology.population
-        self.smoother = Smoother(worker.model, evaluator, images)
-
-    def begin_round(self) -> None:
-        """Restart the average at the current weights."""
-        self.smoother.restart()
-
-    def after_step(self) -> None:
-        """Add the current weights to the average."""
-        self.smoother.add()
-
-    def evaluate(self, t: int) -> EvalResult:
-        """Evaluate the average; fitness is minus the loss."""
-        return self.smoother.evaluate(self.population, t)
 
 
 class EndOfRound(Protocol):
@@ -183,34 +160,16 @@ class IndependentEnd(EcosphereEnd):
         return {"averaged": {f"{name}_{word}": getattr(results[name], word) for name in results for word in words}}
 
 
-class DataParallelEnd(EndOfRound):
-    """End of a round of data-parallel training: average batch-norm statistics, advance the schedule."""
+class DataParallelEnd(EcosphereEnd):
+    """End of a round of data-parallel training, in one population: average batch-norm statistics, advance the schedule."""
 
     def __init__(self, worker: Worker) -> None:
-        self.worker = worker
-        self._last_finite = worker.model.state.detach().clone()
+        super().__init__(worker, Ecosphere(worker.topology, worker.model.state, worker.rates, Exchange("average")))
+        self.measured_at_end = False  # the workers have trained with the run's weights
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
-        """Replace weights and statistics by their mean over the finite workers; diverged if there are none."""
-        worker, topology, state = self.worker, self.worker.topology, self.worker.model.state.detach()
-        rank, fitness = topology.world.rank, result.fitness
-        finite = worker.model.is_finite() and bool(np.isfinite(fitness))
-        faults.trip("elect", rank, t)
-        standings = elect(topology.world, fitness if finite else -np.inf, worker.rate, topology.sizes)
-        if not any(standings.alive):
-            state.copy_(self._last_finite)
-            return Outcome(-math.inf, worker.rate, diverged=_all_lost(t))
-        faults.trip("exchange", rank, t)
-        merge_inside(topology, state, finite)
-        self._last_finite.copy_(state)
-        faults.trip("move", rank, t)
-        worker.optimizer.end_round(finite)
-        rate = float(worker.rates.next(t, standings, topology.index)[topology.population.rank])
-        return Outcome(float(standings.fitness[rank]), rate)
-
-    def begin(self) -> None:
-        """Keep the current weights as the last finite ones."""
-        self._last_finite.copy_(self.worker.model.state.detach())
+        """Diverged if no worker has finite weights; not counted as an exchange."""
+        return replace(super().end_round(t, result), seconds=0.0)
 
 
 def _all_lost(t: int) -> str:

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 from worlds import LAYOUTS, RANK, SIZE, build, each_layout, each_split, everyones, needs_two, numbers, population_of
 
-from common.ecosphere.election import elect
-from common.ecosphere.end_of_round import Ecosphere
+from common.ecosphere.end_of_round import Ecosphere, elect
 from common.ecosphere.exchange import POLICIES, Exchange
 from common.ecosphere.membership import Membership
 from common.ecosphere.rates import EcosphereRates

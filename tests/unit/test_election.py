@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ecosphere.election import elect
+from common.ecosphere.end_of_round import elect
 from common.ecosphere.standings import Standings
 from common.parallel.comm import Group, Traffic
 from common.parallel.mpi import MPI

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ecosphere.exchange import POLICIES, Effect, Exchange, contributions, payload, schedule, slice_bounds
+from common.ecosphere.exchange import POLICIES, Effect, Exchange, contributions, schedule, slice_bounds
 from common.ecosphere.standings import Standings
 from common.errors import UsageError
 
@@ -182,20 +182,11 @@ def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world,
         ("none", [0, 0, 0, 0]),
     ],
 )
-@pytest.mark.parametrize("length", [1, 77])
-def test_the_payload_is_the_number_of_transfers_times_four_bytes_a_number(policy, thetas, length):
+def test_the_number_of_transfers(policy, thetas):
     for n, expected in zip([2, 3, 4, 5], thetas, strict=True):
         sizes = [1 + k % 3 for k in range(n)]
         standings = Standings(np.linspace(0, 1, sum(sizes)), np.ones(sum(sizes)), sizes)
-        assert payload(schedule(policy, standings), length) == 4 * length * expected
-
-
-@given(ecospheres(), st.sampled_from(POLICIES), st.integers(0, 1000))
-def test_the_payload_equals_the_slices_that_are_handed_over(world, policy, length):
-    standings, _ = world
-    plan, carriers = schedule(policy, standings), min(standings.sizes)
-    handed = sum(4 * (stop - start) for transfers in plan for _ in transfers for start, stop in slice_bounds(length, carriers))
-    assert payload(plan, length) == handed
+        assert sum(map(len, schedule(policy, standings))) == expected
 
 
 @given(st.integers(0, 10**9), st.integers(1, 64))
@@ -213,9 +204,6 @@ def test_one_population_has_nothing_to_exchange(policy):
     assert schedule(policy, Standings(np.array([0.1, 0.2]), np.ones(2), [2])) == []
 
 
-def test_unknown_policies_and_impossible_ring_weights_are_refused():
+def test_unknown_policies_are_refused():
     with pytest.raises(UsageError, match=r"gossip.*average, kin, best, migrate, ring, exploit, none"):
         Exchange("gossip")
-    for c in (-0.1, 1.1, float("nan")):
-        with pytest.raises(UsageError, match=str(c)):
-            Exchange("ring", c)

@@ -17,8 +17,9 @@ from common.data.dataset import SOURCES, DataSet, ImageDataset
 from common.ecosphere.exchange import Exchange, contributions
 from common.ecosphere.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
 from common.ecosphere.membership import Membership
-from common.ecosphere.smoothing import Smoother
-from common.ecosphere.species import SPECIES, Moment, Rules, View
+from common.ecosphere.smoothing import SmoothedWeights
+from common.ecosphere.species import SPECIES
+from common.ecosphere.species.moves import Moment, Rules, View
 from common.ecosphere.standings import Standings
 from common.evaluate import Evaluator, evaluate
 from common.models.flat import FlatModel
@@ -280,16 +281,16 @@ def small_network():
     return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
 
 
-def test_smoothed_weights_are_an_exponential_average_from_the_rounds_start():
+def test_smoothed_weights_are_an_exponential_average_from_the_rounds_start(alone):
     model = FlatModel(small_network())
     data = some_data()
-    smoother = Smoother(model, Evaluator(data.train, "float32", seed=0), data.fitness)
+    smoother = SmoothedWeights(model, Evaluator(data.train, "float32", seed=0), data.fitness, alone.population)
     slow = model.parameters.detach().clone()
-    smoother.restart()
+    smoother.begin_round()
     for step in range(4):
         with torch.no_grad():
             model.parameters += 0.1 * (step + 1)
-        smoother.add()
+        smoother.after_step()
         slow = 0.8 * slow + 0.2 * model.parameters.detach()
     torch.testing.assert_close(smoother.average, slow, rtol=1e-5, atol=1e-6)
 
@@ -297,11 +298,11 @@ def test_smoothed_weights_are_an_exponential_average_from_the_rounds_start():
 def test_fitness_is_minus_the_loss_of_smoothed_weights_with_measured_statistics_and_leaves_no_trace(alone):
     model, data = FlatModel(small_network()), some_data()
     evaluator = Evaluator(data.train, "float32", seed=0)
-    smoother = Smoother(model, evaluator, data.fitness)
+    smoother = SmoothedWeights(model, evaluator, data.fitness, alone.population)
     with torch.no_grad():
         model.parameters.mul_(1.5)
     before = model.state.detach().clone()
-    result = smoother.evaluate(alone.population, t=4)
+    result = smoother.evaluate(t=4)
     assert torch.equal(model.state, before)
     plain = small_network()  # the average still is where the smoother began
     evaluator.measure_statistics(plain, None, t=4)

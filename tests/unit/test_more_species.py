@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common.ecosphere.rates import EcosphereRates, EoaSettings
-from common.ecosphere.species import SPACES, SPECIES, Moment, Rules, View, rates_at
+from common.ecosphere.species import SPECIES
+from common.ecosphere.species.moves import SPACES, Moment, Rules, View, rates_at
 from common.ecosphere.species.pso import INERTIA, PULL
 from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec

@@ -20,7 +20,8 @@ from common.ecosphere.rates import (
     cosine,
     warmed_up,
 )
-from common.ecosphere.species import DAMPINGS, SPECIES, Moment, Rules
+from common.ecosphere.species import SPECIES
+from common.ecosphere.species.moves import DAMPINGS, Moment, Rules
 from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream

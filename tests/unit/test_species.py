@@ -9,9 +9,8 @@ from eoa_cases import SLOW, Case, Numbers, numbers_needed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ecosphere.species import DAMPINGS, Moment, Rules, View, best_first, rates_at
 from common.ecosphere.species.gwo import propose_wolves
-from common.ecosphere.species.moves import damp, damp_spiral
+from common.ecosphere.species.moves import DAMPINGS, Moment, Rules, View, best_first, damp, damp_spiral, rates_at
 from common.ecosphere.species.woa import propose_whales
 
 PROPOSE = {"gwo": propose_wolves, "woa": propose_whales}

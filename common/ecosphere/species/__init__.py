@@ -12,22 +12,9 @@ from common.ecosphere.species.cma import propose_samples
 from common.ecosphere.species.controls import propose_at_random, propose_to_hold
 from common.ecosphere.species.de import propose_trials
 from common.ecosphere.species.gwo import propose_wolves
-from common.ecosphere.species.moves import (
-    DAMPINGS,
-    LOG_DAMPINGS,
-    SPACES,
-    Memory,
-    Moment,
-    Rules,
-    View,
-    best_first,
-    coordinates,
-    rates_at,
-)
+from common.ecosphere.species.moves import Memory, View
 from common.ecosphere.species.pso import propose_particles
 from common.ecosphere.species.woa import propose_whales
-
-Propose = Callable[[View, np.random.Generator], tuple[np.ndarray, Memory]]
 
 
 def between(k: float, u: float) -> float:
@@ -42,7 +29,7 @@ class Species:
     start_scale: starting rate in units of eta0, from k = images behind one averaged gradient / 128 and a draw from U(0, 1).
     """
 
-    propose: Propose
+    propose: Callable[[View, np.random.Generator], tuple[np.ndarray, Memory]]
     start_scale: Callable[[float, float], float] = between
 
 
@@ -55,18 +42,3 @@ SPECIES = {
     "hold": Species(propose_to_hold),
     "random": Species(propose_at_random),
 }
-
-__all__ = [
-    "DAMPINGS",
-    "LOG_DAMPINGS",
-    "SPACES",
-    "SPECIES",
-    "Memory",
-    "Moment",
-    "Rules",
-    "Species",
-    "View",
-    "best_first",
-    "coordinates",
-    "rates_at",
-]
