@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
-from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule
+from common.coupling.synchronous import GradientAccumulation, LocalSteps, SyncSchedule
 from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import REFERENCE_BATCH_SIZE, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates

@@ -7,8 +7,8 @@ the last one each population gathers the slices once.
 """
 
 from dataclasses import dataclass
-from enum import Enum
 from itertools import pairwise
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,21 +23,13 @@ POLICIES = ("average", "kin", "best", "migrate", "ring", "exploit", "none")
 KIN = 0.05  # kin of the leader: populations whose fitness is within this fraction of the leader's
 
 
-class Effect(Enum):
-    """How the receiver combines the received theta with its own."""
-
-    ADD = "add"
-    REPLACE = "replace"
-    BLEND = "blend"  # theta <- (1 - c) theta + c received
-
-
 @dataclass(frozen=True)
 class Transfer:
-    """Transfer of theta from one population to another."""
+    """Transfer of theta from one population to another, which adds, takes or blends it: theta <- (1 - c) theta + c received."""
 
     source: int
     target: int
-    effect: Effect
+    effect: Literal["add", "replace", "blend"]
 
 
 Schedule = list[list[Transfer]]
@@ -51,9 +43,9 @@ def sum_everywhere(n: int) -> Schedule:
     """
     core = 1 << (n.bit_length() - 1)
     extra = range(core, n)
-    fold_in = [Transfer(e, e - core, Effect.ADD) for e in extra]
-    doubling = [[Transfer(k, k ^ (1 << bit), Effect.ADD) for k in range(core)] for bit in range(core.bit_length() - 1)]
-    fold_out = [Transfer(e - core, e, Effect.REPLACE) for e in extra]
+    fold_in = [Transfer(e, e - core, "add") for e in extra]
+    doubling = [[Transfer(k, k ^ (1 << bit), "add") for k in range(core)] for bit in range(core.bit_length() - 1)]
+    fold_out = [Transfer(e - core, e, "replace") for e in extra]
     return [r for r in [fold_in, *doubling, fold_out] if r]
 
 
@@ -63,7 +55,7 @@ def copy_everywhere(n: int, root: int) -> Schedule:
     reach = 1
     while reach < n:
         pairs = [(i, i + reach) for i in range(reach) if i + reach < n]
-        rounds.append([Transfer((a + root) % n, (b + root) % n, Effect.REPLACE) for a, b in pairs])
+        rounds.append([Transfer((a + root) % n, (b + root) % n, "replace") for a, b in pairs])
         reach *= 2
     return rounds
 
@@ -82,18 +74,18 @@ def schedule(policy: str, standings: Standings) -> Schedule:
     n, best = len(standings.sizes), standings.best_population
     if n == 1:
         return []
-    rescue = [[Transfer(best, k, Effect.REPLACE)] for k in range(n) if not standings.alive[k]]
+    rescue = [[Transfer(best, k, "replace")] for k in range(n) if not standings.alive[k]]
     match policy:
         case "average" | "kin":
             return sum_everywhere(n)
         case "best":
             return copy_everywhere(n, best)
         case "migrate":
-            return rescue or [[Transfer(best, standings.worst_population, Effect.REPLACE)]]
+            return rescue or [[Transfer(best, standings.worst_population, "replace")]]
         case "ring":
-            return [*rescue, [Transfer(k, (k + 1) % n, Effect.BLEND) for k in range(n)]]
+            return [*rescue, [Transfer(k, (k + 1) % n, "blend") for k in range(n)]]
         case "exploit":
-            return rescue or [[Transfer(source, k, Effect.REPLACE) for k, source in standings.copies.items()]]
+            return rescue or [[Transfer(source, k, "replace") for k, source in standings.copies.items()]]
     return rescue  # none
 
 
@@ -182,9 +174,9 @@ class Exchange:
         )
         if incoming is None:
             return
-        if incoming.effect is Effect.ADD:
+        if incoming.effect == "add":
             piece += received
-        elif incoming.effect is Effect.REPLACE:
+        elif incoming.effect == "replace":
             piece[:] = received
         else:
             piece *= np.float32(1 - self.ring_weight)

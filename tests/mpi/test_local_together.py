@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from worlds import ENGINES, RANK, SIZE, build, each_split, everyones, needs_two, numbers, population_of
 
-from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule
+from common.coupling.synchronous import GradientAccumulation, LocalSteps, SyncSchedule
 from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.membership import Membership

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.ecosphere.exchange import POLICIES, Effect, Exchange, contributions, schedule, slice_bounds
+from common.ecosphere.exchange import POLICIES, Exchange, contributions, schedule, slice_bounds
 from common.ecosphere.standings import Standings
 from common.errors import UsageError
 
@@ -40,9 +40,9 @@ def carry(plan, theta, c=0.5):
         before = theta.copy()
         for t in transfers:
             received = before[t.source]
-            if t.effect is Effect.ADD:
+            if t.effect == "add":
                 theta[t.target] = before[t.target] + received
-            elif t.effect is Effect.REPLACE:
+            elif t.effect == "replace":
                 theta[t.target] = received
             else:
                 theta[t.target] = before[t.target] * np.float32(1 - c) + np.float32(c) * received

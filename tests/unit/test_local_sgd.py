@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule, outer_nesterov
+from common.coupling.synchronous import GradientAccumulation, LocalSteps, SyncSchedule, outer_nesterov
 from common.models.flat import FlatModel
 from common.optim.bases import OptimizerSettings
 from common.optim.weight_optimizer import WeightOptimizer

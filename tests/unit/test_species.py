@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import asdict
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.ecosphere.species.gwo import propose_wolves
-from common.ecosphere.species.moves import DAMPINGS, Moment, Rules, View, best_first, damp, damp_spiral, rates_at
+from common.ecosphere.species.moves import DAMPINGS, Moment, Rules, View, best_first, damp, rates_at
 from common.ecosphere.species.woa import propose_whales
 
 PROPOSE = {"gwo": propose_wolves, "woa": propose_whales}
@@ -194,7 +195,7 @@ def test_relative_damping_scales_the_distance_to_the_base_rate_quadratically(spe
 @given(st.floats(-8, 8), st.floats(0.001, 10), st.floats(0.01, 100), st.integers(0, 9))
 def test_dampings_follow_their_scaling_laws(step, base, s, t):
     moment = Moment(t, 10)
-    for d in (damp, damp_spiral):
+    for d in (damp, partial(damp, spiral=True)):
         assert d(s * step, s * base, moment, "none") == s * step
         assert d(s * step, s * base, moment, "proportional") == pytest.approx(s * d(step, base, moment, "proportional"))
         assert d(s * step, s * base, moment, "relative") == pytest.approx(s**2 * d(step, base, moment, "relative"))

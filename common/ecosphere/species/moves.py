@@ -129,12 +129,14 @@ def distance(prey: float, x: float, rng: np.random.Generator, rules: Rules) -> f
     return d if rules.signed else abs(d)
 
 
-def damp(s: float, base: float, moment: Moment, damping: str) -> float:
+def damp(s: float, base: float, moment: Moment, damping: str, spiral: bool = False) -> float:
     """The damped step d(s).
 
     none: s. proportional: 0.2 s/4. relative: 0.2 b s/4. annealed: lambda(t) (s + 4)/8. fixed: 0.01 (s + 4)/8.
-    scaled: 0.01 b (s + 4)/8. Raises ValueError for another name.
+    scaled: 0.01 b (s + 4)/8. spiral: whether s is of the whales' spiral, which lies in another interval: (s + 1.67)/4.38
+    replaces (s + 4)/8, and `scaled` is 0.01 b s. Raises ValueError for another name.
     """
+    shift, span = (1.67, 4.38) if spiral else (4, 8)
     match damping:
         case "none":
             return s
@@ -143,27 +145,12 @@ def damp(s: float, base: float, moment: Moment, damping: str) -> float:
         case "relative":
             return STRENGTH * base * s / 4
         case "annealed":
-            return moment.annealing * (s + 4) / 8
+            return moment.annealing * (s + shift) / span
         case "fixed":
-            return 0.01 * (s + 4) / 8
+            return 0.01 * (s + shift) / span
         case "scaled":
-            return 0.01 * base * (s + 4) / 8
+            return 0.01 * base * s if spiral else 0.01 * base * (s + shift) / span
     raise ValueError(f"unknown damping '{damping}': choose from {', '.join(DAMPINGS)}")
-
-
-def damp_spiral(s: float, base: float, moment: Moment, damping: str) -> float:
-    """d(s) for the whales' spiral, whose step lies in another interval: (s + 1.67)/4.38 where `damp` has (s + 4)/8.
-
-    `scaled` is 0.01 b s here; none, proportional and relative are as in `damp`.
-    """
-    match damping:
-        case "annealed":
-            return moment.annealing * (s + 1.67) / 4.38
-        case "fixed":
-            return 0.01 * (s + 1.67) / 4.38
-        case "scaled":
-            return 0.01 * base * s
-    return damp(s, base, moment, damping)
 
 
 def best_first(fitness: np.ndarray, rates: np.ndarray, higher_rank_first: bool = False) -> np.ndarray:

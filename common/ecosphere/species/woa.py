@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from common.ecosphere.species.moves import Memory, View, coefficient, damp, damp_spiral, distance
+from common.ecosphere.species.moves import Memory, View, coefficient, damp, distance
 
 
 def propose_whales(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
@@ -36,7 +36,7 @@ def _move_whale(x: float, herd: np.ndarray, view: View, rng: np.random.Generator
     if p < 0.5:
         return (_folded(prey, base) if explores and rules.fold_prey else prey) - step
     gap = base - x if rules.signed else abs(base - x)
-    return base + damp_spiral(gap * math.exp(l) * math.cos(2 * math.pi * l), base, moment, rules.damping)
+    return base + damp(gap * math.exp(l) * math.cos(2 * math.pi * l), base, moment, rules.damping, spiral=True)
 
 
 def _folded(x: float, base: float) -> float:
