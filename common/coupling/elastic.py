@@ -25,6 +25,14 @@ class Centre(Protocol):
 
         Returns False and sends nothing if it is not finite, so that a diverged worker cannot spoil the centre.
         """
+        self.flush()
+        finite = is_finite(update)
+        if finite:
+            self.receive(update)
+        return finite
+
+    def receive(self, update: Tensor) -> None:
+        """Apply a finite update to x~; may return before it is applied."""
         ...
 
     def flush(self) -> None:
@@ -55,13 +63,6 @@ class CenterVariable(Centre):
     def pull(self, into: Tensor) -> None:
         """Copy x~ to `into`."""
         into.copy_(self.centre)
-
-    def push(self, update: Tensor) -> bool:
-        """Apply a finite update at once."""
-        finite = is_finite(update)
-        if finite:
-            self.receive(update)
-        return finite
 
     def receive(self, update: Tensor) -> None:
         """z_{t+1} = (1 - a) z_t + a x~_t with a = 1/(t+1) (ADOWNPOUR, ASGD) or constant; then the update."""

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.coupling.elastic import CenterVariable, Centre, is_finite
+from common.coupling.elastic import CenterVariable, Centre
 from common.parallel.backoff import PollingBackoff
 from common.parallel.comm import Group, Tag, host_array
 from common.parallel.mpi import MPI
@@ -40,8 +40,8 @@ def slices_of(length: int, servers: int) -> list[tuple[int, int]]:
 class Server:
     """One server's slice of the centre, and the loop that serves it.
 
-    master: the slice on the CPU, and its rule; None with a window, where this rank receives only reports. workers: world ranks
-    of the workers. on_report: called with (rank, report) for every report of a worker.
+    master: the slice, on the CPU; None with a window, where this rank receives only reports. workers: their world ranks.
+    on_report: called with (rank, report).
     """
 
     def __init__(
@@ -134,10 +134,7 @@ class RemoteCenter(Centre):
 
 
 class ServedCenter(RemoteCenter):
-    """A worker's side of the protocol with all servers.
-
-    length: of the whole centre, floats. servers: their number; they are the first ranks of the world.
-    """
+    """A worker's side of the protocol with all servers. length: floats of the whole centre."""
 
     def __init__(self, world: Group, length: int, servers: int) -> None:
         super().__init__(world, servers)
@@ -156,17 +153,13 @@ class ServedCenter(RemoteCenter):
         if array is self.fetched:
             into.copy_(torch.from_numpy(array))
 
-    def push(self, update: Tensor) -> bool:
-        """Send every server its slice of a finite update, non-blocking."""
-        self.flush()
-        if not is_finite(update):
-            return False
+    def receive(self, update: Tensor) -> None:
+        """Send every server its slice of the update, non-blocking."""
         self.pushed = host_array(update)  # on the CPU the update itself: unchanged until `flush`
         comm = self.world.comm
         self.pending = [comm.Irecv([NOTHING, MPI.FLOAT], source=k, tag=Tag.ACKNOWLEDGE) for k in self.servers]
         self.pending += [comm.Isend([self._part(self.pushed, k), MPI.FLOAT], dest=k, tag=Tag.PUSH) for k in self.servers]
         self.world.traffic.inside += self.pushed.nbytes
-        return True
 
     def progress(self) -> None:
         """Let MPI progress pending messages."""
@@ -184,9 +177,9 @@ class ServedCenter(RemoteCenter):
 
 
 class WindowCenter(RemoteCenter):
-    """The centre in an RMA window of the first rank. Construction is collective over the world; workers use it.
+    """The centre in an RMA window of the first rank; reads and additions are atomic per element. No average, no momentum.
 
-    start: x~_0 (the first rank's is used). Reads and additions are atomic per element. No average, and no rule but addition.
+    start: x~_0 (the first rank's is used). Construction is collective over the world.
     """
 
     def __init__(self, world: Group, start: Tensor) -> None:
@@ -213,15 +206,11 @@ class WindowCenter(RemoteCenter):
         self.world.traffic.inside += self.fetched.nbytes
         into.copy_(torch.from_numpy(self.fetched))
 
-    def push(self, update: Tensor) -> bool:
-        """Accumulate a finite update, non-blocking."""
-        self.flush()
-        if not is_finite(update):
-            return False
+    def receive(self, update: Tensor) -> None:
+        """Accumulate the update, non-blocking."""
         torch.from_numpy(self.pushed).copy_(update)
         self.window.Accumulate([self.pushed, MPI.FLOAT], 0, op=MPI.SUM)
         self.world.traffic.inside += self.pushed.nbytes
-        return True
 
     def progress(self) -> None:
         """Let MPI progress."""

@@ -55,10 +55,10 @@ class Fitness(Protocol):
 
 
 class Probe(Fitness):
-    """Mean loss on a few training images, without augmentation and in evaluation mode; the same images on every worker.
+    """Mean loss on `images` training images (at most all), the same on every worker, without augmentation, in evaluation mode.
 
-    Batch-norm statistics are re-estimated, because the layers' own precede the last move. images: their number, at most all.
-    anew: whether new ones are drawn every round instead of once.
+    Batch-norm statistics are re-estimated, because the layers' own precede the last move. anew: whether images are drawn every
+    round instead of once.
     """
 
     def __init__(self, model: FlatModel, evaluator: Evaluator, images: int, anew: bool = False) -> None:
@@ -82,10 +82,7 @@ class Probe(Fitness):
 
 
 class PhaseLoss(Fitness):
-    """Training loss on the local batches: mean over the phase's steps, or of the last one. No extra passes.
-
-    last: whether only the last batch counts.
-    """
+    """Training loss on the local batches: mean over the phase's steps, or with `last` of the last one. No extra passes."""
 
     def __init__(self, last: bool = False) -> None:
         self.last = last
@@ -118,11 +115,11 @@ class PhaseLoss(Fitness):
 class SwarmSettings:
     """Settings of a swarm.
 
-    motion: coefficients. period: n, local steps between two moves. rounds: K, moves in the whole run, for coefficients that
-    change over it. memory: when P and G are replaced (`swarm_rules.is_personal_best`). consensus: whether all workers take the
-    new position of the round's best particle. reset: whether local momentum is reset after every move. exchange: communication
-    of G: `broadcast`; `allgather` of all P, which gives the same G and shows the cost of gathering all weights; or `delayed`,
-    overlapped with the next phase, so that a move uses the G of the previous synchronisation. seed: of the draws.
+    period: n, local steps between two moves. rounds: K, moves in the whole run. memory: when P and G are replaced
+    (`swarm_rules.is_personal_best`). consensus: whether all workers take the new position of the round's best particle.
+    reset: whether local momentum is reset after every move. exchange: communication of G: `broadcast`; `allgather` of all P,
+    which gives the same G and shows the cost of gathering all weights; or `delayed`, overlapped with the next phase, so that a
+    move uses the G of the previous synchronisation.
     """
 
     motion: Motion

@@ -25,7 +25,7 @@ class Membership:
     """One worker of an ecosphere, in a script that has its own training loop and optimizer.
 
     Attributes:
-        rate: this worker's learning rate in the current round; `rate_at` gives the rate of one step.
+        rate: this worker's learning rate in the current round; `rate_at`, the rate of one step, includes the warm-up.
         model: the module in flat buffers.
     """
 
@@ -85,9 +85,8 @@ def join(
     """Make this process a worker of an ecosphere. Collective over the world.
 
     populations: as in `--populations`, or `auto`. eta0: base rate for 128 examples behind one averaged gradient. rounds: number
-    of `end_round` calls. batch_size: examples per step of all workers together. exchange: policy across populations. A module
-    on a GPU is moved to this rank's GPU, `model.device`; one on the CPU stays there. `rate` is the rate of the round; `rate_at`
-    includes the warm-up during the first. Raises UsageError for invalid `populations` or `exchange`.
+    of `end_round` calls. batch_size: examples per step of all workers together. A module on a GPU is moved to this rank's GPU,
+    `model.device`. Raises UsageError for invalid `populations` or `exchange`.
     """
     ranks = world_size()
     names = default_populations(ranks) if populations == "auto" else populations

@@ -218,7 +218,7 @@ class EcosphereRates(RateRule):
         return {str(p): {name: array.tolist() for name, array in m.items()} for p, m in self.memories.items()}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         self.memories = {int(p): {name: np.array(values) for name, values in m.items()} for p, m in state.items()}
 
 
@@ -226,13 +226,7 @@ class ScheduledRates(RateRule):
     """A plain schedule for every worker: `peak` times `shape(progress)`, with linear warm-up from eta0."""
 
     def __init__(
-        self,
-        shape: Callable[[float], float],
-        peak: float,
-        eta0: float,
-        workers: int,
-        rounds: int,
-        warmup_rounds: float = 0.0,
+        self, shape: Callable[[float], float], peak: float, eta0: float, workers: int, rounds: int, warmup_rounds: float = 0.0
     ) -> None:
         self.shape, self.peak, self.eta0, self.rounds, self.warmup_rounds = shape, peak, eta0, rounds, warmup_rounds
         self.start = np.full(workers, peak * shape(0.0))
@@ -296,5 +290,5 @@ class PopulationBasedRates(RateRule):
         return {"parents": self.parents}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Put back what `state` gave."""
+        """Restore what `state` returned."""
         self.parents = state["parents"]

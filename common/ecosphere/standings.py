@@ -1,4 +1,4 @@
-"""Standings: fitness and rates of all workers after a round, and the ranking that follows from them. Pure; no MPI."""
+"""The ranking of workers and populations after a round. Pure; no MPI."""
 
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,4 @@
-"""Population optimizers ("species"): pure functions from rates and fitness to the next rates. No MPI.
-
-A new species is one file with a function `propose(view, rng)` and one line in `SPECIES`.
-"""
+"""Population optimizers ("species"): pure functions from rates and fitness to the next rates. No MPI."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -7,13 +7,10 @@ Notation of the equations here and in `gwo`, `woa`: b base rate, x a worker's ra
     D(X_p, X) = C X_p - X, C ~ U(0, 2)  distance to the prey, signed or absolute
     d(s), s = A D                       damping
 
-Species move *coordinates*. In linear space these are the rates themselves: the noise of D, (C - 1) X_p, is then proportional
-to the prey, so a pack drifts to 0 even without information. In log space coordinates are ln(rate), and the origin of D lies
-one below the prey (a rate e times smaller):
+Species move *coordinates*: in linear space the rates themselves; in log space ln(rate), where the origin of D lies one below
+the prey (a rate e times smaller), which makes it scale-invariant (docs/algorithms.md, "Linear and log space"):
 
     D(X_p, X) = C * 1 - (1 + ln X - ln X_p) = (ln X_p - ln X) + (C - 1)
-
-which is scale-invariant.
 """
 
 import math
