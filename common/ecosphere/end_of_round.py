@@ -34,15 +34,15 @@ class RoundEnd:
     """Result of the end of a round.
 
     standings: fitness and rates of all workers in the round. finite: whether this worker's weights were finite. rate: this
-    worker's learning rate in the next round. lost: whether no worker has finite weights and the rate rule has no rates to
-    continue with; the weights of the previous round are then restored. seconds: this rank's time in elect, exchange and move,
-    including waiting.
+    worker's learning rate in the next round. lost: message where no worker has finite weights and the rate rule has no rates to
+    continue with, else ""; the weights of the previous round are then restored. seconds: this rank's time in elect, exchange
+    and move, including waiting.
     """
 
     standings: Standings
     finite: bool
     rate: float
-    lost: bool
+    lost: str
     seconds: float
 
 
@@ -79,8 +79,12 @@ class Ecosphere:
         if self.rates.is_trial(t) or not any(standings.alive):
             self.state.copy_(self._last_finite)
             rolled_back = self.rates.rollback_rates(t, standings, self.topology.index)
-            following = rate if rolled_back is None else float(rolled_back[place])
-            return RoundEnd(standings, False, following, rolled_back is None, time.perf_counter() - began)
+            following, lost = rate, ""
+            if rolled_back is None:
+                lost = f"no worker has finite weights after round {t + 1}; the last finite weights are kept; try lower rates"
+            else:
+                following = float(rolled_back[place])
+            return RoundEnd(standings, False, following, lost, time.perf_counter() - began)
         faults.trip("exchange", rank, t)
         if not finite:
             self.state.fill_(torch.nan)  # a finite state with a NaN fitness is excluded from the merge as well
@@ -88,7 +92,7 @@ class Ecosphere:
         self.remember()
         faults.trip("move", rank, t)
         rates = self.rates.next(t, standings, self.topology.index)
-        return RoundEnd(standings, finite, float(rates[place]), False, time.perf_counter() - began)
+        return RoundEnd(standings, finite, float(rates[place]), "", time.perf_counter() - began)
 
     def remember(self) -> None:
         """Save the current weights, which are finite, as the ones to roll back to."""

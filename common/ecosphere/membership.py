@@ -66,9 +66,7 @@ class Membership:
         end = self.ecosphere.end_round(t, fitness, self.rate)
         self.rate = end.rate
         if end.lost:
-            raise Diverged(
-                f"no worker has finite weights after round {t + 1}; the last finite weights are kept; try lower rates"
-            )
+            raise Diverged(end.lost)
         return end
 
 

@@ -122,7 +122,7 @@ class EcosphereEnd(EndOfRound):
         if not end.lost:
             self.worker.optimizer.end_round(end.finite)
         fitness = float(end.standings.fitness[self.worker.topology.world.rank])
-        return Outcome(fitness, end.rate, end.seconds, end.standings.best_population, _all_lost(t) if end.lost else "")
+        return Outcome(fitness, end.rate, end.seconds, end.standings.best_population, end.lost)
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
         """Broadcast the weights of the best population if those of the populations differ."""
@@ -170,10 +170,6 @@ class DataParallelEnd(EcosphereEnd):
     def end_round(self, t: int, result: EvalResult) -> Outcome:
         """Diverged if no worker has finite weights; not counted as an exchange."""
         return replace(super().end_round(t, result), seconds=0.0)
-
-
-def _all_lost(t: int) -> str:
-    return f"no worker has finite weights after round {t + 1}; the last finite weights are kept; try lower rates"
 
 
 class CenterEnd(EndOfRound, Evaluated):

@@ -23,6 +23,8 @@ def between(k: float, u: float) -> float:
 class Species:
     """A population optimizer: its move, and the starting rates of its workers.
 
+    propose: next coordinates of one population of m >= 1 workers, shape (m,), in the order of `View.x`, and its memory. It does
+    not communicate: equal views and generators give equal output on every rank. In linear space coordinates may be negative.
     start_scale: starting rate in units of eta0, from k = images behind one averaged gradient / 128 and a draw from U(0, 1).
     """
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def propose_samples(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
-    """Next coordinates of one population, and its memory.
+    """New samples around the base.
 
     Each round is one generation: the strategy is told the fitness of its samples and draws new ones around the base, which
     replaces its mean; step size and evolution paths are the strategy's own. The library needs at least two dimensions: the

@@ -10,14 +10,14 @@ LEAST, MOST = 0.5, 1.25
 
 
 def propose_trials(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
-    """Next coordinates of one population, and its memory: `parents` and `parent_fitness`, each of shape (m,).
+    """The new candidates x'; memory: `parents` and `parent_fitness`, each of shape (m,).
 
         parent_i = x_i where f_i >= the parent's fitness
         x'_i = parent_i + F_i (b - parent_i) + F_i (parent_q - parent_r),   F_i ~ U(1/2, 5/4), q != r, both != i
 
     The base replaces the best; with a single coordinate there is no crossover. A draw from U(-width, width) replaces the
     difference in the first generation, which has no history to take a scale from, and with fewer than four workers, where q
-    and r are missing. Works for m >= 1.
+    and r are missing.
     """
     m = len(view.x)
     first = not view.memory

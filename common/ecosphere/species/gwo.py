@@ -6,7 +6,7 @@ from common.ecosphere.species.moves import Memory, View, best_first, coefficient
 
 
 def propose_wolves(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
-    """Next coordinates of one wolf population, and no memory.
+    """The new places of the wolves; no memory.
 
         alpha' = b - d(A D(b, alpha))
         beta'  = mean of  g - d(A D(g, beta))   over the guides g in (b, alpha')
@@ -14,9 +14,7 @@ def propose_wolves(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Me
         omega' = mean of  g - d(A D(g, omega))  over (alpha', beta', delta')
 
     With fewer than four wolves the missing ranks are absent. Each occurrence of A and D draws its own number, in the order of
-    the equations, A before D. No communication: equal views and generators give equal output on every rank.
-
-    Returns shape (m,), in the order of `view.x`; in linear space possibly negative.
+    the equations, A before D.
     """
     rules = view.rules
     primed = np.empty(len(view.x))

@@ -9,13 +9,13 @@ PULL = 1.49618  # chi * 2.05, towards the particle's best as towards the base
 
 
 def propose_particles(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
-    """Next coordinates of one swarm, and its memory: `velocity`, `best` and `best_fitness`, each of shape (m,).
+    """The new places x' of the particles; memory: `velocity`, `best` and `best_fitness`, each of shape (m,).
 
         v' = chi v + chi c r_1 (best - x) + chi c r_2 (b - x),   x' = x + v',   r_1, r_2 ~ U(0, 1) per particle
 
     The base replaces the swarm's best. Initial velocities are uniform in [-width, width]. A particle's best is the position of
     its highest fitness so far; while training raises every fitness from round to round, that is mostly its current position,
-    and only the base pulls. Works for m >= 1.
+    and only the base pulls.
     """
     m = len(view.x)
     memory = view.memory

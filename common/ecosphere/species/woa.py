@@ -8,18 +8,14 @@ from common.ecosphere.species.moves import Memory, View, coefficient, damp, dist
 
 
 def propose_whales(view: View, rng: np.random.Generator) -> tuple[np.ndarray, Memory]:
-    """Next coordinates of one whale population, and no memory.
+    """The new places x' of the whales; no memory.
 
         p >= 1/2             x' = b + d(D' e^l cos(2 pi l)),  D' = b - x        spiral
         p < 1/2, |A| < 1     x' = b - d(A D(b, x))                              encircle
         p < 1/2, |A| >= 1    x' = x_r - d(A D(x_r, x)), r a random whale        explore
 
-    Fitness is not used: the prey b already is the leader's. Every whale draws five numbers whatever its branch: p,
-    l, r, then A's and D's. l ~ U(0, 1), as in the reference scripts (the canonical algorithm has U(-1, 1)). With
-    `rules.world_prey` r indexes `view.world`; with `rules.fold_prey` an exploring whale moves from the folded x_r, while D is
-    taken from x_r itself. No communication: equal views and generators give equal output on every rank.
-
-    Returns shape (m,), in the order of `view.x`; in linear space possibly negative.
+    Fitness is not used: the prey b already is the leader's. Every whale draws five numbers whatever its branch: p, l, r, then
+    A's and D's. l ~ U(0, 1), as in the reference scripts (the canonical algorithm has U(-1, 1)).
     """
     herd = view.world if view.rules.world_prey else view.x
     return np.array([_move_whale(x, herd, view, rng) for x in view.x]), {}
