@@ -296,8 +296,7 @@ def my_slice(args: Args, x: Tensor, run: ServedRun, window: WindowCenter | None)
     """The slice of the center that this server keeps; with a window, all of it."""
     if window:
         return CenterVariable(torch.from_numpy(window.memory))
-    start, stop = slices_of(len(x), run.servers)[run.topology.world.rank]
-    return make_center(args, x[start:stop].cpu())
+    return make_center(args, x[slices_of(len(x), run.servers)[run.topology.world.rank]].cpu())
 
 
 def restore_admm(run: ServedRun, coupling: Coupling | None) -> None:
@@ -308,8 +307,7 @@ def restore_admm(run: ServedRun, coupling: Coupling | None) -> None:
         total.copy_(coupling.term)
     world.sum_(total, "terms").div_(run.workers)
     if run.end.center:
-        start, stop = slices_of(len(total), run.servers)[world.rank]
-        run.end.center.centre.copy_(total[start:stop])
+        run.end.center.centre.copy_(total[slices_of(len(total), run.servers)[world.rank]])
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ from common.parallel.mpi import MPI
 NOTHING = np.empty(0, dtype=np.float32)
 
 
-def slices_of(length: int, servers: int) -> list[tuple[int, int]]:
-    """[(start, stop)]: floor(length / servers) floats for each server, the rest for the last one."""
+def slices_of(length: int, servers: int) -> list[slice]:
+    """floor(length / servers) floats for each server, the rest for the last one."""
     cuts = [k * (length // servers) for k in range(servers)]
-    return list(pairwise([*cuts, length]))
+    return [slice(start, stop) for start, stop in pairwise([*cuts, length])]
 
 
 class Server:
@@ -147,7 +147,7 @@ class ServedCenter(RemoteCenter):
         """Fetch the current centre (or its average) from all servers; blocking."""
         comm, tag = self.world.comm, Tag.REQUEST_EVALUATED if evaluated else Tag.REQUEST
         array = into.detach().numpy() if into.device.type == "cpu" else self.fetched  # without a copy if possible
-        waiting = [comm.Irecv([self._part(array, k), MPI.FLOAT], source=k, tag=Tag.CENTRE) for k in self.servers]
+        waiting = [comm.Irecv([array[self.slices[k]], MPI.FLOAT], source=k, tag=Tag.CENTRE) for k in self.servers]
         waiting += [comm.Isend([NOTHING, MPI.FLOAT], dest=k, tag=tag) for k in self.servers]
         MPI.Request.Waitall(waiting)
         if array is self.fetched:
@@ -158,7 +158,7 @@ class ServedCenter(RemoteCenter):
         self.pushed = host_array(update)  # on the CPU the update itself: unchanged until `flush`
         comm = self.world.comm
         self.pending = [comm.Irecv([NOTHING, MPI.FLOAT], source=k, tag=Tag.ACKNOWLEDGE) for k in self.servers]
-        self.pending += [comm.Isend([self._part(self.pushed, k), MPI.FLOAT], dest=k, tag=Tag.PUSH) for k in self.servers]
+        self.pending += [comm.Isend([self.pushed[self.slices[k]], MPI.FLOAT], dest=k, tag=Tag.PUSH) for k in self.servers]
         self.world.traffic.inside += self.pushed.nbytes
 
     def progress(self) -> None:
@@ -170,10 +170,6 @@ class ServedCenter(RemoteCenter):
         """Wait for all acknowledgements."""
         MPI.Request.Waitall(self.pending)
         self.pending = []
-
-    def _part(self, array: np.ndarray, server: int) -> np.ndarray:
-        start, stop = self.slices[server]
-        return array[start:stop]
 
 
 class WindowCenter(RemoteCenter):

@@ -88,20 +88,13 @@ def limits(x: Tensor, v_max: float, unit: str, sizes: Sequence[int]) -> Tensor |
 
 
 def move(
-    x: Tensor,
-    v: Tensor,
-    personal: Tensor,
-    best: Tensor,
-    coefficients: Coefficients,
-    r1: Tensor,
-    r2: Tensor,
-    limit: Tensor | None = None,
+    x: Tensor, v: Tensor, personal: Tensor, best: Tensor, c: Coefficients, r1: Tensor, r2: Tensor, limit: Tensor | None = None
 ) -> None:
     """(5) to (7), in place on x and v.
 
     x, v, personal (P), best (G): shape (N,), of one type. r1, r2, limit: shape (N,) or (1,); limit as `limits` gives it.
     """
-    w, c1, c2 = coefficients
+    w, c1, c2 = c
     v.mul_(w)
     v.addcmul_(r1, personal - x, value=c1)
     v.addcmul_(r2, best - x, value=c2)

@@ -143,10 +143,9 @@ class ServedRun(Run):
         finite = self.end.keep_finite() if serving else not self.lost
         self.sound = world.gather_rows(np.array([float(finite)]))[:, 0] > 0
         if serving:
-            start, stop = slices[world.rank]
-            parameters[start:stop] = self.end.last_finite
-        for k, (start, stop) in enumerate(slices):
-            world.broadcast_(parameters[start:stop], root=k)
+            parameters[slices[world.rank]] = self.end.last_finite
+        for k, part in enumerate(slices):
+            world.broadcast_(parameters[part], root=k)
 
     def check(self) -> None:
         """Raise Diverged if the center is not finite at the end, or no worker has finite weights after its last round."""

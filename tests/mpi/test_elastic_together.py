@@ -129,8 +129,7 @@ def test_the_sum_of_everybody_is_conserved_by_a_server_whatever_the_order(server
     topology, start = world_of(), places(length)
     mine, reports = start[RANK].clone(), []
     if servers > RANK:
-        a, b = slices_of(length, servers)[RANK]
-        master = CenterVariable(start[SIZE][a:b].clone())
+        master = CenterVariable(start[SIZE][slices_of(length, servers)[RANK]].clone())
         Server(topology.world, master, list(range(servers, SIZE)), lambda r, line: reports.append((r, line))).serve()
         part = master.centre
     else:
@@ -155,8 +154,8 @@ def test_with_one_worker_the_server_gives_the_bits_of_a_centre_in_its_own_proces
     topology, start = world_of(), places(503)
     x, averaged = start[SIZE].clone(), torch.empty(503)
     if servers > RANK:
-        a, b = slices_of(503, servers)[RANK]
-        Server(topology.world, CenterVariable(x[a:b].clone(), averaging=0.01), [servers], print).serve()
+        mine = x[slices_of(503, servers)[RANK]].clone()
+        Server(topology.world, CenterVariable(mine, averaging=0.01), [servers], print).serve()
     if servers != RANK:
         return
     centre = ServedCenter(topology.world, 503, servers)
@@ -222,6 +221,6 @@ def test_what_a_population_shares_by_name(kind):
 
 def test_slices_cover_the_centre():
     for length, servers in ((10, 3), (7, 7), (5, 1), (2, 4)):
-        cuts = slices_of(length, servers)
-        assert [b - a for a, b in cuts][:-1] == [length // servers] * (servers - 1)
-        assert [i for a, b in cuts for i in range(a, b)] == list(range(length))
+        parts = [range(length)[part] for part in slices_of(length, servers)]
+        assert [len(part) for part in parts][:-1] == [length // servers] * (servers - 1)
+        assert [i for part in parts for i in part] == list(range(length))
