@@ -19,7 +19,6 @@ reasons see docs/algorithms.md, "Foraging".
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -109,6 +108,8 @@ class ForageRates(RateRule):
     population the centre stays.
     """
 
+    kept = ("centre", "zeta", "scouting", "heading", "search_began")
+
     def __init__(
         self, specs: list[PopulationSpec], eta0: float, lengths: list[int], seed: int, settings: ForageSettings = IMPROVED
     ) -> None:
@@ -144,12 +145,12 @@ class ForageRates(RateRule):
         """
         if self.is_trial(t):
             fitness = standings.fitness[standings.champions]
-            self.centre, self.heading, found = scout(self.centre, self.zeta, fitness, self.heading)
+            self.centre, self.heading, found = scout(self.centre, np.array(self.zeta), fitness, self.heading)
             self.zeta = self._evenly(t + 1)
             self.scouting = not found and t + 1 < self.settings.scouting
             self.search_began = t + 1
         else:
-            self.centre += self._sigma(t) * self.zeta.min() - DECADE
+            self.centre += self._sigma(t) * min(self.zeta) - DECADE
         return self._rates_of(t + 1, population)
 
     def at(self, rate: float, rounds_done: float) -> float:
@@ -159,16 +160,6 @@ class ForageRates(RateRule):
             return rate
         done = self.ends[t] + (rounds_done - t) * (self.ends[t + 1] - self.ends[t])
         return rate * (1 - done) / (1 - self.ends[t])
-
-    def state(self) -> dict[str, Any]:
-        """Centre, proposals and scouting state."""
-        scouts = {"scouting": self.scouting, "heading": self.heading, "search_began": self.search_began}
-        return {"centre": self.centre, "zeta": self.zeta.tolist(), **scouts}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.centre, self.zeta = state["centre"], np.array(state["zeta"])
-        self.scouting, self.heading, self.search_began = state["scouting"], state["heading"], state["search_began"]
 
     def _sigma(self, t: int) -> float:
         """Half-width of round t in log rate: a decade while scouting, 0 during the landing."""
@@ -182,17 +173,17 @@ class ForageRates(RateRule):
         """exp(c + sigma_t zeta_k), shape (n,); during the landing times the fraction of it left at the round's start."""
         landing = self.first_landing <= t < len(self.lengths)
         left = (1 - self.ends[t]) / (1 - self.ends[self.first_landing]) if landing else 1.0
-        return left * np.exp(self.centre + self._sigma(t) * self.zeta)
+        return left * np.exp(self.centre + self._sigma(t) * np.array(self.zeta))
 
     def _rates_of(self, t: int, population: int) -> np.ndarray:
         return np.full(self.specs[population].workers, self._rates(t)[population])
 
-    def _evenly(self, t: int) -> np.ndarray:
+    def _evenly(self, t: int) -> list[float]:
         """zeta evenly over [-1, 1], in an order drawn from (seed, t); 0 for a single population."""
         n = len(self.specs)
-        return stream(self.seed, Purpose.MOVE, t).permutation(np.linspace(-1, 1, n)) if n > 1 else np.zeros(1)
+        return stream(self.seed, Purpose.MOVE, t).permutation(np.linspace(-1, 1, n)).tolist() if n > 1 else [0.0]
 
-    def _proposals(self, t: int, places: np.ndarray, fitness: np.ndarray) -> np.ndarray:
+    def _proposals(self, t: int, places: np.ndarray, fitness: np.ndarray) -> list[float]:
         """zeta of the next round.
 
         Each population's species gets all populations as its pack, in units of sigma around the centre and with the leader as
@@ -208,4 +199,4 @@ class ForageRates(RateRule):
             moved, _ = SPECIES[spec.species].propose(view, stream(self.seed, Purpose.MOVE, t, k + 1))
             proposed[k] = moved[k]
         low, high = proposed.min(), proposed.max()
-        return 2 * (proposed - low) / (high - low) - 1 if high > low else self._evenly(t + 1)
+        return (2 * (proposed - low) / (high - low) - 1).tolist() if high > low else self._evenly(t + 1)

@@ -7,12 +7,12 @@ population-based training. Each rule gives the starting rates, the rates of a po
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
 from common.ecosphere.species import SPECIES
-from common.ecosphere.species.moves import Memory, Moment, Rules, View, coordinates, rates_at
+from common.ecosphere.species.moves import Moment, Rules, View, coordinates, rates_at
 from common.ecosphere.standings import Standings
 from common.parallel.populations import PopulationSpec
 from common.seeding import Purpose, stream
@@ -30,8 +30,10 @@ class RateRule(Protocol):
     Attributes:
         start: starting rates of all workers, shape (N,), by world rank.
         eta0: rate at which the warm-up begins. warmup_rounds: its length.
+        kept: names of the attributes that a checkpoint holds; their values are JSON-serialisable.
     """
 
+    kept: ClassVar[tuple[str, ...]] = ()
     start: np.ndarray
     eta0: float = 0.0
     warmup_rounds: float = 0.0
@@ -66,12 +68,12 @@ class RateRule(Protocol):
         return None
 
     def state(self) -> dict[str, Any]:
-        """JSON-serialisable state for a checkpoint; by default empty."""
-        return {}
+        """State for a checkpoint."""
+        return {name: getattr(self, name) for name in self.kept}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned; by default a no-op."""
-        return
+        """Restore what `state` returned."""
+        vars(self).update(state)
 
 
 def base_rate(rule: str, leader_rate: float, eta0: float, k: float, moment: Moment) -> float:
@@ -163,6 +165,8 @@ class EcosphereRates(RateRule):
     rounds_per_epoch: rounds per pass over the training data (warm-up is counted in passes).
     """
 
+    kept = ("memories",)
+
     def __init__(
         self,
         specs: list[PopulationSpec],
@@ -182,7 +186,7 @@ class EcosphereRates(RateRule):
         self.warmup_rounds = self.settings.warmup_epochs * rounds_per_epoch
         self.bounds = np.cumsum([0, *(s.workers for s in specs)])
         self.start = np.concatenate([self._start(p) for p in range(len(specs))])
-        self.memories: dict[int, Memory] = {}
+        self.memories: dict[str, dict[str, list]] = {}  # of the species, by population
 
     def _start(self, population: int) -> np.ndarray:
         """Starting rates x_i = scale_i eta0 (1 + 0.1 u_i); without noise in a world of one worker."""
@@ -204,22 +208,15 @@ class EcosphereRates(RateRule):
         if base == 0 and rules.space == "log":
             return np.zeros(self.specs[population].workers)
         world, prey = coordinates(standings.rates, rules.space), float(coordinates(np.array(base), rules.space))
-        memory = self.memories.get(population, {})
+        memory = {name: np.array(values) for name, values in self.memories.get(str(population), {}).items()}
         view = View(world[mine], standings.fitness[mine], prey, moment, rules, world, memory)
         propose = SPECIES[self.specs[population].species].propose
-        x, self.memories[population] = propose(view, stream(self.seed, Purpose.MOVE, t, population))
+        x, memory = propose(view, stream(self.seed, Purpose.MOVE, t, population))
+        self.memories[str(population)] = {name: array.tolist() for name, array in memory.items()}
         moved = rates_at(x, rules.space)
         if self.settings.limited:
             moved = np.clip(moved, LIMITS[0] * self.start[mine], LIMITS[1] * self.start[mine])
         return moved
-
-    def state(self) -> dict[str, Any]:
-        """Memories of the species, for a checkpoint."""
-        return {str(p): {name: array.tolist() for name, array in m.items()} for p, m in self.memories.items()}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.memories = {int(p): {name: np.array(values) for name, values in m.items()} for p, m in state.items()}
 
 
 class ScheduledRates(RateRule):
@@ -260,6 +257,8 @@ class PopulationBasedRates(RateRule):
     1.2, clipped to LIMITS times eta0. All workers of a population have the same rate. A single population keeps eta0.
     """
 
+    kept = ("parents",)
+
     def __init__(self, sizes: list[int], eta0: float, seed: int) -> None:
         self.sizes, self.eta0, self.seed, n = sizes, eta0, seed, len(sizes)
         draws = [stream(seed, Purpose.START, 0, p).random() for p in range(n)]
@@ -284,11 +283,3 @@ class PopulationBasedRates(RateRule):
             population = parents[population]
             line.append(population)
         return line[::-1]
-
-    def state(self) -> dict[str, Any]:
-        """The parents of every round."""
-        return {"parents": self.parents}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Restore what `state` returned."""
-        self.parents = state["parents"]
