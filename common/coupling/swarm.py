@@ -178,8 +178,7 @@ class Swarm(Coupling):
         if (t + 1) % self.settings.period:
             return False
         k = (t + 1) // self.settings.period
-        lost = not bool(torch.isfinite(self.state).all())
-        winner = self.elect(k, lost)
+        winner, lost = self.elect(k)
         if lost:
             self.state.copy_(self.best.place)
             self.velocity.zero_()
@@ -193,12 +192,12 @@ class Swarm(Coupling):
     def close(self, t: int) -> None:
         """After the run's last step, of t: an incomplete phase is measured too, and its weights may become G."""
         if t % self.settings.period:
-            self.elect(t // self.settings.period + 1, not bool(torch.isfinite(self.state).all()))
+            self.elect(t // self.settings.period + 1)
         self._take_coming()
 
-    def elect(self, k: int, lost: bool) -> int:
-        """(2) to (4); returns the rank with the best P. lost: whether this worker's weights are not finite."""
-        memory = self.settings.memory
+    def elect(self, k: int) -> tuple[int, bool]:
+        """(2) to (4); returns the rank with the best P, and whether this worker is lost: its weights are not finite."""
+        memory, lost = self.settings.memory, not bool(torch.isfinite(self.state).all())
         self._take_coming()
         began = time.perf_counter()
         fitness = _or_infinite(self.measured.measure(k))
@@ -216,7 +215,7 @@ class Swarm(Coupling):
             self._fetch(winner, lowest, gathered)
         elif memory != "standard":
             self.best.fitness = lowest  # no finite fitness on any worker
-        return winner
+        return winner, lost
 
     def _measure_again(self, k: int) -> float:
         """The fitness of P on this round's probe; the worker's weights are left unchanged."""

@@ -197,15 +197,15 @@ def test_measuring_again_leaves_the_weights_alone_and_changes_what_p_is_worth():
 
     state = torch.ones(2)
     swarm = swarm_of_one(state, Drifting(state), memory="reeval")
-    swarm.elect(1, lost=False)
+    swarm.elect(1)
     assert (swarm.personal.fitness, swarm.best.fitness) == (12.0, 12.0)
     state.fill_(3.0)
-    swarm.elect(2, lost=False)
+    swarm.elect(2)
     assert state.tolist() == [3.0, 3.0]
     assert (swarm.fitness, swarm.personal.fitness, swarm.best.fitness) == (26.0, 22.0, 22.0)
     assert swarm.best.place.tolist() == [1.0, 1.0]
     state.fill_(0.0)
-    swarm.elect(3, lost=False)
+    swarm.elect(3)
     assert (swarm.personal.fitness, swarm.personal.place.tolist()) == (30.0, [0.0, 0.0])
 
 
