@@ -16,8 +16,9 @@ from common.ecosphere.rates import SHAPES, EcosphereRates, EoaSettings, Schedule
 from common.ecosphere.species import SPECIES, Rules
 from common.errors import Diverged, UsageError
 from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
-from common.models import build_model, load_published
+from common.models import build_model
 from common.models.flat import FlatModel, share_model
+from common.models.vit import load_published
 from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, lr_scale
 from common.options import check

@@ -10,8 +10,9 @@ from common.data.dataset import open_data
 from common.ecosphere.rates import RateRule
 from common.errors import UsageError
 from common.evaluate import Evaluator
-from common.models import build_model, load_published
+from common.models import build_model
 from common.models.flat import FlatModel, share_model
+from common.models.vit import load_published
 from common.optim.armijo import PAPER, Rules
 from common.optim.bases import OptimizerSettings
 from common.optim.options import refuse_clipping
