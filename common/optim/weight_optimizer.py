@@ -14,6 +14,7 @@ gradients are taken, otherwise those that are evaluated, exchanged and saved.
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,11 +23,11 @@ from torch import Tensor
 from common.models.batch_norm import frozen_batch_norm
 from common.models.flat import FlatModel
 from common.optim.armijo import COUNTS, State
-from common.optim.bases import BASES, IterateAveraging, NesterovSGD, OptimizerSettings
+from common.optim.bases import BASES, NesterovSGD, OptimizerSettings
 from common.optim.protocols import Closure, Coupling, Reductions
 from common.optim.registry import split_name
 from common.optim.salsa import Salsa
-from common.optim.sam import PERTURBATIONS, Sharpness
+from common.optim.sam import PERTURBATIONS, Perturbation
 
 
 class WeightOptimizer:
@@ -54,14 +55,15 @@ class WeightOptimizer:
         self.model, self.settings, self.reductions = model, settings, reductions
         self.lr_scale, self.coupling = lr_scale, coupling
         self.clock = 0
-        sharp, base = split_name(settings.name)
-        self.inner = BASES[base].build(model, settings, reductions)
-        self.sharpness = Sharpness(PERTURBATIONS[sharp], settings.rho) if sharp else None
-        self.passes = self.sharpness.passes if self.sharpness else 1
+        sharp, name = split_name(settings.name)
+        base = BASES[name]
+        self.inner = base.build(model, settings, reductions)
+        self.perturbation = PERTURBATIONS[sharp] if sharp else None
+        self.passes = 2 if self.perturbation else 1
         self.salsa = next((optimizer for optimizer in self.inner if isinstance(optimizer, Salsa)), None)
-        self.averaging = next((optimizer for optimizer in self.inner if isinstance(optimizer, IterateAveraging)), None)
+        self.averaging: Any = self.inner[0] if base.averages_iterates else None
         self._averaged: Tensor | None = None  # weights after the last `end_training`
-        self._numbers = BASES[base].numbers
+        self._numbers = base.numbers
         self._rate = 0.0  # of the previous round, 0 in the first
         self._seconds = 0.0  # in the coupling, since `coupling_seconds` was last called
 
@@ -138,8 +140,8 @@ class WeightOptimizer:
             if isinstance(optimizer, NesterovSGD):
                 optimizer.step_ahead()
         report = self._observed(closure())
-        if self.sharpness:
-            self._second_pass(closure, self.sharpness)
+        if self.perturbation:
+            self._second_pass(closure, self.perturbation)
         if self._may_step():
             self._take_step(rate)
         return report
@@ -178,15 +180,17 @@ class WeightOptimizer:
                 group["lr"] = rate * self.lr_scale
             optimizer.step()
 
-    def _second_pass(self, closure: Closure, sharpness: Sharpness) -> None:
-        """Replace the gradient at w by the one at w + e."""
+    def _second_pass(self, closure: Closure, perturbation: Perturbation) -> None:
+        """Replace the gradient at w by the one at w + e; w is restored bit for bit."""
         self.model.collect_gradient()
         if self.reductions.first_mean:
             self.reductions.first_mean(self.model.gradient_and_flag)
-        before = sharpness.perturb(self.model.parameters, self.model.gradient)
+        weights = self.model.parameters.data
+        before = weights.clone()
+        weights.add_(perturbation(weights, self.model.gradient, self.settings.rho))
         with frozen_batch_norm(self.model.module):
             closure()
-        self.model.parameters.data.copy_(before)
+        weights.copy_(before)
 
     def _clip(self, limit: float) -> None:
         """Scale the averaged gradient to a norm of at most `limit`; it is the same on all ranks of the scope."""
