@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.errors import UsageError
+from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, has_line_search, is_schedule_free, lr_option, split_name
 from common.options import Needs, Range, flag
 
@@ -53,6 +54,20 @@ class OptimizerOptions:
                 raise UsageError(f"{flag(name)} {wrong}")
         for name in sorted(given & without_effect(self.optimizer)):
             raise UsageError(f"{flag(name)} is not an option of {self.optimizer}: leave it out, or take another optimizer")
+
+
+def settings_of(args: OptimizerOptions, name: str, seed: int, **own: Any) -> OptimizerSettings:
+    """Settings of the weight optimizer `name`, one of OPTIMIZERS. own: fields that are no options of every script."""
+    return OptimizerSettings(
+        name=name,
+        momentum=args.momentum_factor,
+        weight_decay=args.weight_decay,
+        adam_decay=args.adam_decay,
+        rho=args.rho,
+        clip_norm=args.clip_norm,
+        seed=seed,
+        **own,
+    )
 
 
 def without_effect(optimizer: str) -> set[str]:
