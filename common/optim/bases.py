@@ -49,9 +49,6 @@ class OptimizerSettings:
     seed: int = 0
 
 
-Build = Callable[[FlatModel, OptimizerSettings, Reductions], list[torch.optim.Optimizer]]
-
-
 @dataclass(frozen=True)
 class Base:
     """A base optimizer.
@@ -62,7 +59,7 @@ class Base:
     its parameter groups.
     """
 
-    build: Build
+    build: Callable[[FlatModel, OptimizerSettings, Reductions], list[torch.optim.Optimizer]]
     lr_option: str
     line_search: bool = False
     averages_iterates: bool = False
@@ -118,17 +115,14 @@ def _muon(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> l
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for weights, gradient in model.views():
-        flat = weights.ndim < 2
-        parameter = nn.Parameter(weights.data if flat else weights.data.view(len(weights), -1))
-        parameter.grad = gradient if flat else gradient.view(len(gradient), -1)
-        (vectors if flat else matrices).append(parameter)
+        shape = (len(weights), -1) if weights.ndim > 1 else weights.shape
+        parameter = nn.Parameter(weights.view(shape))
+        parameter.grad = gradient.view(shape)
+        (matrices if weights.ndim > 1 else vectors).append(parameter)
     decay = settings.adam_decay
-    optimizers: list[torch.optim.Optimizer] = []
-    if matrices:
-        optimizers.append(eager.Muon(matrices, lr=1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
-    if vectors:
-        optimizers.append(eager.AdamW(vectors, lr=1.0, weight_decay=decay))
-    return optimizers
+    muon = [eager.Muon(matrices, lr=1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw")] if matrices else []
+    adamw = [eager.AdamW(vectors, lr=1.0, weight_decay=decay)] if vectors else []
+    return [*muon, *adamw]
 
 
 def _schedulefree_sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.optim.armijo import LONG_AGO, PAPER, Rules, State, Step, decide, period, skip
+from common.optim.armijo import LONG_AGO, PAPER, Rules, State, Step, decide, skip
 from common.optim.eager import Eager
 from common.seeding import Purpose, drawn_from, torch_seed
 
@@ -139,16 +139,6 @@ class Salsa(Eager, torch.optim.Optimizer):
         self.last = Step(0.0)
         self._written = rules.eta0  # lr as written by `step`; any other value was set by the caller
 
-    @property
-    def forward_passes(self) -> int:
-        """Closure calls so far: one per step and one per trial point."""
-        return self.search.steps + self.search.trials
-
-    @property
-    def period(self) -> float:
-        """L: current number of steps between two line searches."""
-        return period(self.search, self.rules)
-
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
         """One update; returns the result of the first closure call: the loss before the step.
@@ -226,11 +216,9 @@ class Salsa(Eager, torch.optim.Optimizer):
     def _call(self, closure: Closure, backwards: bool) -> Tensor:
         """Closure call with the random numbers of this step."""
         seed = torch_seed(self.seed, Purpose.INSIDE_STEP, self.search.steps, self.rank)
-        with drawn_from(seed, self._devices()), torch.set_grad_enabled(backwards):
+        devices = {p.device for group in self.param_groups for p in group["params"] if p.is_cuda}
+        with drawn_from(seed, devices), torch.set_grad_enabled(backwards):
             return closure(backwards)
-
-    def _devices(self) -> set[torch.device]:
-        return {p.device for group in self.param_groups for p in group["params"] if p.is_cuda}
 
     def _mean(self, report: Tensor) -> float:
         """The loss per sample over all ranks, summed in float64."""

@@ -13,7 +13,7 @@ gradients are taken, otherwise those that are evaluated, exchanged and saved.
 """
 
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -240,7 +240,7 @@ class WeightOptimizer:
         """
         kept: dict[str, Tensor] = {}
         if self.salsa:
-            kept["search"] = torch.tensor([self._rate, *self.salsa.search.numbers()], dtype=torch.float64)
+            kept["search"] = torch.tensor([self._rate, *astuple(self.salsa.search)], dtype=torch.float64)
         for i, optimizer in enumerate(self.inner):
             if self._numbers:
                 numbers = [float(optimizer.param_groups[0][name]) for name in self._numbers]
