@@ -138,11 +138,6 @@ def is_sufficient(h: float, eta: float, s: float, c: float) -> bool:
     return c * eta * s <= h < math.inf
 
 
-def grown(eta: float, rules: Rules) -> float:
-    """First step size of a line search."""
-    return min(rules.growth * eta, rules.limit)
-
-
 def period(state: State, rules: Rules) -> float:
     """L, steps between two line searches: 1 / (r - 1), r the ratio of the fast and slow average of eta, larger over smaller.
 
@@ -168,13 +163,13 @@ def decide(state: State, f: float, q: float, trial: Callable[[float], float], ru
     may leave the weights at the trial point. A non-finite loss at a trial point is a rejection.
     """
     state = replace(state, steps=state.steps + 1, since=state.since + 1)
+    eta = min(rules.growth * state.eta, rules.limit)
     if not is_due(state, rules):
         if rules.released:  # longer than the accepted step, and not averaged
-            return state, Step(grown(state.eta, rules))
+            return state, Step(eta)
         return _watched(state), Step(state.eta)
     s = average(state.s, q, rules.beta3)
     state = replace(state, since=0, s=s)
-    eta = grown(state.eta, rules)
     if min(f, s) < TINY:
         state = replace(state, flat=state.flat + 1, eta=eta if rules.released else state.eta)
         return _watched(state), Step(state.eta)

@@ -65,11 +65,6 @@ class Base:
     averages_iterates: bool = False
     numbers: tuple[str, ...] = ()
 
-    @property
-    def plain(self) -> bool:
-        """Whether it can be combined with SAM's gradient."""
-        return not (self.line_search or self.averages_iterates or self.lr_option == "one")
-
 
 def _sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
     mu, decay = settings.momentum, settings.weight_decay

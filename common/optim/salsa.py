@@ -16,7 +16,7 @@ all calls of a step, and buffers (batch-norm statistics) are restored after each
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -31,7 +31,6 @@ from common.seeding import Purpose, drawn_from, torch_seed
 AGREEMENT = 100  # steps between two checks that all ranks have the same line-search state
 
 Closure = Callable[[bool], Tensor]
-Gather = Callable[[np.ndarray], np.ndarray]
 Direction = Literal["adam", "sgd"]
 
 
@@ -119,7 +118,7 @@ class Salsa(Eager, torch.optim.Optimizer):
         buffers: Iterable[Tensor] = (),
         seed: int = 0,
         rank: int = 0,
-        gather: Gather = alone,
+        gather: Callable[[np.ndarray], np.ndarray] = alone,
     ) -> None:
         if direction not in ("adam", "sgd"):
             raise ValueError(f"unknown direction '{direction}': adam or sgd")
@@ -169,8 +168,9 @@ class Salsa(Eager, torch.optim.Optimizer):
 
     def _go(self, closure: Closure, loss: float) -> None:
         """The step, given a finite gradient."""
-        moves = list(self._moves())
-        slope = self._agreed(float(sum(move.slope for move in moves)))
+        moves = [self._move(p, p.grad, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        slopes = self.gather(np.array([float(sum(move.slope for move in moves))]))
+        slope = float(slopes[0, 0])  # the first rank's: sums over equal tensors may differ in the last digits between ranks
         versions = [move.direction._version for move in moves]
 
         def trial(eta: float) -> float:
@@ -229,25 +229,14 @@ class Salsa(Eager, torch.optim.Optimizer):
         total, count = table.sum(axis=0).tolist()
         return total / count
 
-    def _agreed(self, number: float) -> float:
-        """The first rank's number: sums over equal tensors differ in the last digits between ranks with other thread counts."""
-        return float(self.gather(np.array([number]))[0, 0])
-
     def _has_finite_gradient(self) -> bool:
         """Whether the gradient is finite; the same on all ranks, since they hold the same average."""
         sums = [p.grad.sum(dtype=torch.float64) for group in self.param_groups for p in group["params"] if p.grad is not None]
         return math.isfinite(sum(sums, 0.0))  # finite float32 numbers cannot overflow in float64
 
-    def _moves(self) -> Iterator[Move]:
-        """Update the moments; parameters without a gradient are skipped."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    yield self._move(p, p.grad, group["betas"], group["eps"], group["weight_decay"])
-
-    def _move(self, p: Tensor, g: Tensor, betas: tuple[float, float], eps: float, decay: float) -> Move:
+    def _move(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> Move:
         """m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, bias-corrected by 1 - b^k (the released class: 1 - b^(k+1))."""
-        state = self.state[p]
+        state, betas, decay = self.state[p], group["betas"], group["weight_decay"]
         if not state:
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = torch.zeros_like(p)
@@ -260,7 +249,7 @@ class Salsa(Eager, torch.optim.Optimizer):
         if not self.preconditioned:
             return Move(p, m, scale, g, _dot(g, g), None, decay)
         v = state["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
-        root = v.sqrt().div_(math.sqrt(1 - betas[1] ** k)).add_(eps)
+        root = v.sqrt().div_(math.sqrt(1 - betas[1] ** k)).add_(group["eps"])
         direction = g / root
         return Move(p, m, scale, direction, _dot(g, direction), root, decay)
 

@@ -173,8 +173,9 @@ class WeightOptimizer:
         return self.coupling.take(self.clock, self.model.gradient, finite) if self.coupling else finite
 
     def _take_step(self, rate: float) -> None:
-        if self.settings.clip_norm:
-            self._clip(self.settings.clip_norm)
+        gradient, limit = self.model.gradient, self.settings.clip_norm
+        if limit:  # the averaged gradient is the same on all ranks of the scope
+            gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
         for optimizer in self.inner:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.lr_scale
@@ -191,11 +192,6 @@ class WeightOptimizer:
         with frozen_batch_norm(self.model.module):
             closure()
         weights.copy_(before)
-
-    def _clip(self, limit: float) -> None:
-        """Scale the averaged gradient to a norm of at most `limit`; it is the same on all ranks of the scope."""
-        gradient = self.model.gradient
-        gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
 
     def end_round(self, finite: bool) -> None:
         """Call after the exchange of weights at the end of a round.
