@@ -56,7 +56,7 @@ class OptimizerOptions:
             raise UsageError(f"{flag(name)} is not an option of {self.optimizer}: leave it out, or take another optimizer")
 
 
-def settings_of(args: OptimizerOptions, name: str, seed: int, **own: Any) -> OptimizerSettings:
+def optimizer_settings(args: OptimizerOptions, name: str, seed: int, **own: Any) -> OptimizerSettings:
     """Settings of the weight optimizer `name`, one of OPTIMIZERS. own: fields that are no options of every script."""
     return OptimizerSettings(
         name=name,

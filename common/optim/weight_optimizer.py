@@ -34,9 +34,8 @@ class WeightOptimizer:
     """One worker's optimizer on the flat parameters of a model.
 
     lr_scale: ratio of this optimizer's base rate to SGD's (`registry.lr_scale`). Populations elect, move and exchange the rate
-    without this factor, so that rates of AdamW and SGD are comparable as the same multiple of eta0.
-
-    coupling: coupling to other workers' weights, applied before and after every step; None for none.
+    without this factor, so that rates of AdamW and SGD are comparable as the same multiple of eta0. coupling: to other workers'
+    weights, applied before and after every step.
 
     Attributes:
         clock: steps since the start of the run.

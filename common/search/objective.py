@@ -19,7 +19,7 @@ from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
 from common.models import build_model
 from common.models.flat import FlatModel, share_model
 from common.models.vit import load_published
-from common.optim.options import settings_of
+from common.optim.options import optimizer_settings
 from common.optim.registry import OPTIMIZERS, lr_scale
 from common.options import check
 from common.parallel.populations import PopulationSpec, default_populations, parse_populations
@@ -119,7 +119,7 @@ class Training:
         topology = replace(self.topology, specs=specs)
         model = share_model(self._network(args, seed), topology.world)
         own = {"sam_scope": args.sam_scope, "reset_momentum": args.momentum == "reset"} if isinstance(args, EoaArgs) else {}
-        settings = settings_of(args, topology.spec.optimizer, args.seed, **own)
+        settings = optimizer_settings(args, topology.spec.optimizer, args.seed, **own)
         scale = lr_scale(topology.spec.optimizer, args.learning_rate, args.adam_rate, args.momentum_factor)
         if not isinstance(args, EoaArgs):
             eta0 = args.learning_rate

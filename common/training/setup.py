@@ -14,7 +14,7 @@ from common.models import build_model
 from common.models.flat import FlatModel, share_model
 from common.models.vit import load_published
 from common.optim.armijo import PAPER, Rules
-from common.optim.options import refuse_clipping, settings_of
+from common.optim.options import optimizer_settings, refuse_clipping
 from common.optim.protocols import Coupling
 from common.optim.registry import lr_scale
 from common.parallel import faults
@@ -128,7 +128,9 @@ class Setup:
         refuse_clipping(args.clip_norm, (spec.optimizer for spec in self.topology.specs))
         if args.momentum_factor == 0 and any(spec.optimizer == "schedulefree-sgd" for spec in self.topology.specs):
             raise UsageError("--momentum-factor 0: schedulefree-sgd takes gradients between two iterates; 0.9 is usual")
-        settings = settings_of(args, name, args.seed, sam_scope=sam_scope, reset_momentum=reset_momentum, search=line_search)
+        settings = optimizer_settings(
+            args, name, args.seed, sam_scope=sam_scope, reset_momentum=reset_momentum, search=line_search
+        )
         scale = lr_scale(name, args.learning_rate, args.adam_rate, args.momentum_factor)
         return build_worker(self.topology, model, rates, settings, scale, coupling, equal_weights)
 
