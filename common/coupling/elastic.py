@@ -136,13 +136,8 @@ class LocalCenter:
 class NoSync(Coupling):
     """No coupling (SGD, MSGD). A centre receives every step: it equals x, and may keep an average (ASGD, MVASGD)."""
 
-    steps = True
-
     def __init__(self, x: Tensor, centre: Centre | None = None) -> None:
         self.centre, self.before = centre, x.detach().clone() if centre else None
-
-    def begin(self, t: int, x: Tensor) -> None:
-        """No-op."""
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """x~ <- x~ + (x - x before the step)."""
@@ -163,8 +158,6 @@ class Elastic(Coupling):
     Every `period` steps, from t = 0 on: e = alpha (x - x~) with the fetched x~, x <- x - e, x~ <- x~ + e.
     alpha: moving rate of one exchange, beta / p.
     """
-
-    steps = True
 
     def __init__(self, x: Tensor, centre: Centre, alpha: float, period: int) -> None:
         self.centre, self.alpha, self.period = centre, alpha, period
@@ -192,8 +185,6 @@ class Downpour(Coupling):
     the worker's own steps. The fetch follows the acknowledgement of the push: the fetched x~ contains v.
     """
 
-    steps = True
-
     def __init__(self, x: Tensor, centre: Centre, period: int) -> None:
         self.centre, self.period = centre, period
         self.fetched, self.sum = x.detach().clone(), torch.empty_like(x)
@@ -206,10 +197,6 @@ class Downpour(Coupling):
             self.centre.flush()
             self.centre.pull(self.fetched)
             x.copy_(self.fetched)
-
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """No-op: v is x minus the fetched x~."""
-        return False
 
     def restart(self, x: Tensor) -> None:
         """v <- 0."""
@@ -253,8 +240,6 @@ class Admm(Coupling):
 
     alpha: eta rho. workers: p.
     """
-
-    steps = True
 
     def __init__(self, x: Tensor, centre: Centre, alpha: float, workers: int, period: int = 1) -> None:
         self.centre, self.alpha, self.workers, self.period = centre, alpha, workers, period

@@ -57,8 +57,6 @@ class LocalSteps(Coupling):
         centre: x~, result of the last synchronisation; bitwise equal on all ranks.
     """
 
-    steps = True
-
     def __init__(
         self,
         x: Tensor,
@@ -69,9 +67,6 @@ class LocalSteps(Coupling):
         self.group, self.due, self.outer = group, due, outer
         self.centre, self.velocity = x.detach().clone(), torch.zeros_like(x)
         self.mean_and_flag = x.new_empty(len(x) + 1)
-
-    def begin(self, t: int, x: Tensor) -> None:
-        """No-op: workers synchronise after their steps."""
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """Average the finite workers, take the outer step, and copy the result to all workers."""
@@ -99,15 +94,11 @@ class GradientAccumulation(Coupling):
     x: gives the shape of the gradients. Non-finite gradients are excluded from the mean. Collective over the group.
     """
 
-    steps = True
     shares = "gradients"
 
     def __init__(self, x: Tensor, group: Group, due: Callable[[int], bool]) -> None:
         self.group, self.due = group, due
         self.sum_and_count = x.new_zeros(len(x) + 1)
-
-    def begin(self, t: int, x: Tensor) -> None:
-        """No-op."""
 
     def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
         """Accumulate the gradient; when a step is due, replace it by the mean and return True."""
@@ -122,10 +113,6 @@ class GradientAccumulation(Coupling):
             torch.div(self.sum_and_count[:-1], count, out=gradient)
         self.sum_and_count.zero_()
         return count > 0
-
-    def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """No-op: all workers have made the same step."""
-        return False
 
     def tensors(self) -> dict[str, Tensor]:
         """The accumulated gradients and their number."""

@@ -150,8 +150,6 @@ class Swarm(Coupling):
             from, and how often this worker was lost.
     """
 
-    steps = True
-
     def __init__(
         self,
         state: Tensor,
@@ -181,9 +179,6 @@ class Swarm(Coupling):
         """Seconds spent measuring fitness since the last call."""
         seconds, self._seconds = self._seconds, 0.0
         return seconds
-
-    def begin(self, t: int, x: Tensor) -> None:
-        """No-op: a move comes after the phase's last step."""
 
     def observe(self, report: Tensor) -> None:
         """(1) The batch losses of the phase."""

@@ -25,8 +25,6 @@ class SynchronousElastic(Coupling):
     non-finite weights counts with x^i = x~, until its weights are replaced.
     """
 
-    steps = True
-
     def __init__(
         self, x: Tensor, group: Group, alpha: float, period: int, gauss_seidel: bool = False, beta: float | None = None
     ) -> None:

@@ -10,11 +10,11 @@ from common.data.dataset import open_data
 from common.ecosphere.rates import RateRule
 from common.errors import UsageError
 from common.evaluate import Evaluator
-from common.models import build_model, load_published
+from common.models import build_model
 from common.models.flat import FlatModel, share_model
+from common.models.vit import load_published
 from common.optim.armijo import PAPER, Rules
-from common.optim.bases import OptimizerSettings
-from common.optim.options import refuse_clipping
+from common.optim.options import optimizer_settings, refuse_clipping
 from common.optim.protocols import Coupling
 from common.optim.registry import lr_scale
 from common.parallel import faults
@@ -128,23 +128,11 @@ class Setup:
         refuse_clipping(args.clip_norm, (spec.optimizer for spec in self.topology.specs))
         if args.momentum_factor == 0 and any(spec.optimizer == "schedulefree-sgd" for spec in self.topology.specs):
             raise UsageError("--momentum-factor 0: schedulefree-sgd takes gradients between two iterates; 0.9 is usual")
-        settings = OptimizerSettings(
-            name=name,
-            momentum=args.momentum_factor,
-            weight_decay=args.weight_decay,
-            adam_decay=args.adam_decay,
-            rho=args.rho,
-            sam_scope=sam_scope,
-            clip_norm=args.clip_norm,
-            reset_momentum=reset_momentum,
-            search=line_search,
-            seed=args.seed,
+        settings = optimizer_settings(
+            args, name, args.seed, sam_scope=sam_scope, reset_momentum=reset_momentum, search=line_search
         )
-        return build_worker(self.topology, model, rates, settings, self._lr_scale(name), coupling, equal_weights)
-
-    def _lr_scale(self, optimizer: str) -> float:
-        """Ratio of a weight optimizer's base rate to --learning-rate."""
-        return lr_scale(optimizer, self.args.learning_rate, self.args.adam_rate, self.args.momentum_factor)
+        scale = lr_scale(name, args.learning_rate, args.adam_rate, args.momentum_factor)
+        return build_worker(self.topology, model, rates, settings, scale, coupling, equal_weights)
 
     def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's part of the first `steps` batches of round t, by `shards`.
