@@ -68,7 +68,7 @@ def evaluate(module: nn.Module, pictures: ImageDataset | Texts, precision: str, 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates weights that were not trained as they are, with re-estimated batch-norm statistics.
+    """Evaluates weights that were not trained as they are.
 
     train: the training images. seed: with the round, the address of the images drawn and of their augmentation.
     """
@@ -114,22 +114,15 @@ class Evaluator:
         statistics. No effect without batch norm. All random generators are restored. Returns the seconds it took.
         """
         began = time.perf_counter()
-        statistics = running_statistics(module)
-        if statistics:
-            batches = self._measure(module, images, t, *((group.rank, group.size) if group else (0, 1)))
+        if statistics := running_statistics(module):
+            pictures, draws, batches = self._draw(images, t)
+            mine, device = batches[group.rank :: group.size] if group else batches, batches.device
+            with drawn_from(self.seed, [device]), fresh_statistics(module), autocast(device, self.precision):
+                for indices in mine:
+                    module(pictures.augmented(indices, draws)[0])
             if group and group.size > 1:
-                _mean_over(group, statistics, batches)
+                _mean_over(group, statistics, len(mine))
         return time.perf_counter() - began
-
-    def _measure(self, module: nn.Module, images: int, t: int, rank: int, ranks: int) -> int:
-        """Run this rank's batches through the network in training mode; returns their number."""
-        pictures, draws, batches = self._draw(images, t)
-        mine, device = batches[rank::ranks], batches.device
-        generators = [device] if device.type == "cuda" else []
-        with drawn_from(self.seed, generators), fresh_statistics(module), autocast(device, self.precision):
-            for indices in mine:
-                module(pictures.augmented(indices, draws)[0])
-        return len(mine)
 
     def _draw(self, images: int, t: int) -> tuple[ImageDataset | Texts, Tensor, Tensor]:
         """Images of round t, their augmentation parameters, and their indices in batches, shape (batches, size)."""

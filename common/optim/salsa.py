@@ -230,7 +230,7 @@ class Salsa(Eager, torch.optim.Optimizer):
             return closure(backwards)
 
     def _devices(self) -> set[torch.device]:
-        return {p.device for group in self.param_groups for p in group["params"] if p.is_cuda}
+        return {p.device for group in self.param_groups for p in group["params"]}
 
     def _mean(self, report: Tensor) -> float:
         """The loss per sample over all ranks, summed in float64."""
