@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, DataSet, ImageDataset
+from common.data.dataset import DataSet, ImageDataset
+from common.data.registry import SOURCES
 from common.ecosphere.rates import EcosphereRates
 from common.evaluate import autocast
 from common.models import build_model, model_title
