@@ -29,9 +29,9 @@ class PollingBackoff:
         """Call after a poll without a message: every `polls`-th call sleeps."""
         self.polled += 1
         if self.polled % self.polls == 0:
-            time.sleep(self.seconds(time.perf_counter() - self.last))
+            time.sleep(self.seconds())
 
-    def seconds(self, waited: float | None = None) -> float:
-        """Length of the next sleep, `waited` seconds after the last message (None: measured)."""
-        waited = time.perf_counter() - self.last if waited is None else waited
+    def seconds(self) -> float:
+        """Length of the next sleep."""
+        waited = time.perf_counter() - self.last
         return min(max(self.part * max(self.usual, waited), self.shortest), self.longest)
