@@ -98,8 +98,8 @@ class ResizingAugmenter(Augmenter):
         n, h, w, _ = self.images.shape
         draws = stream(seed, Purpose.AUGMENT, t, worker=worker).random((n, 2 * ATTEMPTS + 3))
         rows, columns = crop_sizes(draws[:, :ATTEMPTS], draws[:, ATTEMPTS:-3], h, w, self.crop_scale)
-        fits, central = rows > 0, central_crop(h, w)
-        rows, columns = np.where(fits, rows, central[0]), np.where(fits, columns, central[1])
+        fits = rows > 0  # elsewhere the largest central crop with an aspect ratio in [3/4, 4/3]
+        rows, columns = np.where(fits, rows, min(h, round(w * WIDEST))), np.where(fits, columns, min(w, round(h * WIDEST)))
         top = np.where(fits, np.floor((h - rows + 1) * draws[:, -3]), (h - rows) // 2)
         left = np.where(fits, np.floor((w - columns + 1) * draws[:, -2]), (w - columns) // 2)
         flip = (draws[:, -1] < 0.5) & self.source.flip
@@ -146,11 +146,6 @@ def crop_sizes(areas: np.ndarray, ratios: np.ndarray, h: int, w: int, least: flo
     fits = (rows > 0) & (rows <= h) & (columns > 0) & (columns <= w)
     chosen = np.arange(len(areas)), fits.argmax(axis=1)
     return np.where(fits[chosen], rows[chosen], 0), np.where(fits[chosen], columns[chosen], 0)
-
-
-def central_crop(h: int, w: int) -> tuple[int, int]:
-    """Rows and columns of the largest crop with an aspect ratio in [3/4, 4/3]; the fallback where no attempt fits."""
-    return min(h, round(w * WIDEST)), min(w, round(h * WIDEST))
 
 
 class CroppingAugmenter(Augmenter):

@@ -121,12 +121,9 @@ class Group:
 
         NaN counts as +inf: otherwise the result would depend on the order of the comparisons.
         """
-        mine = np.array((np.inf if np.isnan(value) else value, self.rank), dtype=VALUE_AND_RANK)
-        if self.size > 1:
-            best = np.empty_like(mine)
-            self.comm.Allreduce([mine, 1, MPI.DOUBLE_INT], [best, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
-            mine = best
-        return float(mine["value"]), int(mine["rank"])
+        best = np.array((np.inf if np.isnan(value) else value, self.rank), dtype=VALUE_AND_RANK)
+        self.comm.Allreduce(MPI.IN_PLACE, [best, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
+        return float(best["value"]), int(best["rank"])
 
     def gather_flat(self, buffer: Tensor) -> Tensor:
         """All-gather contiguous float32 buffers of n elements; shape (size, n), in rank order."""
@@ -155,10 +152,9 @@ class Group:
             yield
         except UsageError as error:
             mine = str(error)
-        messages = self.comm.allgather(mine)
-        first = next((m for m in messages if m is not None), None)
-        if first is not None:
-            raise UsageError(first) from None
+        for message in self.comm.allgather(mine):
+            if message is not None:
+                raise UsageError(message) from None
 
     def gather_slices_(self, array: np.ndarray, bounds: list[tuple[int, int]]) -> None:
         """All-gather slices of a float32 array in place: slice i from rank i; ranks beyond the last slice only receive."""
