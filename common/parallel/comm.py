@@ -52,8 +52,6 @@ class Traffic:
 
 
 VALUE_AND_RANK = np.dtype([("value", "f8"), ("rank", "i4")], align=True)  # MPI's DOUBLE_INT
-
-
 # Blocks until the buffer of a non-blocking operation holds the result; do not touch the buffer before.
 Wait: TypeAlias = Callable[[], None]
 
@@ -226,12 +224,9 @@ class Group:
 def finite_mean_(group: Group, values_and_flag: Tensor, name: str, weight: int = 1) -> int:
     """Weighted mean, in place, over the ranks of the group whose values are all finite.
 
-    values_and_flag: shape (n + 1,); the last element is overwritten. weight: of this rank, 0 or more. A rank with a
-    non-finite value contributes zeros and flag 0, the others weight times their values and flag = weight; the sum is divided
-    by the sum of the flags (docs/algorithms.md).
-
-    Returns the sum of the flags, the same on every rank (with weights of 1: the number of finite ranks). If it is 0, all
-    values are zero.
+    values_and_flag: shape (n + 1,); the last element is overwritten. weight: of this rank, 0 or more. A rank with a non-finite
+    value contributes zeros and flag 0, the others weight times their values and flag = weight; the sum is divided by the sum of
+    the flags (docs/algorithms.md), which is returned, the same on every rank. If it is 0, all values are zero.
     """
     values = values_and_flag[:-1]
     finite = bool(torch.isfinite(values).all())

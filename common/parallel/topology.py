@@ -22,16 +22,9 @@ from common.parallel.populations import PopulationSpec
 class Topology:
     """Communicators, populations and resources of one worker.
 
-    Attributes:
-        world, population: the two communicators of every worker.
-        gradients: communicator over which gradients are averaged: one of the two above, or this rank alone.
-        specs: all populations, in order of their ranks.
-        index: index of this worker's population.
-        offsets: world rank of the first worker of each population.
-        node: the ranks of this machine.
-        device: device of this worker.
-        threads: compute threads of this worker.
-        traffic: bytes this rank has sent.
+    gradients: communicator over which gradients are averaged: `world`, `population`, or this rank alone. specs: all populations,
+    in order of their ranks. index: of this worker's population. offsets: world rank of the first worker of each population.
+    node: the ranks of this machine. threads: compute threads of this worker. traffic: bytes this rank has sent.
     """
 
     world: Group
@@ -94,8 +87,8 @@ def build_topology(
     node = Group(comm.Split_type(MPI.COMM_TYPE_SHARED), traffic)
     neighbours = node if comm == MPI.COMM_WORLD else Group(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED), traffic)
     over_world = scope == "world"
-    reduced = comm if over_world else population
-    engine = start_horovod(reduced) if horovod and reduced.Get_size() > 1 else None
+    averaging = comm if over_world else population
+    engine = start_horovod(averaging) if horovod and averaging.Get_size() > 1 else None
     groups = {
         "world": Group(comm, traffic, engine if over_world else None),
         "population": Group(population, traffic, None if over_world else engine),
@@ -151,9 +144,8 @@ def choose_device(local_rank: int) -> torch.device:
 def set_threads(node: Group) -> int:
     """Set and return torch's threads of this rank: OMP_NUM_THREADS, else its share of the node's cores, at least one.
 
-    node: the ranks of this machine. Cores and quotas are gathered from all of them: a launcher may have bound each rank to its
-    own cores, and a quota may hold for all ranks together or for each. Collective over the node. Raises UsageError where
-    OMP_NUM_THREADS is invalid.
+    Cores and quotas are gathered from all ranks of the node: a launcher may have bound each rank to its own cores, and a quota
+    may hold for all ranks together or for each. Collective over the node. Raises UsageError where OMP_NUM_THREADS is invalid.
     """
     with node.raise_together():
         wanted = machine.threads_wanted(os.environ.get("OMP_NUM_THREADS"))
