@@ -88,9 +88,9 @@ class Evaluator:
     ) -> list[EvalResult]:
         """Loss and accuracy of these parameters on each split, with re-estimated statistics; the model is restored.
 
-        weights: shape (P,), the same on all ranks of the group, or None for those of the model. The images are divided among the
-        ranks. images, t: see `measure_statistics`. Seconds are divided evenly over the splits. Collective over the group (None:
-        this rank alone).
+        weights: shape (P,), the same on all ranks of the group, or None for those of the model. All images are divided among
+        the ranks. images, t: see `measure_statistics`. Seconds are divided evenly over the splits. Collective over the group
+        (None: this rank alone).
         """
         began, before = time.perf_counter(), model.state.detach().clone()
         if weights is not None:

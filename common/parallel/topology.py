@@ -22,7 +22,7 @@ from common.parallel.populations import PopulationSpec
 class Topology:
     """Communicators, populations and resources of one worker.
 
-    gradients: communicator over which gradients are averaged: `world`, `population`, or this rank alone. specs: all populations,
+    gradients: communicator over which gradients are averaged: `world`, `population`, or this rank alone. specs: populations,
     in order of their ranks. index: of this worker's population. offsets: world rank of the first worker of each population.
     node: the ranks of this machine. threads: compute threads of this worker. traffic: bytes this rank has sent.
     """
