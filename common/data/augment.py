@@ -92,9 +92,7 @@ class ResizingAugmenter(Augmenter):
         self.size, self.crop_scale = size, crop_scale
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
-        """Augmentation parameters of round t for every image, shape (n, 5), int64: top, left, rows and columns of the crop,
-        flip.
-        """
+        """Augmentation parameters of round t for every image, shape (n, 5), int64: crop's top, left, rows, columns; flip."""
         n, h, w, _ = self.images.shape
         draws = stream(seed, Purpose.AUGMENT, t, worker=worker).random((n, 2 * ATTEMPTS + 3))
         rows, columns = crop_sizes(draws[:, :ATTEMPTS], draws[:, ATTEMPTS:-3], h, w, self.crop_scale)

@@ -58,8 +58,8 @@ def run(main: Callable[[], Any]) -> NoReturn:
 def leave(code: int, message: str = "") -> NoReturn:
     """Exit with `code` together with the other ranks, after rank 0 has printed `message`.
 
-    A launcher stops the job as soon as one rank exits with an error. If the other ranks did not fail within `PATIENCE` seconds,
-    the job is aborted.
+    The ranks wait for rank 0, because a launcher stops the job as soon as one rank exits with an error. If the other ranks
+    did not fail within `PATIENCE` seconds, the job is aborted.
     """
     if message and launcher_rank() == 0:
         print(f"error: {message}", file=sys.stderr, flush=True)

@@ -32,7 +32,7 @@ class Quota(NamedTuple):
 
 def visible_cores() -> list[int]:
     """Numbers of the cores this process may run on (a launcher or a cpuset may have bound it)."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0))
 
 
 def available_cores(root: Path = ROOT) -> int:
@@ -49,16 +49,15 @@ def quotas(root: Path = ROOT) -> list[Quota]:
     cgroup v1 (`cpu.cfs_quota_us` over `cpu.cfs_period_us`), v2 (`cpu.max`), or both. root: of the file system. A missing,
     unreadable or non-numeric file counts as no quota.
     """
-    groups, mounts = _own_groups(root), _mounts(root)
+    groups = _own_groups(root)
     found: dict[tuple[int, int], Quota] = {}
-    for kind, mounted, point in mounts:
-        path = groups.get(kind)
-        if path is None:
-            continue
-        for folder in _upwards(path, mounted, root / point.lstrip("/")):
-            if (cores := _limit(folder, kind)) is not None:
+    for kind, mounted, point in _mounts(root):
+        folders = _upwards(groups[kind], mounted, root / point.lstrip("/")) if kind in groups else []
+        for folder in folders:
+            if cores := _limit(folder, kind):
                 status = folder.stat()
-                found[status.st_dev, status.st_ino] = Quota(cores, (status.st_dev, status.st_ino), str(folder))
+                group = status.st_dev, status.st_ino
+                found[group] = Quota(cores, group, str(folder))
     return list(found.values())
 
 
