@@ -216,7 +216,7 @@ class Salsa(Eager, torch.optim.Optimizer):
     def _call(self, closure: Closure, backwards: bool) -> Tensor:
         """Closure call with the random numbers of this step."""
         seed = torch_seed(self.seed, Purpose.INSIDE_STEP, self.search.steps, self.rank)
-        devices = {p.device for group in self.param_groups for p in group["params"] if p.is_cuda}
+        devices = {p.device for group in self.param_groups for p in group["params"]}
         with drawn_from(seed, devices), torch.set_grad_enabled(backwards):
             return closure(backwards)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -19,7 +18,6 @@ from common.optim.protocols import Coupling
 from common.optim.registry import lr_scale
 from common.parallel import faults
 from common.parallel.topology import Topology
-from common.paths import data_directory
 from common.seeding import Purpose, torch_seed
 from common.training.loop import Plan
 from common.training.options import CommonArgs, resolve_batch, resolve_precision
@@ -60,7 +58,9 @@ class Setup:
             self.note(
                 f"batch size {args.batch_size} of preset {args.preset} rounded to {batch_size}, a multiple of the workers"
             )
-        self._open_data(args)
+        faults.trip("data", topology.world.rank)
+        self.data = open_data(args, topology, args.seed)
+        self.headlines.extend(self.data.source.notes)
         if wrong_classes_only:
             args = replace(args, label_smoothing=over_wrong_classes(args.label_smoothing, self.data.source.classes))
         self.args = args
@@ -68,15 +68,6 @@ class Setup:
         precision = topology.world.bcast_object(resolve_precision(args.precision, topology.device.type))
         self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision, args.accumulate)
         self.evaluator = Evaluator(self.data.train, precision, args.seed)
-
-    def _open_data(self, args: CommonArgs) -> None:
-        directory = str(data_directory(args.data_dir))
-        faults.trip("data", self.topology.world.rank)
-        shares = (args.val_fraction, args.fitness_images, args.train_images)
-        sizes = (args.image_size, args.crop_scale, args.crop)
-        looks: dict[str, Any] = {"flip": args.flip, "pixels": args.pixels}
-        self.data = open_data(args.dataset, directory, self.topology, args.seed, *shares, *sizes, **looks)
-        self.headlines.extend(self.data.source.notes)
 
     def _steps_per_epoch(self, batch_size: int) -> int:
         images, steps = len(self.data.train), len(self.data.train) // batch_size
