@@ -3,10 +3,9 @@
 set -euo pipefail
 cd "$(dirname "$0")"
 
-case " $* " in *" --help "* | *" -h "*) ;; *)
-    [ "${EOA_DATA-unset}" ] || { echo "error: EOA_DATA is empty: name the folder of the data sets, or unset it" >&2; exit 2; }
-    ;;
-esac
+python=${PYTHON:-python3}
+case " $* " in *" --help "* | *" -h "*) exec "$python" -m experiments.options --help ;; esac
+"$python" -m experiments.options "$@" # mistakes are named before anything is installed
 scripts/setup.sh
 # shellcheck disable=SC1091
 . .venv/bin/activate

@@ -27,7 +27,6 @@ from common.options import For, PathText, Range, check, flag
 from common.parallel import launch, machine
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology, split_world, world_size
-from common.paths import data_directory
 from common.search.checks import Trials, check_searchable, check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import Journal
@@ -149,11 +148,7 @@ def main() -> None:
 
 def build_objective(args: Args, topology: Topology, trial: Topology) -> Training:
     """The data, the same on all ranks, and the objective of a trial. Collective over the world."""
-    where = str(data_directory(args.data_dir))
-    shares = (args.val_fraction, args.fitness_images, args.train_images)
-    sizes = (args.image_size, args.crop_scale, args.crop)
-    looks = {"flip": args.flip, "pixels": args.pixels}
-    data = open_data(args.dataset, where, topology, args.seed, *shares, *sizes, **looks)
+    data = open_data(args, topology, args.seed)
     args = replace(args, precision=topology.world.bcast_object(resolve_precision(args.precision, topology.device.type)))
     return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
 

@@ -37,9 +37,9 @@ from common.coupling.synchronous import couple
 from common.ecosphere.rates import RateRule, ScheduledRates
 from common.errors import UsageError
 from common.models.flat import FlatModel
-from common.optim.options import NO_RATE, has_rate, refuse_averages
+from common.optim.options import WITH_RATE, refuse_averages
 from common.optim.protocols import Coupling
-from common.options import For, Needs, Range, check
+from common.options import For, Range, check
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
@@ -102,7 +102,7 @@ class Args(CommonArgs):
     """training images of a worker: all images in an order of its own, or a shard, fixed for the whole run (paper: all)"""
     average_rate: Annotated[float, Range(above=0, most=1), For("method", MOVING)] = 0.001
     """rate of the moving average of mvadownpour and mvasgd (paper: 0.001)"""
-    decay: Annotated[float, Range(0), For("method", NOT_MDOWNPOUR), Needs(has_rate, NO_RATE)] = 0.0
+    decay: Annotated[float, Range(0), For("method", NOT_MDOWNPOUR), WITH_RATE] = 0.0
     """gamma: the learning rate after t steps of a worker is eta / sqrt(1 + gamma t) (paper: 0, or 1e-4)"""
     servers: Annotated[int, Range(1), For("method", SERVED)] = 1
     """server ranks; each keeps a slice of the centre"""

@@ -24,8 +24,6 @@ from common.training.options import CommonArgs, headline, make_presets, parse_ar
 from common.training.round_ends import DataParallelEnd
 from common.training.run import Run
 
-WITHOUT_EFFECT = ("learning_rate", "adam_rate", "optimizer", "rho")  # common options, refused here
-
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
@@ -48,7 +46,7 @@ class Args(CommonArgs):
 
     def refuse(self, given: set[str]) -> None:
         """Refuse options that the line search does not use. Raises UsageError."""
-        for name in sorted(given & set(WITHOUT_EFFECT)):
+        for name in sorted(given & {"learning_rate", "adam_rate", "optimizer", "rho"}):
             raise UsageError(f"{flag(name)} is for optimizers with a rate: SaLSA has --eta0 and --direction")
         if self.plain and {"beta3", "variant"} & given:
             raise UsageError("--plain has no averages and no variants: leave --beta3 and --variant out")

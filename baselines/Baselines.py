@@ -34,9 +34,9 @@ from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import REFERENCE_BATCH_SIZE, SHAPES, PopulationBasedRates, RateRule, ReplayedRates, ScheduledRates
 from common.errors import UsageError
-from common.optim.options import NO_RATE, has_rate
+from common.optim.options import WITH_RATE
 from common.optim.registry import has_line_search, is_schedule_free, lr_option, split_name
-from common.options import For, Needs, PathText, Range, check, flag
+from common.options import For, PathText, Range, check, flag
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
@@ -83,7 +83,7 @@ class Args(CommonArgs):
     period: Annotated[int, For("method", ("sync", *LOCAL))] = 0
     """n: steps between two exchanges of sync, average, post-local and diloco; by default 1 (sync) or 10 (the others)
     (DiLoCo's paper: 500)"""
-    schedule: Annotated[Schedule, For("method", ("sync", *LOCAL, "independent")), Needs(has_rate, NO_RATE)] = "constant"
+    schedule: Annotated[Schedule, For("method", ("sync", *LOCAL, "independent")), WITH_RATE] = "constant"
     """learning-rate schedule of methods without their own"""
     warmup: Annotated[float, Range(0), For("method", SCHEDULED[:-1])] = 0.0
     """epochs of linear warm-up from 0; linear and sqrt begin at eta0 instead, by default with one epoch"""

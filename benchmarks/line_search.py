@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from common.data.dataset import DataSet, open_data
+from common.data.options import DataOptions
 from common.ecosphere.rates import ScheduledRates
 from common.models import build_model, model_title
 from common.models.flat import share_model
@@ -84,7 +85,7 @@ class Trainer:
 
 def measure(task: str, args: Args, topology: Topology) -> list[str]:
     """The table rows of one task."""
-    data = open_data(task, "", topology, 0, 0.1, 0)
+    data = open_data(DataOptions(dataset=task, fitness_images=0), topology, 0)
     trainers = {kind: Trainer(kind, data, task, topology) for kind in KINDS}
     first = {kind: trainer.train(args.warm_up) for kind, trainer in trainers.items()}
     pieces: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in KINDS}

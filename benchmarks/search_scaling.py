@@ -12,7 +12,7 @@ import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,6 @@ from common.parallel.comm import Group, Traffic
 from common.parallel.mpi import MPI
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
-from common.paths import data_directory
 from common.search.coordinator import Coordinator
 from common.search.objective import Training
 from common.search.search import Limits, Search
@@ -151,7 +150,7 @@ def trained(args: Args, world: Group) -> list[str]:
     )
     topology = build_topology([PopulationSpec("search", world.size, "sgd")], "worker", horovod=False)
     torch.set_num_threads(1)
-    data = open_data(args.dataset, str(data_directory("auto")), topology, 0, 0.1, 0)
+    data = open_data(replace(options, fitness_images=0), topology, 0)
     training = Training(options, topology.alone(), data)
     parts = parts_of(world)
     rng = np.random.default_rng(0)

@@ -20,13 +20,13 @@ from torch import nn
 
 from common import evaluate as evaluation
 from common.data.dataset import DataSet, ImageDataset, open_data
+from common.data.options import DataOptions
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, EvalResult, Evaluator, evaluate
 from common.models import build_model
 from common.options import PathText, read_options
 from common.parallel import launch
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology
-from common.paths import data_directory
 from common.training.provenance import commit
 
 IMAGES, EPOCHS, BATCH = 20_000, 12, 256
@@ -132,7 +132,8 @@ def main() -> None:
     """Train, evaluate, print and write the tables."""
     args = read_options(Args, __doc__)
     topology = build_topology([PopulationSpec("hold", 1, "sgd")])
-    data = open_data(args.dataset, str(data_directory(args.data_dir)), topology, 0, 0.1, 0, IMAGES)
+    options = DataOptions(dataset=args.dataset, data_dir=args.data_dir, train_images=IMAGES, fitness_images=0)
+    data = open_data(options, topology, 0)
     steps = len(data.train) // BATCH
     accuracy, choice = [], []
     for name, at in SCHEDULES.items():

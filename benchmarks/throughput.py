@@ -26,7 +26,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, DataSet, ImageDataset
+from common.data.dataset import DataSet, ImageDataset
+from common.data.registry import SOURCES
 from common.ecosphere.rates import EcosphereRates
 from common.evaluate import autocast
 from common.models import build_model, model_title
@@ -82,7 +83,7 @@ def main() -> None:
             images = measure()
             rates.setdefault(name, []).extend([images] if repeat >= 0 else [])
         torch.set_num_threads(topology.threads)
-        meet(topology)
+        topology.world.sleeping_barrier(0.02)  # ranks that wait while rank 0 measures alone must not use its cores
         if together:
             images = together()
             rates.setdefault(f"step, {ranks} ranks", []).extend([images] if repeat >= 0 else [])
@@ -99,13 +100,6 @@ def random_images(args: Args, topology: Topology) -> DataSet:
     labels = torch.randint(10, (n,), generator=generator).to(topology.device)
     pictures = ImageDataset(Augmenter(images, SOURCES["cifar10"]), labels)
     return DataSet(SOURCES["cifar10"], pictures, pictures, pictures, pictures)
-
-
-def meet(topology: Topology) -> None:
-    """Sleeping barrier: ranks that wait while rank 0 measures alone must not use its cores."""
-    request = topology.world.comm.Ibarrier()
-    while not request.Test():
-        time.sleep(0.02)
 
 
 def one_process(args: Args, topology: Topology, data: DataSet) -> dict[str, Callable[[], float]]:

@@ -1,8 +1,8 @@
-"""Loss and accuracy of weights, with re-estimated batch-norm statistics for weights that were not trained as they are.
+"""Loss and accuracy of weights.
 
-The running statistics do not belong to merged, averaged or smoothed weights, a centre, or a swarm's best position, because no
-training pass used these weights. An `Evaluator` re-estimates them on *augmented* training images, as in training
-(docs/algorithms.md, "Batch-norm statistics"). Trained weights keep their running statistics.
+Trained weights keep their running batch-norm statistics. Merged, averaged or smoothed weights, a centre, or a swarm's best
+position have none of their own, because no training pass used them: an `Evaluator` re-estimates them on *augmented* training
+images, as in training (docs/algorithms.md, "Batch-norm statistics").
 """
 
 import time
@@ -68,9 +68,9 @@ def evaluate(module: nn.Module, pictures: ImageDataset | Texts, precision: str, 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """Evaluates weights that were not trained as they are, with re-estimated batch-norm statistics.
+    """Evaluates weights that were not trained as they are: `train` are the images that their statistics are measured on.
 
-    train: the training images. seed: with the round, the address of the images drawn and of their augmentation.
+    seed: with the round, the address of the images drawn and of their augmentation.
     """
 
     train: ImageDataset | Texts
@@ -86,24 +86,24 @@ class Evaluator:
         images: int = COMPARED,
         t: int = 0,
     ) -> list[EvalResult]:
-        """Loss and accuracy of these parameters on each split, with re-estimated statistics.
+        """Loss and accuracy of these parameters on each split, with re-estimated statistics; the model is restored.
 
-        weights: shape (P,), the same on all ranks of the group, or None for those of the model. The images of the statistics
-        and of the splits are divided among the ranks. images, t: see `measure_statistics`. The model is restored. Seconds are
-        divided evenly over the splits. Collective over the group (None: this rank alone).
+        weights: shape (P,), the same on all ranks of the group, or None for those of the model. All images are divided among
+        the ranks. images, t: see `measure_statistics`. Seconds are divided evenly over the splits. Collective over the group
+        (None: this rank alone).
         """
         began, before = time.perf_counter(), model.state.detach().clone()
         if weights is not None:
             model.parameters.data.copy_(weights)
         self.measure_statistics(model.module, group, images, t)
-        judged = [evaluate(model.module, split, self.precision, group) for split in splits]
+        results = [evaluate(model.module, split, self.precision, group) for split in splits]
         model.state.detach().copy_(before)
         seconds = (time.perf_counter() - began) / len(splits)
-        return [replace(j, seconds=seconds) for j in judged]
+        return [replace(result, seconds=seconds) for result in results]
 
     @torch.no_grad()
     def measure_statistics(self, module: nn.Module, group: Group | None, images: int = COMPARED, t: int = 0) -> float:
-        """Re-estimate the batch-norm statistics of a network on augmented training images.
+        """Re-estimate the batch-norm statistics of a network on augmented training images; returns the seconds it took.
 
         Batches of `STATISTICS_BATCH` images are distributed over the ranks of the group, all of which hold the same weights;
         per layer the statistics are the mean over all batches of the batch mean and of the unbiased batch variance. Ranks with
@@ -111,25 +111,18 @@ class Evaluator:
 
         images: at least this many (fewer where the data set has fewer). t: round, part of the address of the draws; the images
         do not depend on ranks or populations. Collective over the group (None: this rank alone): one all-reduce of all
-        statistics. No effect without batch norm. All random generators are restored. Returns the seconds it took.
+        statistics. No effect without batch norm. All random generators are restored.
         """
         began = time.perf_counter()
-        statistics = running_statistics(module)
-        if statistics:
-            batches = self._measure(module, images, t, *((group.rank, group.size) if group else (0, 1)))
+        if statistics := running_statistics(module):
+            pictures, draws, batches = self._draw(images, t)
+            mine, device = batches[group.rank :: group.size] if group else batches, batches.device
+            with drawn_from(self.seed, [device]), fresh_statistics(module), autocast(device, self.precision):
+                for indices in mine:
+                    module(pictures.augmented(indices, draws)[0])
             if group and group.size > 1:
-                _mean_over(group, statistics, batches)
+                _mean_over(group, statistics, len(mine))
         return time.perf_counter() - began
-
-    def _measure(self, module: nn.Module, images: int, t: int, rank: int, ranks: int) -> int:
-        """Run this rank's batches through the network in training mode; returns their number."""
-        pictures, draws, batches = self._draw(images, t)
-        mine, device = batches[rank::ranks], batches.device
-        generators = [device] if device.type == "cuda" else []
-        with drawn_from(self.seed, generators), fresh_statistics(module), autocast(device, self.precision):
-            for indices in mine:
-                module(pictures.augmented(indices, draws)[0])
-        return len(mine)
 
     def _draw(self, images: int, t: int) -> tuple[ImageDataset | Texts, Tensor, Tensor]:
         """Images of round t, their augmentation parameters, and their indices in batches, shape (batches, size)."""

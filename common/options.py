@@ -83,11 +83,9 @@ class For:
     def wrong(self, args: Any) -> str:
         """Why the option may not be given; empty where it may."""
         chosen = getattr(args, self.option)
-        return (
-            ""
-            if chosen in self.choices
-            else f"is for {flag(self.option)} {', '.join(self.choices)}, not {chosen}: leave it out"
-        )
+        if chosen in self.choices:
+            return ""
+        return f"is for {flag(self.option)} {', '.join(self.choices)}, not {chosen}: leave it out"
 
 
 @dataclass(frozen=True)
@@ -128,11 +126,11 @@ def check(args: "DataclassInstance", given: Collection[str] = ()) -> None:
 @cache
 def rules_of(kind: type) -> dict[str, list[Range | For | Needs]]:
     """Bounds and applicability of every option of a class, in the order of its fields."""
-    hints = get_type_hints(kind, include_extras=True)
-    found = {f.name: getattr(hints[f.name], "__metadata__", ()) for f in fields(kind)}
-    rules = {name: [m for m in metadata if isinstance(m, Range | For | Needs)] for name, metadata in found.items()}
-    whole = {name: [Range()] for name, hint in hints.items() if hint is int}
-    return {name: [*whole.get(name, []), *own] for name, own in rules.items()}
+    rules, hints = {}, get_type_hints(kind, include_extras=True)
+    for name in (f.name for f in fields(kind)):
+        metadata = [Range()] if hints[name] is int else getattr(hints[name], "__metadata__", ())
+        rules[name] = [m for m in metadata if isinstance(m, Range | For | Needs)]
+    return rules
 
 
 def read(default: T, description: str | None, argv: list[str]) -> tuple[T, set[str]]:
@@ -142,7 +140,7 @@ def read(default: T, description: str | None, argv: list[str]) -> tuple[T, set[s
     empty path raises UsageError.
     """
     output, groups = io.StringIO(), list(_groups(default))
-    grouped = make_dataclass(type(default).__name__, [(g.name, g.type, g) for g in groups], frozen=True)
+    grouped = make_dataclass(type(default).__name__, groups, frozen=True)
     try:
         with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
             parts: Any = tyro.cli(grouped, args=argv, description=description)
@@ -151,50 +149,45 @@ def read(default: T, description: str | None, argv: list[str]) -> tuple[T, set[s
             raise UsageError(f"{_first_paragraph(output.getvalue())} (--help lists all options)") from None
         say(output.getvalue())
         raise
-    values = {name: value for g in groups for name, value in vars(getattr(parts, g.name)).items()}
+    values = {name: value for part in vars(parts).values() for name, value in vars(part).items()}
     given = {match[1].replace("-", "_") for a in argv if (match := re.match(r"--(?:no-)?([a-z0-9_-]+)", a))}
     return expand_paths(replace(default, **values), given), given
 
 
-def _groups(default: Any) -> Iterator[Field]:
-    """One field per class that declares options: a dataclass of these options, with their help."""
-    hints, seen = get_type_hints(type(default), include_extras=True), set()
+def _groups(default: Any) -> Iterator[tuple[str, Any, Field]]:
+    """One field per class that declares options: its name, a dataclass of these options with their help, its default."""
+    hints, classes = get_type_hints(type(default), include_extras=True), type(default).__mro__
     names = {f.name for f in fields(default)}
-    declared = {owner: [n for n in vars(owner).get("__annotations__", {}) if n in names] for owner in type(default).__mro__}
-    for owner in declared:  # the most derived class that declares an option owns it
-        declared[owner] = [n for n in declared[owner] if n not in seen]
-        seen.update(declared[owner])
-    for owner in reversed(type(default).__mro__):
-        if declared[owner]:
+    owners: dict[str, type] = {}  # the most derived class that declares an option
+    for owner in classes:
+        owners = {name: owner for name in inspect.get_annotations(owner) if name in names} | owners
+    for owner in reversed(classes):
+        if declared := [name for name in inspect.get_annotations(owner) if owners.get(name) is owner]:
             helps = help_of(owner)
             options = [
-                (n, Annotated[hints[n], tyro.conf.arg(help=helps.get(n, ""))], field(default=getattr(default, n)))
-                for n in declared[owner]
+                (name, Annotated[hints[name], tyro.conf.arg(help=helps.get(name, ""))], field(default=getattr(default, name)))
+                for name in declared
             ]
             kind: Any = make_dataclass(owner.__name__, options, frozen=True)
             kind.__doc__ = (owner.__doc__ or "").split("\n\n")[0]
-            group = field(default=kind())
             title = re.split(r"[:.]", kind.__doc__)[0]  # becomes the heading of the group
-            group.name, group.type = re.sub(r"\W", "_", title.lower()), tyro.conf.OmitArgPrefixes[kind]  # type: ignore[misc]
-            yield group
+            yield re.sub(r"\W", "_", title.lower()), tyro.conf.OmitArgPrefixes[kind], field(default=kind())  # type: ignore[misc]
 
 
 @cache
 def help_of(kind: type) -> dict[str, str]:
     """The strings below the fields of a class."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
-    helps = {}
-    for statement, following in pairwise(body):
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            continue
-        if isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant):
-            helps[statement.target.id] = " ".join(str(following.value.value).split())
+    helps, body = {}, ast.parse(textwrap.dedent(inspect.getsource(kind))).body[0].body  # type: ignore[attr-defined]
+    for pair in pairwise(body):
+        match pair:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                helps[name] = " ".join(text.split())
     return helps
 
 
-def read_options(kind: type[T], description: str | None, argv: list[str] | None = None) -> T:
+def read_options(kind: type[T], description: str | None) -> T:
     """Parse the command line of a program without presets; no path may be empty. Raises UsageError."""
-    args = tyro.cli(kind, description=description, args=argv)
+    args = tyro.cli(kind, description=description)
     return expand_paths(args, {f.name for f in fields(args)})
 
 

@@ -46,12 +46,12 @@ def torch_seed(seed: int, purpose: Purpose, t: int = 0, worker: int = 0) -> int:
 
 
 @contextmanager
-def drawn_from(seed: int, devices: Iterable[torch.device] = ()) -> Iterator[None]:
+def drawn_from(seed: int, devices: Iterable[torch.device]) -> Iterator[None]:
     """Block in which the global generators of torch, NumPy and Python are seeded with `seed`; restored at its end.
 
-    devices: CUDA devices used in the block; the CPU generator is always seeded.
+    devices: those used in the block; the generator of the CPU is always seeded.
     """
-    generators = [torch.default_generator, *(torch.cuda.default_generators[d.index] for d in devices)]
+    generators = [torch.default_generator, *(torch.cuda.default_generators[d.index] for d in devices if d.type == "cuda")]
     states = [g.get_state() for g in generators]
     numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002  (used by third-party code)
     for generator in generators:

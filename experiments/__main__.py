@@ -1,10 +1,4 @@
-"""Run the experiments of a profile that have no record yet, then make its tables, figures and report page.
-
-A run is there if results/PROFILE/TABLE/runs.jsonl holds one with the script, ranks and options of the registry's row (in
-profile smoke also of this commit). Runs of one rank go side by side on the cores there are; their seconds are marked as no
-measurement. A failed run is reported and the others go on. An interrupted workflow goes on when the same command is given
-again.
-"""
+"""Run the experiments of a profile; see `experiments.options` for the command line."""
 
 import argparse
 import fcntl
@@ -25,11 +19,11 @@ from common.commit import commit
 from common.errors import UsageError
 from common.parallel.launch import tolerate_terminal
 from common.parallel.machine import available_cores, threads_wanted
-from common.paths import expand
 from experiments.job import command, end_with_parent
-from experiments.jobs import RESULTS, ROOT, Job, Records, make_jobs, unmatched
+from experiments.jobs import Job, Records, make_jobs, replayed_job
+from experiments.options import parse
 from experiments.progress import follow
-from experiments.registry import PROFILES, Profile, load_profile
+from experiments.registry import ROOT, Profile
 
 SLURM_JOBS = 100  # in its queue at once
 
@@ -37,32 +31,36 @@ SLURM_JOBS = 100  # in its queue at once
 def main() -> int:
     """Parse, list or run; the exit code is 0, 1 where a run failed, 2 for wrong usage, 130 if interrupted."""
     tolerate_terminal()
-    parser = make_parser()
-    args = parser.parse_args()
-    try:
-        args.results = Path(expand(args.results, "--results"))
-    except UsageError as error:
-        parser.error(str(error))
-    profile = load_profile(args.profile, args.workers)
+    args, profile = parse()
     # Of profiles for GPUs runs would share these; Slurm queues what it is given.
     args.jobs = args.jobs or (SLURM_JOBS if args.slurm else 1 if profile.preset == "paper" else available_cores())
-    if wrong := unmatched(profile, args.only):
-        names = sorted({n for table, experiment in profile.experiments() for n in (table.name, experiment.name)})
-        parser.error(f"profile {profile.name} has no experiment or table '{wrong[0]}'; it has: {', '.join(names)}")
     jobs = make_jobs(profile, args.seeds or profile.seeds, args.only)
     try:
-        records = Records(profile, args.results)
+        if args.list:
+            print("\n".join(listing(profile, jobs, Records(profile, args.results))))
+            return 0
+        if args.dry_run:
+            records = Records(profile, args.results)
+            print("\n".join(commands(profile, what_to_do(profile, jobs, records, args.fresh), records)))
+            return 0
+        with alone(args.results / profile.name):
+            return run_and_report(profile, jobs, Records(profile, args.results), args)
     except UsageError as error:
-        parser.error(str(error))
-    if args.list:
-        print("\n".join(listing(profile, jobs, records)))
-        return 0
-    todo = [job for job in jobs if args.fresh or not is_there(records, job)]
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def what_to_do(profile: Profile, jobs: list[Job], records: Records, fresh: bool) -> list[Job]:
+    """The jobs without a record (all of them if fresh), and what these need; says how many there are."""
+    todo = [job for job in jobs if fresh or not is_there(records, job)]
     todo = with_needs(with_replays(todo, jobs, profile), records)
     print(f"== profile {profile.name}: {len(jobs)} runs, {len(jobs) - len(set(todo) & set(jobs))} of them are there")
-    if args.dry_run:
-        print("\n".join(commands(profile, todo, records)))
-        return 0
+    return todo
+
+
+def run_and_report(profile: Profile, jobs: list[Job], records: Records, args: argparse.Namespace) -> int:
+    """Run what has no record, make tables, figures and page; returns the exit code."""
+    todo = what_to_do(profile, jobs, records, args.fresh)
     failed = run_workflow(profile, todo, records, args) if todo else []
     print("== tables, figures, report", flush=True)
     report = [sys.executable, "-m", "report", profile.name, "--results", str(args.results)]
@@ -71,34 +69,6 @@ def main() -> int:
         logs = "\n".join(f"  {job.id}: {records.folder / job.table / 'runs'}" for job in failed)
         print(f"error: {len(failed)} of {len(todo)} runs failed; their logs:\n{logs}", file=sys.stderr)
     return 1 if failed or code else 0
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """The options."""
-    parser = argparse.ArgumentParser(
-        prog="./run_all.sh", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-
-    def positive(text: str) -> int:
-        if not text.isdecimal() or int(text) < 1:
-            raise argparse.ArgumentTypeError(f"has to be a whole number of at least 1, not '{text}'")
-        return int(text)
-
-    about = " ".join(f"{name}: {words}" for name, (_, words) in PROFILES.items())
-    parser.add_argument("--profile", choices=PROFILES, default="smoke", help=f"default smoke. {about}")
-    parser.add_argument("--only", nargs="+", action="extend", default=[], metavar="NAME", help="experiments, tables, or globs")
-    parser.add_argument("--seeds", type=positive, metavar="K", help="seeds 0 .. K-1 of every experiment (default 1; paper 5)")
-    parser.add_argument(
-        "--jobs", type=positive, metavar="N", help="runs side by side (default: as cores; gpu, paper: 1; --slurm: 100)"
-    )
-    parser.add_argument("--fresh", action="store_true", help="run again what has a record")
-    parser.add_argument("--list", action="store_true", help="say which experiments there are, and which have records")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs that have no record")
-    parser.add_argument("--slurm", action="store_true", help="hand the runs to Slurm (docs/launching.md)")
-    parser.add_argument("--workers", type=positive, default=8, metavar="N", help="ranks of an ecosphere (default 8)")
-    parser.add_argument("--results", default=RESULTS, help="folder of the profiles (default: results/)")
-    parser.add_argument("more", nargs="*", metavar="-- OPTION", help="after `--`: options for Snakemake")
-    return parser
 
 
 def is_there(records: Records, job: Job) -> bool:
@@ -121,9 +91,8 @@ def with_needs(todo: list[Job], records: Records) -> list[Job]:
 
 def needs(profile: Profile, job: Job) -> list[Job]:
     """The jobs whose records a job reads."""
-    replays = job.experiment.replays
-    source = [j for j in make_jobs(profile, job.seed + 1, [replays]) if j.seed == job.seed] if replays else []
-    return [*job.candidates(), *source]
+    source = replayed_job(profile, job)
+    return [*job.candidates(), *([source] if source else [])]
 
 
 @dataclass(frozen=True)
@@ -168,47 +137,51 @@ def run_workflow(profile: Profile, todo: list[Job], records: Records, args: argp
     """Run the jobs by Snakemake, with a progress line; returns those that failed or could not be run."""
     work = (args.results / profile.name / ".workflow").resolve()
     cores = available_cores()
-    with alone(work.with_name(".workflow.lock")):
-        shutil.rmtree(work, ignore_errors=True)
-        work.mkdir(parents=True)
-        (work / "plan.json").write_text(json.dumps(make_plan(profile, todo, args, cores)), encoding="utf-8")
-        snakefile = str(ROOT / "experiments/Snakefile")
-        words = [sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(work)]
-        words += ["--keep-going", "--scheduler", "greedy", "--quiet", "rules", "progress", "host", "--nocolor"]
-        words += ["--executor", "slurm", "--jobs", str(args.jobs)] if args.slurm else ["--cores", str(cores)]
-        words += [] if args.slurm else ["--resources", f"slots={args.jobs}"]
-        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        environment = {**os.environ, "PYTHONPATH": path}
-        with open(work / "snakemake.log", "w", encoding="utf-8") as log:
-            process = subprocess.Popen(
-                [*words, *args.more],
-                cwd=ROOT,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                preexec_fn=partial(end_with_parent, signal.SIGKILL),  # at SIGTERM it would wait for its jobs
-            )
-            try:
-                done = follow(process, work, todo, records, parallel=args.jobs)
-            except KeyboardInterrupt:  # Snakemake and its jobs end with this process
-                print("\ninterrupted: the same command goes on", file=sys.stderr)
-                sys.exit(130)
-        failed = [job for job in todo if job.id not in done]
-        if failed:
-            print((work / "snakemake.log").read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / "plan.json").write_text(json.dumps(make_plan(profile, todo, args, cores)), encoding="utf-8")
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with open(work / "snakemake.log", "w", encoding="utf-8") as log:
+        process = subprocess.Popen(
+            snakemake(work, cores, args),
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": path},
+            stdout=log,
+            stderr=log,
+            preexec_fn=partial(end_with_parent, signal.SIGKILL),  # at SIGTERM it would wait for its jobs
+        )
+        try:
+            done = follow(process, work, todo, records, parallel=args.jobs)
+        except KeyboardInterrupt:  # Snakemake and its jobs end with this process
+            print("\ninterrupted: the same command goes on", file=sys.stderr)
+            sys.exit(130)
+    failed = [job for job in todo if job.id not in done]
+    if failed:
+        print((work / "snakemake.log").read_text(encoding="utf-8", errors="replace"), file=sys.stderr)
     return failed
 
 
+def snakemake(work: Path, cores: int, args: argparse.Namespace) -> list[str]:
+    """The command line of Snakemake in the working folder of a profile."""
+    snakefile = str(ROOT / "experiments/Snakefile")
+    return [
+        *(sys.executable, "-m", "snakemake", "--snakefile", snakefile, "--directory", str(work)),
+        *("--keep-going", "--scheduler", "greedy", "--quiet", "rules", "progress", "host", "--nocolor"),
+        *(("--executor", "slurm", "--jobs", str(args.jobs)) if args.slurm else ("--cores", str(cores))),
+        *(() if args.slurm else ("--resources", f"slots={args.jobs}")),
+        *args.more,
+    ]
+
+
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
     """One workflow of a profile at a time."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w", encoding="utf-8") as file:
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".workflow.lock", "w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"error: another workflow of {path.parent} is at work: wait for it, or end it", file=sys.stderr)
-            sys.exit(2)
+            raise UsageError(f"another workflow of {folder} is at work: wait for it, or end it") from None
         yield
 
 

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from common.commit import commit
-from experiments.jobs import RESULTS, ROOT, Job, Records, job_of, row_options
+from experiments.jobs import Job, Records, job_of, replayed_job, row_options
 from experiments.packed import PATHS, PackedRun, options_of, pack, restore
-from experiments.registry import load_profile
+from experiments.registry import RESULTS, ROOT, load_profile
 
 FILES = ("config", "environment", "summary")
 LOG_LINES = 15  # of a failed run, shown
@@ -68,7 +68,7 @@ def main() -> int:
         end = log.read_text(encoding="utf-8", errors="replace").splitlines()[-LOG_LINES:]
         print("\n".join([f"error: {folder.name} ended with exit code {code}; the end of {log}:", *end]), file=sys.stderr)
         return 1
-    pack(packed(job, folder, args.side_by_side), folder, folder.parents[1])
+    pack(packed(job, folder, args.side_by_side, records.replayed(job)), folder, folder.parents[1])
     (folder / "packed").touch()
     mark(args.done, "done")
     return 0
@@ -148,9 +148,8 @@ def command(job: Job, folder: Path, preset: str, launcher: str) -> list[str]:
 
 def restore_replayed(job: Job, folder: Path, records: Records) -> None:
     """Write the rates that a job replays beside its folder, from the packed record of the same seed."""
-    replayed = job_of(records.profile, job.experiment.replays, job.seed, None)
-    source = records.runs[replayed.table, replayed.name, replayed.seed]
-    restore(source, records.folder / replayed.table, beside(folder, ".replayed"))
+    source = replayed_job(records.profile, job)
+    restore(records.replayed(job), records.folder / source.table, beside(folder, ".replayed"))
 
 
 def beside(folder: Path, ending: str) -> Path:
@@ -170,11 +169,12 @@ def script_and_words(line: str) -> tuple[str, list[str]]:
     return words[at], words[at + 1 :]
 
 
-def packed(job: Job, folder: Path, side_by_side: bool) -> PackedRun:
-    """The record of a finished run."""
+def packed(job: Job, folder: Path, side_by_side: bool, replayed: PackedRun | None = None) -> PackedRun:
+    """The record of a finished run. replayed: the record whose rates it replayed."""
     config, environment, summary = (json.loads((folder / f"{name}.json").read_text(encoding="utf-8")) for name in FILES)
     config = {key: value for key, value in config.items() if key not in PATHS}
     summary |= last_loss(folder / "metrics.csv")
+    summary |= {"replayed_weights": replayed.summary["weights_sha256"]} if replayed else {}
     experiment = job.experiment
     return PackedRun(
         job.name, job.seed, experiment.script, experiment.ranks, row_options(job), side_by_side, config, environment, summary

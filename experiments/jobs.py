@@ -7,10 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from experiments.packed import PackedRun, options_of, read_runs
-from experiments.registry import Experiment, Profile, Table
-
-ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results"
+from experiments.registry import RESULTS, Experiment, Profile, Table
 
 
 @dataclass(frozen=True)
@@ -59,17 +56,17 @@ def _jobs(table: Table, experiment: Experiment, seeds: int) -> Iterator[Job]:
     )
 
 
-def unmatched(profile: Profile, only: Iterable[str]) -> list[str]:
-    """The patterns of `only` that name no table and no experiment."""
-    names = {name for table, experiment in profile.experiments() for name in (table.name, experiment.name)}
-    return [pattern for pattern in only if not fnmatch.filter(names, pattern)]
-
-
 def job_of(profile: Profile, name: str, seed: int, value: str | None) -> Job:
     """The job of an experiment. Raises KeyError for a name that the profile does not have."""
     found = {experiment.name: (table, experiment) for table, experiment in reversed(list(profile.experiments()))}
     table, experiment = found[name]
     return Job(table.name, experiment, seed, value)
+
+
+def replayed_job(profile: Profile, job: Job) -> Job | None:
+    """The job of the same seed whose rates a job replays; None where it replays nothing."""
+    name = job.experiment.replays
+    return job_of(profile, name, job.seed, None) if name else None
 
 
 class Records:
@@ -85,7 +82,17 @@ class Records:
         if resolved is None:
             return None
         run = self.runs.get((job.table, resolved.name, resolved.seed))
-        return run if run and is_record_of(run, resolved) else None
+        return run if run and is_record_of(run, resolved) and self._has_replayed(run, resolved) else None
+
+    def replayed(self, job: Job) -> PackedRun | None:
+        """The record whose rates a job replays; None where there is none yet, or it replays nothing."""
+        source = replayed_job(self.profile, job)
+        return self.runs.get((source.table, source.name, source.seed)) if source else None
+
+    def _has_replayed(self, run: PackedRun, job: Job) -> bool:
+        """Whether a run replayed the rates of the present record, where it replays any."""
+        source = self.replayed(job)
+        return source is None or run.summary.get("replayed_weights") == source.summary["weights_sha256"]
 
     def resolve(self, job: Job) -> Job | None:
         """The job with the value that was best on seed 0; None as long as one of those runs has no record."""

@@ -7,7 +7,11 @@ A new row of a table is one `Experiment` in the profile's file; a new table is o
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results"
 
 Kind = Literal["methods", "start", "periods", "steps", "search"]
 

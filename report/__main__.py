@@ -15,9 +15,8 @@ import pandas as pd
 
 from common.errors import UsageError
 from common.parallel.launch import tolerate_terminal
-from common.paths import expand
-from experiments.jobs import RESULTS, ROOT
-from experiments.registry import PROFILES, load_profile
+from experiments.options import Parser, results_folder
+from experiments.registry import PROFILES, RESULTS, ROOT, load_profile
 from report import cost, methods, page, periods, readme, searches, start, steps
 from report.records import TableRecords, load
 from report.section import Block, Section
@@ -34,15 +33,13 @@ KINDS = {  # of the registry: module, file of tables/, heading
 def main() -> None:
     """Parse and write everything."""
     tolerate_terminal()
-    parser = argparse.ArgumentParser(
-        prog="python -m report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = Parser(prog="python -m report", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("profile", nargs="?", default="smoke", choices=PROFILES)
     parser.add_argument("--readme", action="store_true", help="write the tables into the READMEs as well")
     parser.add_argument("--results", default=RESULTS, help="folder of the profiles (default: results/)")
     args = parser.parse_args()
     try:
-        args.results = Path(expand(args.results, "--results"))
+        args.results = results_folder(args.results)
         found = load(load_profile(args.profile), args.results)
     except UsageError as error:
         parser.error(str(error))
@@ -61,7 +58,11 @@ def write(profile: str, found: list[TableRecords], folder: Path) -> list[Section
     for records in found:
         if missing := records.missing():
             print(f"{records.table.name}: no record yet of {', '.join(missing)}", file=sys.stderr)
-    for name, text in _texts(profile, found, sections, costs, made_by).items():
+    texts = _texts(profile, found, sections, costs, made_by)
+    for _, file, _ in KINDS.values():
+        if file not in texts:
+            (folder / "tables" / file).unlink(missing_ok=True)  # of a table that the profile had once
+    for name, text in texts.items():
         _save(folder / "tables" / name, text)
     (folder / "figures").mkdir(exist_ok=True)
     for old in (folder / "figures").glob("*.png"):

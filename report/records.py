@@ -84,7 +84,7 @@ class TableRecords:
         label, at: the experiment's; value: of the tuned option (NaN without); chosen: whether it had the best validation
         accuracy on the lowest seed, of the values that were tried (always where nothing is tuned).
         n runs; NUMBERS as `<name>_mean` and `<name>_sd` (n - 1; NaN for one seed); diverged: how many.
-        outdated: options of the registry's row that a record was not made with, or the other way round.
+        outdated: what differs between a record and the registry's row: options, "script", "ranks".
         """
         lines = [line for experiment in experiments for line in self._rows_of(experiment)]
         return pd.DataFrame(lines).set_index("name") if lines else pd.DataFrame(columns=["n"])
@@ -98,8 +98,7 @@ class TableRecords:
     def _row(self, experiment: Experiment, value: str | None, runs: list[PackedRun]) -> dict[str, Any]:
         lines = self.runs.loc[[run.id for run in runs]]
         numbers = lines[list(NUMBERS)].astype(float)
-        options = row_options(Job(self.table.name, experiment, 0, value))
-        outdated = {o for run in runs for o in {*run.options, *options} if run.options.get(o) != options.get(o)}
+        outdated = {name for run in runs for name in _differences(run, Job(self.table.name, experiment, run.seed, value))}
         return {
             "name": experiment.run_name(value),
             "label": experiment.label,
@@ -139,6 +138,13 @@ def load(profile: Profile, results: Path) -> list[TableRecords]:
     folders = [(table, results / profile.name / table.name) for table in profile.tables]
     found = [TableRecords(profile.name, table, tuple(read_runs(folder)), folder) for table, folder in folders]
     return [records for records in found if records.has_rows()]
+
+
+def _differences(run: PackedRun, job: Job) -> set[str]:
+    """Names of what a record was made with and the registry's row does not say, or the other way round."""
+    recorded = {**run.options, "script": run.script, "ranks": run.ranks}
+    row = {**row_options(job), "script": job.experiment.script, "ranks": job.experiment.ranks}
+    return {name for name in {**recorded, **row} if recorded.get(name) != row.get(name)}
 
 
 def _run_line(run: PackedRun) -> dict[str, Any]:

@@ -8,9 +8,7 @@
 For changes that must not change results. Both sides run on this machine, with one thread per rank. All records are compared
 (weights_sha256, metrics, rates, trials, summary, best) except times, memory and the commit; of asynchronous methods, which are
 not reproducible, only the counts. The base's records are kept under --work and made once per commit. Exit code 1 if anything
-differs.
-
-RUNS has the current option names; RENAMED maps them to those of the base.
+differs. Both sides get the same options: a base before an option was renamed cannot run it.
 """
 
 import argparse
@@ -30,7 +28,7 @@ LOCAL = "--preset smoke --rounds 3 --round-steps 6 --worker-batch 16"
 SWARM = "--preset smoke --rounds 2 --round-steps 6 --worker-batch 16 --period 3"
 SEARCH = "--preset smoke --trials 6"
 TOPICS = "--preset smoke --dataset topics --rounds 2 --round-steps 4"
-MIXED, THREE = "--populations gwo:2:sam,woa:2:sgd", "--populations gwo:1:sam,woa:1:sam,gwo:1:sam"
+MIXED, THREE = "--populations gwo:2:sam,woa:2:sgd", "--populations gwo,woa,gwo"
 EOA, EOA100, VIT = (f"EOA-{name} {TINY}" for name in ("SAM/EOASAM.py", "SAM/EOASAM-cifar100.py", "ViT/EOAViT.py"))
 BASELINE, LOCALLY = f"baselines/Baselines.py {TINY}", f"baselines/Baselines.py {LOCAL}"
 EASGD, SALSA = f"EASGD/EASGD.py {LOCAL}", f"SaLSA/SaLSA.py {TINY}"
@@ -45,14 +43,8 @@ RUNS: dict[str, tuple[int, str]] = {
     "eoa-reference-3": (3, f"{EOA} --reference"),
     "eoa-cifar100-reference-2": (2, f"{EOA100} --reference --model wrn --depth 10 --width 1"),
     "eoa-vit-reference-2": (2, f"{VIT} --reference"),
-    "eoa-best": (
-        4,
-        f"{EOA} --populations gwo:2:sam,woa:2:sgd --exchange best --damping none --base-rate best --momentum reset",
-    ),
-    "eoa-migrate": (
-        3,
-        f"{EOA} --populations gwo,woa,gwo --exchange migrate --damping relative --base-rate anneal --optimizer sam",
-    ),
+    "eoa-best": (4, f"{EOA} {MIXED} --exchange best --damping none --base-rate best --momentum reset"),
+    "eoa-migrate": (3, f"{EOA} {THREE} --exchange migrate --damping relative --base-rate anneal --optimizer sam"),
     "eoa-ring": (3, f"{EOA} --populations gwo:2,woa:1 --exchange ring --ring-weight 0.3 --damping annealed --scope world"),
     "eoa-species": (8, f"{EOA} --populations gwo:2:sam,woa:2:adamw,pso:2:sgd,de:2:sam --lr-space log --exchange kin"),
     "eoa-controls": (4, f"{EOA} --populations cmaes:2:muon,hold:1:sgd,random:1:asam+adamw --clip-norm 1 --accumulate 3"),
@@ -69,10 +61,7 @@ RUNS: dict[str, tuple[int, str]] = {
     "constant-schedulefree": (1, f"{BASELINE} --optimizer schedulefree-adamw"),
     "constant-prodigy": (1, f"{BASELINE} --method constant --optimizer prodigy"),
     "step-muon": (1, f"{BASELINE} --method step --optimizer muon"),
-    "onecycle-topics": (
-        1,
-        "baselines/Baselines.py --preset smoke --method onecycle --dataset topics --rounds 2 --round-steps 4",
-    ),
+    "onecycle-topics": (1, f"baselines/Baselines.py {TOPICS} --method onecycle"),
     "linear": (2, f"{BASELINE} --method linear"),
     "sync": (3, f"{LOCALLY} --method sync --period 2"),
     "average": (3, f"{LOCALLY} --method average --period 2 --schedule cosine"),
@@ -89,10 +78,7 @@ RUNS: dict[str, tuple[int, str]] = {
     "mvadownpour": (3, f"{EASGD} --method mvadownpour --period 2"),
     "pso-hull": (3, f"PSO-PS/PSOPS.py {SWARM}"),
     "pso-oz": (2, f"PSO-PS/PSOPS.py {SWARM} --swarm oz --memory reeval --consensus --exchange allgather"),
-    "pso-delayed": (
-        3,
-        f"PSO-PS/PSOPS.py {SWARM} --exchange delayed --fitness phase-mean --momentum-factor 0.9",
-    ),
+    "pso-delayed": (3, f"PSO-PS/PSOPS.py {SWARM} --exchange delayed --fitness phase-mean --momentum-factor 0.9"),
     "salsa-adam": (2, SALSA),
     "salsa-sgd": (1, f"{SALSA} --direction sgd --interval 2"),
     "salsa-released": (1, f"{SALSA} --variant released"),
@@ -104,13 +90,6 @@ RUNS: dict[str, tuple[int, str]] = {
 }
 RESUMED = ("eoa-2", "diloco", "pso-hull", "salsa-adam")  # also run with an error in the last round, and resumed
 ASYNCHRONOUS = ("aeasgd", "mvadownpour")
-RENAMED = {  # current option or choice: the base's
-    "--intra-coupling": "--inside",
-    "--interval": "--every",
-    "--exchange none": "--exchange apart",
-    "RUN/eoa-2": "RUN/eoa-2/rates.csv",
-}
-RENAMED_VALUES = {"none": "apart"}  # of summary.json
 
 CLOCK = ("seconds", "images_per_second", "peak_memory", "start", "end", "cost", "utilisation", "worker", "attempts", "command")
 FILES = ("summary.json", "best.json", "metrics.csv", "trials.csv", "find-lr.csv")
@@ -140,9 +119,9 @@ def main() -> int:
     bad = 0
     print(f"| run | ranks | against {commit} |\n| --- | ---: | --- |")
     for name in names:
-        for folder, checkout, names_then in ((base, tree, RENAMED), (present, ROOT, {})):
+        for folder, checkout in ((base, tree), (present, ROOT)):
             if not (folder / name / "done").exists():
-                make(name, folder, checkout, names_then)
+                make(name, folder, checkout)
         differences = compare(base / name, present / name, name in ASYNCHRONOUS)
         bad += bool(differences)
         equal = "same counts" if name in ASYNCHRONOUS else "equal"
@@ -156,14 +135,12 @@ def git(*words: str) -> str:
     return subprocess.run(["git", "-C", str(ROOT), *words], check=True, capture_output=True, encoding="utf-8").stdout.strip()
 
 
-def make(name: str, folder: Path, checkout: Path, renamed: dict[str, str]) -> None:
+def make(name: str, folder: Path, checkout: Path) -> None:
     """One run of one side; a resumed one is interrupted in its last round first."""
     shutil.rmtree(folder / name, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     kind = name.removesuffix("-resumed")
     ranks, text = RUNS[kind]
-    for now, then in renamed.items():
-        text = text.replace(now, then)
     words = text.replace("RUN/", f"{folder}/").split()
     if name != kind:
         last = int(words[words.index("--rounds") + 1]) - 1
@@ -201,7 +178,7 @@ def compare(base: Path, present: Path, counts_only: bool) -> list[str]:
                 continue
             if key not in after:
                 differences.append(f"{file} has no {key}")
-            elif before[key] not in (after[key], RENAMED_VALUES.get(str(after[key]))):
+            elif before[key] != after[key]:
                 differences.append(f"{file}: {key} {shown(before[key])} -> {shown(after[key])}")
     return differences
 

@@ -30,10 +30,10 @@ SETUP = "run scripts/setup.sh, then source .venv/bin/activate"
 ROOT_VARIABLES = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
 OK, NOTE, MISSING = "ok", "note", "MISSING"
 MB = 1e6
-SESSION = (
-    9 * MB
-)  # of TMPDIR, for each job: Open MPI 4.1 keeps 8.3 MB there whatever the number of ranks, and mpirun hangs without
+# Of TMPDIR, for each job: Open MPI 4.1 keeps 8.3 MB there whatever the number of ranks, and mpirun hangs without.
+SESSION = 9 * MB
 SEGMENT = 4.2 * MB  # of /dev/shm, for each rank: Open MPI's btl_vader_segment_size; without it messages go over TCP
+RANKS = 8  # that /dev/shm should have room for
 LONGEST_TMPDIR = 75  # characters: a socket's path has 107, and Python's worker processes take 32 for theirs
 SETTINGS = ("OMPI_MCA_", "PMIX_MCA_", "PRTE_MCA_", "MPI4PY_RC_", "HOROVOD_")
 PARAMETER_FILES = (".openmpi/mca-params.conf", ".pmix/mca-params.conf", ".prte/mca-params.conf")  # below the home
@@ -79,7 +79,7 @@ LAUNCH = "from mpi4py import MPI; MPI.COMM_WORLD.size == 2 or print('alone')"
 def probe(code: str, *launcher: str, seconds: float = 60) -> tuple[str, str]:
     """Run Python code in a separate process: (its output, "") or ("", reason of the failure)."""
     # Open MPI needs two variables to run as root, one (of Open MPI 4, and of 5) to start two processes on one core; the
-    # wheel's Open MPI finds its files only by OPAL_PREFIX (common.parallel.launch does the same).
+    # wheel's Open MPI finds its files only by OPAL_PREFIX (common.parallel.environment does the same).
     environment = os.environ | dict.fromkeys(ROOT_VARIABLES, "1")
     environment |= {"OMPI_MCA_rmaps_base_oversubscribe": "1", "PRTE_MCA_rmaps_default_mapping_policy": ":oversubscribe"}
     if version("openmpi"):
@@ -130,27 +130,19 @@ def torch_rows() -> list[Row]:
         devices = Row("devices", "CPU", NOTE, f"torch is a build for CUDA {found['cuda']}, but no GPU is visible")
     else:
         devices = Row("devices", "CPU")
-    return [Row("torch", found["version"]), devices, bfloat16_row(found["bfloat16"]), torchvision_row()]
+    vision = version("torchvision")  # without importing it, which needs package common where torch is a CPU build
+    torchvision = Row("torchvision", vision) if vision else Row("torchvision", "not installed", MISSING, SETUP)
+    return [Row("torch", found["version"]), devices, bfloat16_row(found["bfloat16"]), torchvision]
 
 
 def bfloat16_row(gpu: bool) -> Row:
     """Whether --precision bfloat16 has instructions of its own."""
     if gpu:
         return Row("bfloat16", "on the GPU")
-    try:
-        flags = set(re.findall(r"\S+", Path("/proc/cpuinfo").read_text(encoding="utf-8")))
-    except OSError:
-        flags = set()
-    known = sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"})
-    if known:
+    flags = {word for line in machine.lines_of(Path("/proc/cpuinfo")) for word in line.split()}
+    if known := sorted(flags & {"avx512_bf16", "amx_bf16", "bf16"}):
         return Row("bfloat16", f"processor: {', '.join(known)}")
     return Row("bfloat16", "not in this processor", NOTE, "emulated and slow: use --precision float32")
-
-
-def torchvision_row() -> Row:
-    """The version only: on a CPU build of torch, importing it needs package common."""
-    found = version("torchvision")
-    return Row("torchvision", found) if found else Row("torchvision", "not installed", MISSING, SETUP)
 
 
 def mpi_rows() -> list[Row]:
@@ -233,27 +225,23 @@ def temporary_row(folder: Path | None = None, free: int | None = None) -> Row:
         free = shutil.disk_usage(folder).free
     value = f"{folder}, {size(free)} free"
     if free < SESSION:
-        advice = (
-            f"every job needs {SESSION / MB:.0f} MB there, and mpirun hangs on a full one: free some, or set TMPDIR to another"
-        )
-        return Row("TMPDIR", value, needed, advice)
+        advice = f"every job needs {SESSION / MB:.0f} MB there, and mpirun hangs on a full one: "
+        return Row("TMPDIR", value, needed, advice + "free some, or set TMPDIR to another")
     if len(str(folder)) > LONGEST_TMPDIR:
-        advice = (
-            f"more than {LONGEST_TMPDIR} characters: sockets of Python's worker processes do not fit (benchmarks/throughput.py)"
-        )
-        return Row("TMPDIR", value, NOTE, advice)
+        advice = f"more than {LONGEST_TMPDIR} characters: sockets of Python's worker processes do not fit "
+        return Row("TMPDIR", value, NOTE, advice + "(benchmarks/throughput.py)")
     return Row("TMPDIR", value)
 
 
-def shared_memory_row(free: int | None = None, ranks: int = 8) -> Row:
-    """Whether /dev/shm has room for `ranks` ranks. free: bytes, by default those of this machine."""
+def shared_memory_row(free: int | None = None) -> Row:
+    """Whether /dev/shm has room for `RANKS` ranks. free: bytes, by default those of this machine."""
     if free is None:
         try:
             free = shutil.disk_usage("/dev/shm").free
         except OSError:
             return Row("/dev/shm", "none", NOTE, "the ranks of a node talk over TCP, slower")
     value, room = f"{size(free)} free", int(free // SEGMENT)
-    if room >= ranks:
+    if room >= RANKS:
         return Row("/dev/shm", value)
     advice = f"room for {room} rank{'s'[: room != 1]} of {SEGMENT / MB:.1f} MB; "
     advice += "others may end with a bus error or talk over TCP, slower: make it larger (docker run --shm-size)"
@@ -270,13 +258,10 @@ def settings_rows(environment: Mapping[str, str] = os.environ, home: Path | None
         rows = [Row("threads", f"OMP_NUM_THREADS={threads}", MISSING, "is refused: a whole number of at least 1, or unset it")]
     for name, value in sorted(environment.items()):
         if name.startswith(SETTINGS):
+            state, advice = NOTE, "MPI is started as the scripts need it" if name.startswith("MPI4PY_RC_") else KEPT
             if wrong := wrong_setting(name, value):
-                rows.append(Row("set for MPI", f"{name}={value}", MISSING, f"is refused: {wrong}"))
-                continue
-            followed = not name.startswith("MPI4PY_RC_")
-            rows.append(
-                Row("set for MPI", f"{name}={value}", NOTE, KEPT if followed else "MPI is started as the scripts need it")
-            )
+                state, advice = MISSING, f"is refused: {wrong}"
+            rows.append(Row("set for MPI", f"{name}={value}", state, advice))
     for path in (Path(home or os.path.expanduser("~")) / name for name in PARAMETER_FILES):
         lines = (line.strip() for line in machine.lines_of(path))
         rows += [Row("set for MPI", f"{path}: {line}", NOTE, KEPT) for line in lines if line and not line.startswith("#")]
@@ -293,13 +278,12 @@ def machine_rows() -> list[Row]:
     quotas = machine.quotas()
     rows = [cores_row(len(machine.visible_cores()), machine.available_cores(), quotas)]
     try:
-        text = Path("/proc/meminfo").read_text(encoding="utf-8")
-        kilobytes = dict(re.findall(r"^(\w+):\s+(\d+)", text, re.MULTILINE))
+        kilobytes = dict(re.findall(r"(\w+):\s+(\d+)", " ".join(machine.lines_of(Path("/proc/meminfo")))))
         total, free = (int(kilobytes[name]) / 2**20 for name in ("MemTotal", "MemAvailable"))
         short = free < 4
-        advice = "a rank takes about 0.5 GB: start few" if short else ""
+        advice = "a rank takes about 0.5 GB: start few" * short
         rows.append(Row("memory", f"{free:.1f} of {total:.1f} GB free", NOTE if short else OK, advice))
-    except (OSError, KeyError):
+    except KeyError:
         rows.append(Row("memory", "unknown", NOTE))
     free = shutil.disk_usage(ROOT).free / 2**30
     short = free < 2

@@ -27,7 +27,7 @@ from common.data.dataset import ImageDataset, Texts
 from common.evaluate import Evaluator
 from common.models.flat import FlatModel
 from common.optim.protocols import Coupling
-from common.parallel.comm import Group, Pending
+from common.parallel.comm import Group, Wait
 from common.seeding import Purpose, stream
 
 FITNESSES = ("probe", "phase-mean", "last-batch")
@@ -154,7 +154,7 @@ class Swarm(Coupling):
         self.velocity = torch.zeros_like(self.state[: self.length])
         self.personal, self.best = Best(self.state), Best(self.state)
         self.coming = Best(self.state if settings.exchange == "delayed" else self.state[:0])
-        self.pending: Pending | None = None
+        self.wait: Wait | None = None
         self.present = torch.full((1,), math.inf, dtype=torch.float64)
         self.counts = torch.zeros(4, dtype=torch.int64)
         self._seconds = 0.0
@@ -233,7 +233,7 @@ class Swarm(Coupling):
         if gathered is not None:
             best.place.copy_(gathered[winner])
         elif best is self.coming:
-            self.pending = self.group.start_broadcast_(best.place, root=winner)
+            self.wait = self.group.start_broadcast_(best.place, root=winner)
         else:
             self.group.broadcast_(best.place, root=winner)
         best.fitness = fitness
@@ -242,9 +242,9 @@ class Swarm(Coupling):
 
     def arrive(self) -> None:
         """Wait for a pending broadcast."""
-        if self.pending:
-            self.pending.wait()
-            self.pending = None
+        if self.wait:
+            self.wait()
+            self.wait = None
 
     def _take_coming(self) -> None:
         """G <- the pending G, if there is one."""

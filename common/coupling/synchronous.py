@@ -15,7 +15,7 @@ from torch import Tensor
 
 from common.coupling.elastic import is_finite
 from common.optim.protocols import Coupling
-from common.parallel.comm import Group, Pending, finite_mean_
+from common.parallel.comm import Group, Wait, finite_mean_
 
 
 class SynchronousElastic(Coupling):
@@ -39,7 +39,7 @@ class SynchronousElastic(Coupling):
         self.centre = x.detach().clone()
         self.before = torch.empty_like(x)
         self.total = x.new_empty(len(x) + 1)  # sum over the finite workers, and their number
-        self.pending: Pending | None = None
+        self.wait: Wait | None = None
 
     def begin(self, t: int, x: Tensor) -> None:
         """Start the all-reduce."""
@@ -48,14 +48,14 @@ class SynchronousElastic(Coupling):
             finite = is_finite(x)
             self.total[:-1] = x if finite else 0.0
             self.total[-1] = float(finite)
-            self.pending = self.group.start_sum_(self.total, "elastic")
+            self.wait = self.group.start_sum_(self.total, "elastic")
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
         """The moves of the worker and of its copy of the centre."""
-        if self.pending is None:
+        if self.wait is None:
             return False
-        self.pending.wait()
-        self.pending = None
+        self.wait()
+        self.wait = None
         total, workers = self.total[:-1], self.group.size
         lost = workers - round(self.total[-1].item())
         if lost:

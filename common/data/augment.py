@@ -60,19 +60,11 @@ class Augmenter:
 
     def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
         """An augmented batch; draws: result of `draw`, shape (n, 6)."""
-        choices = draws[indices]
-        batch = self._normalise(self._crop_and_flip(self.images[indices], choices))
+        choices, pad = draws[indices], self.source.pad
+        padded = F.pad(self.images[indices], (0, 0, pad, pad, pad, pad))
+        everything = torch.arange(len(padded), device=padded.device)
+        batch = self._normalise(crops(padded, everything, choices, *self.images.shape[1:3]))
         return self._cut_out(batch, choices) if self.source.cutout else batch
-
-    def _crop_and_flip(self, batch: Tensor, choices: Tensor) -> Tensor:
-        """Pad with zeros, then crop each image at its own offset, mirrored where it is flipped."""
-        b, h, w, _ = batch.shape
-        pad = self.source.pad
-        padded = F.pad(batch, (0, 0, pad, pad, pad, pad))
-        rows = choices[:, 0, None] + torch.arange(h, device=batch.device)
-        columns = torch.arange(w, device=batch.device).expand(b, w)
-        columns = torch.where(choices[:, 2, None] == 1, w - 1 - columns, columns) + choices[:, 1, None]
-        return padded[torch.arange(b, device=batch.device)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
     def _normalise(self, batch: Tensor) -> Tensor:
         return batch.to(torch.float32).mul_(self.scale).add_(self.shift).permute(0, 3, 1, 2)
@@ -100,14 +92,12 @@ class ResizingAugmenter(Augmenter):
         self.size, self.crop_scale = size, crop_scale
 
     def draw(self, seed: int, t: int, worker: int = 0) -> Tensor:
-        """Augmentation parameters of round t for every image, shape (n, 5), int64: top, left, rows and columns of the crop,
-        flip.
-        """
+        """Augmentation parameters of round t for every image, shape (n, 5), int64: crop's top, left, rows, columns; flip."""
         n, h, w, _ = self.images.shape
         draws = stream(seed, Purpose.AUGMENT, t, worker=worker).random((n, 2 * ATTEMPTS + 3))
         rows, columns = crop_sizes(draws[:, :ATTEMPTS], draws[:, ATTEMPTS:-3], h, w, self.crop_scale)
-        fits, central = rows > 0, central_crop(h, w)
-        rows, columns = np.where(fits, rows, central[0]), np.where(fits, columns, central[1])
+        fits = rows > 0  # elsewhere the largest central crop with an aspect ratio in [3/4, 4/3]
+        rows, columns = np.where(fits, rows, min(h, round(w * WIDEST))), np.where(fits, columns, min(w, round(h * WIDEST)))
         top = np.where(fits, np.floor((h - rows + 1) * draws[:, -3]), (h - rows) // 2)
         left = np.where(fits, np.floor((w - columns + 1) * draws[:, -2]), (w - columns) // 2)
         flip = (draws[:, -1] < 0.5) & self.source.flip
@@ -156,11 +146,6 @@ def crop_sizes(areas: np.ndarray, ratios: np.ndarray, h: int, w: int, least: flo
     return np.where(fits[chosen], rows[chosen], 0), np.where(fits[chosen], columns[chosen], 0)
 
 
-def central_crop(h: int, w: int) -> tuple[int, int]:
-    """Rows and columns of the largest crop with an aspect ratio in [3/4, 4/3]; the fallback where no attempt fits."""
-    return min(h, round(w * WIDEST)), min(w, round(h * WIDEST))
-
-
 class CroppingAugmenter(Augmenter):
     """Random crops of `size` pixels and flips, normalised by `source`; without augmentation the central crop."""
 
@@ -183,27 +168,21 @@ class CroppingAugmenter(Augmenter):
 
     def augmented(self, indices: Tensor, draws: Tensor) -> Tensor:
         """An augmented batch; draws: result of `draw`, shape (n, 3)."""
-        top, left, flip = draws[indices].T[:, :, None]
-        side = torch.arange(self.size, device=draws.device)
-        columns = left + torch.where(flip == 1, self.size - 1 - side, side)
-        rows = top + side
-        return self._normalise(self.images[indices[:, None, None], rows[:, :, None], columns[:, None, :]])
+        return self._normalise(crops(self.images, indices, draws[indices], self.size, self.size))
+
+
+def crops(images: Tensor, indices: Tensor, choices: Tensor, h: int, w: int) -> Tensor:
+    """Crops of h x w pixels of the images at these indices, shape (b, h, w, channels).
+
+    choices: of each crop top, left, and whether it is mirrored (1), shape (b, 3 or more).
+    """
+    top, left, flip = choices[:, :3].T[:, :, None]
+    columns = torch.arange(w, device=images.device)
+    columns = left + torch.where(flip == 1, w - 1 - columns, columns)
+    rows = top + torch.arange(h, device=images.device)
+    return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def in_unit_range(source: Source) -> Source:
     """The same data set with pixels in [0, 1] instead of normalised ones (the EASGD paper)."""
     return replace(source, mean=(0.0,) * source.channels, std=(1.0,) * source.channels)
-
-
-def permutation(seed: int, t: int, n: int, worker: int = 0) -> np.ndarray:
-    """Order of n training images in round t: world-wide, or of one worker where each goes through all of them."""
-    return stream(seed, Purpose.SHUFFLE, t, worker=worker).permutation(n)
-
-
-def shard(seed: int, n: int, worker: int, workers: int) -> np.ndarray:
-    """Indices of one worker's shard of the training images for a whole run, shape (n // workers,).
-
-    Drawn by the seed. Shards are disjoint; the n % workers images left over belong to no shard.
-    """
-    size = n // workers
-    return stream(seed, Purpose.SHARD).permutation(n)[worker * size : (worker + 1) * size]

@@ -7,13 +7,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, in_unit_range, permutation, shard
-from common.data.registry import SOURCES, Source, Split
+from common.data.augment import Augmenter, CroppingAugmenter, ResizingAugmenter, in_unit_range
+from common.data.options import DataOptions
+from common.data.registry import Source, Split
 from common.data.sources import load
 from common.data.texts import Texts
 from common.errors import UsageError
 from common.parallel.topology import Topology
+from common.paths import data_directory
 from common.seeding import Purpose, stream
+
+STRATA = 10  # parts of a text by which its splits are stratified
 
 
 @dataclass(frozen=True)
@@ -92,52 +96,29 @@ class DataSet:
             yield self.train.augmented(indices, draws)
 
 
-KEPT_LARGER = 8 / 7  # stored side over training side of a folder's images, as for crops of 224 from 256 pixels
-
-
-def open_data(
-    name: str,
-    directory: str,
-    topology: Topology,
-    seed: int,
-    val_fraction: float,
-    fitness_images: int,
-    train_images: int = 0,
-    image_size: int = 0,
-    crop_scale: float = 0.05,
-    crop: int = 0,
-    flip: bool = True,
-    pixels: str = "normalised",
-) -> DataSet:
+def open_data(options: DataOptions, topology: Topology, seed: int) -> DataSet:
     """Load a data set and split it; the split depends on `seed` alone. Collective over the world.
 
-    val_fraction: share of the training images held out, stratified. fitness_images: at most this many of them for the fitness
-    of a round (0: all). train_images: train on at most this many (0: all), stratified. image_size: side of the squares that
-    images are resized to, by random resized crops of at least `crop_scale` of their area; 0 keeps their size and pads and
-    crops. crop: side of random crops without padding or resizing, 0 for none. flip: mirror training images at random, where the
-    data set allows it. pixels: `normalised` by the data set's mean and standard deviation (with image_size: 1/2 each), or
-    `unit`, in [0, 1]. Raises UsageError where the data or these options are unusable.
+    Raises UsageError where the data are unusable, or smaller than the options ask for.
     """
-    _refuse_geometry(name, image_size, crop, pixels)
-    source, train, test = load(name, directory, topology, round(KEPT_LARGER * image_size))
-    source = replace(source, flip=source.flip and flip)
+    source, train, test = load(options.dataset, data_directory(options.data_dir), topology, options.image_size)
+    source = replace(source, flip=source.flip and options.flip)
     with topology.world.raise_together():
         mine = None
         if topology.world.rank == 0 and train:
             side = min(train.images.shape[1:3])
-            if crop > side:
-                raise UsageError(f"--crop {crop} is more than the {side} pixels of {source.title}'s images")
-            kept, held_out, chosen = split(train.kinds, val_fraction, fitness_images, seed, source.title)
-            mine = fewer(train.kinds, kept, train_images, seed), held_out, chosen
+            if options.crop > side:
+                raise UsageError(f"--crop {options.crop} is more than the {side} pixels of {source.title}'s images")
+            strata = np.arange(len(train)) * STRATA // len(train) if source.is_text else train.labels
+            kept, held_out, chosen = split(strata, options.val_fraction, options.fitness_images, seed, source.title)
+            mine = fewer(strata, kept, options.train_images, seed), held_out, chosen
     kept, held_out, chosen = topology.world.bcast_object(mine)
 
     def on_device(part: Split | None) -> ImageDataset | Texts:
         """Broadcast the split from the first rank of a node to all its ranks."""
         shared = (topology.node.bcast_array(a) for a in ((part.images, part.labels) if part else (None, None)))
         images, labels = (torch.from_numpy(a).to(topology.device) for a in shared)
-        if source.is_text:
-            return Texts(images, labels)
-        return ImageDataset(_augmenter(images, source, image_size, crop_scale, crop, pixels), labels)
+        return Texts(images, labels) if source.is_text else ImageDataset(_augmenter(images, source, options), labels)
 
     return DataSet(
         source=source,
@@ -148,24 +129,12 @@ def open_data(
     )
 
 
-def _refuse_geometry(name: str, image_size: int, crop: int, pixels: str) -> None:
-    """Raise UsageError for options of images that exclude each other, or that a text does not have."""
-    is_text = name in SOURCES and SOURCES[name].is_text
-    if crop and image_size:
-        raise UsageError(f"--crop {crop} and --image-size {image_size} exclude each other: leave one of them out")
-    if (crop or image_size) and is_text:
-        raise UsageError(f"--crop and --image-size are for images, and {name} is text: leave them out")
-    if pixels == "unit" and (image_size or is_text):
-        beside = f"--image-size {image_size}, with which they lie in [-1, 1]" if image_size else f"--dataset {name}, a text"
-        raise UsageError(f"--pixels unit cannot be combined with {beside}: give --pixels normalised")
-
-
-def _augmenter(images: Tensor, source: Source, image_size: int, crop_scale: float, crop: int, pixels: str) -> Augmenter:
+def _augmenter(images: Tensor, source: Source, options: DataOptions) -> Augmenter:
     """What crops, resizes and normalises the images, as the options say."""
-    if image_size and not crop:
-        return ResizingAugmenter(images, source, image_size, crop_scale)
-    kind = in_unit_range(source) if pixels == "unit" else source
-    return CroppingAugmenter(images, kind, crop) if crop else Augmenter(images, kind)
+    if options.image_size:
+        return ResizingAugmenter(images, source, options.image_size, options.crop_scale)
+    kind = in_unit_range(source) if options.pixels == "unit" else source
+    return CroppingAugmenter(images, kind, options.crop) if options.crop else Augmenter(images, kind)
 
 
 def split(
@@ -213,14 +182,15 @@ def fewer(labels: np.ndarray, kept: np.ndarray, wanted: int, seed: int) -> np.nd
     return train_test_split(kept, train_size=wanted, stratify=labels[kept], random_state=state)[0]
 
 
-__all__ = [
-    "SOURCES",
-    "DataSet",
-    "ImageDataset",
-    "Texts",
-    "fewer",
-    "open_data",
-    "permutation",
-    "shard",
-    "split",
-]
+def permutation(seed: int, t: int, n: int, worker: int = 0) -> np.ndarray:
+    """Order of n training images in round t: world-wide, or of one worker where each goes through all of them."""
+    return stream(seed, Purpose.SHUFFLE, t, worker=worker).permutation(n)
+
+
+def shard(seed: int, n: int, worker: int, workers: int) -> np.ndarray:
+    """Indices of one worker's shard of the training images for a whole run, shape (n // workers,).
+
+    Drawn by the seed. Shards are disjoint; the n % workers images left over belong to no shard.
+    """
+    size = n // workers
+    return stream(seed, Purpose.SHARD).permutation(n)[worker * size : (worker + 1) * size]

@@ -4,6 +4,7 @@ torchvision verifies CIFAR's files whenever it opens them, but not MNIST's once 
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,6 @@ import numpy as np
 
 from common.errors import UsageError
 
-HEADER = {3: 16, 1: 8}  # bytes of the idx header, by dimensions
 WAY_OUT = "remove it, so that it is unpacked or downloaded again, or name another folder with --data-dir"
 
 
@@ -25,8 +25,8 @@ class RawFile:
 
     @property
     def bytes(self) -> int:
-        """Size of the file."""
-        return HEADER[len(self.shape)] + int(np.prod(self.shape))
+        """Size of the file: magic number and dimensions of 4 bytes each, then the array."""
+        return 4 + 4 * len(self.shape) + math.prod(self.shape)
 
 
 def _mnist(*md5: str) -> tuple[RawFile, ...]:
@@ -64,13 +64,10 @@ def check_read(name: str, kind: type, where: Path, train: bool, images: np.ndarr
     kind: the torchvision class that read them below `where`. Data sets that RAW_FILES does not list are checked for counts
     only. The arrays are compared, not the files, since torchvision may read from several places.
     """
-    known = list(zip(RAW_FILES.get(name, ())[0 if train else 2 :], (images, labels), strict=False))
-    for file, array in known:
+    for file, array in zip(RAW_FILES.get(name, ())[0 if train else 2 :], (images, labels), strict=False):
         path = _read_from(where / kind.__name__, train, file)
         if array.shape != file.shape:
             raise UsageError(f"{path} holds {_shape(array.shape)} and not {_shape(file.shape)}: {WAY_OUT}")
-    for file, array in known:
-        path = _read_from(where / kind.__name__, train, file)
         if (digest := _idx_md5(array)) != file.md5:
             raise UsageError(f"{path} is not the published file: its MD5 is {digest}, not {file.md5}; {WAY_OUT}")
     if len(images) != len(labels):

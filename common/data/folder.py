@@ -7,7 +7,6 @@ decoded are refused.
 
 import os
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -47,7 +46,7 @@ class Aside:
             ("files left out, since their names are not those of images", self.others),
             ("images of several frames, of which the first is used", self.moving),
         )
-        return tuple(f"{what}: {len(names):,} ({_first(names)})" for what, names in told if names)
+        return tuple(f"{what}: {len(names):,} ({_some(sorted(names), 1)})" for what, names in told if names)
 
 
 def load_folder(where: Path, size: int) -> tuple[Source, Split, Split]:
@@ -62,19 +61,20 @@ def load_folder(where: Path, size: int) -> tuple[Source, Split, Split]:
     classes, files, labels = _find(train, aside)
     others, test_files, test_labels = _find(test, aside)
     if classes != others:
-        raise UsageError(f"{train} and {test} hold different classes: {_brief_list(classes)} and {_brief_list(others)}")
+        both = " and ".join(f"{len(names)} ({_some(names, 3)})" for names in (classes, others))
+        raise UsageError(f"{train} and {test} hold different classes: {both}")
     if len(classes) < 2:
         raise UsageError(f"{train} has a single class, '{classes[0]}': at least 2 are needed")
     if train.samefile(test):
         raise UsageError(f"{train} and {test} are the same folder: test images must differ from training images")
     _check_memory(len(files) + len(test_files), size)
-    splits = [
+    first, second = (
         Split(_decode_all(paths, size, aside), np.array(numbers, dtype=np.int64))
         for paths, numbers in ((files, labels), (test_files, test_labels))
-    ]
+    )
     half = (0.5, 0.5, 0.5)
     source = Source(where.name, len(classes), half, half, pad=0, flip=True, cutout=0, notes=aside.notes())
-    return source, splits[0], splits[1]
+    return source, first, second
 
 
 def _find(path: Path, aside: Aside) -> tuple[list[str], list[str], list[int]]:
@@ -205,11 +205,6 @@ def _largest(picture: "Image") -> int:
     )
 
 
-def _first(names: Iterable[str]) -> str:
-    """The first name, followed by ", ..." if there are more."""
-    first, *more = sorted(names)
-    return f"{first}{', ...' if more else ''}"
-
-
-def _brief_list(names: list[str]) -> str:
-    return f"{len(names)} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+def _some(names: list[str], most: int) -> str:
+    """The first names, followed by ", ..." if there are more than `most`."""
+    return ", ".join([*names[:most], *["..."] * (len(names) > most)])

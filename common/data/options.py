@@ -41,11 +41,19 @@ class DataOptions:
     """normalised by the data set's mean and standard deviation (with --image-size: 1/2 each), or in [0, 1] (EASGD: unit)"""
 
     def refuse(self, given: set[str]) -> None:
-        """Refuse options that do not fit the data set. Raises UsageError."""
+        """Refuse options that do not fit the data set or exclude each other. Raises UsageError."""
         if self.dataset == "imagefolder" and not self.image_size:
             raise UsageError("--dataset imagefolder needs --image-size: its images have no common size; 224 is usual")
         if "flip" in given and self.flip and self.dataset in SOURCES and not SOURCES[self.dataset].flip:
             raise UsageError(f"--flip: mirror images of {SOURCES[self.dataset].title} are not of the same class; leave it out")
+        if self.crop and self.image_size:
+            raise UsageError(f"--crop {self.crop} and --image-size {self.image_size} exclude each other: leave one of them out")
+        if (self.crop or self.image_size) and is_text(self.dataset):
+            raise UsageError(f"--crop and --image-size are for images, and {self.dataset} is text: leave them out")
+        if self.pixels == "unit" and (self.image_size or is_text(self.dataset)):
+            sized = f"--image-size {self.image_size}, with which they lie in [-1, 1]"
+            beside = sized if self.image_size else f"--dataset {self.dataset}, a text"
+            raise UsageError(f"--pixels unit cannot be combined with {beside}: give --pixels normalised")
 
 
 def is_text(dataset: str) -> bool:

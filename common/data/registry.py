@@ -9,25 +9,17 @@ import numpy as np
 class Split:
     """Images of shape (n, h, w, channels) uint8 and labels of shape (n,) int64; of a text, windows of shape (n, length) int64
     and as labels the next character at each position, same shape.
-
-    strata: shape (n,), groups by which subsets are stratified; by default the labels.
     """
 
     images: np.ndarray
     labels: np.ndarray
-    strata: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    @property
-    def kinds(self) -> np.ndarray:
-        """Strata, by default the labels."""
-        return self.labels if self.strata is None else self.strata
-
     def take(self, indices: np.ndarray) -> "Split":
         """The images at these indices, in this order."""
-        return Split(self.images[indices], self.labels[indices], None if self.strata is None else self.strata[indices])
+        return Split(self.images[indices], self.labels[indices])
 
 
 @dataclass(frozen=True)

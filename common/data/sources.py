@@ -4,7 +4,7 @@ To add a data set, use a folder of images (`imagefolder`), or add one line to `r
 """
 
 import contextlib
-import os
+import io
 from pathlib import Path
 
 import numpy as np
@@ -15,18 +15,20 @@ from common.errors import UsageError
 from common.parallel.topology import Topology
 from common.vision import import_torchvision
 
-NO_FILES_HINT = "--dataset digits"
+KEPT_LARGER = 8 / 7  # stored side over training side of a folder's images, as for crops of 224 from 256 pixels
+NO_FILES = "or use --dataset digits, which needs no files"
 
 
-def load(name: str, directory: str, topology: Topology, size: int = 0) -> tuple[Source, Split | None, Split | None]:
+def load(name: str, directory: Path, topology: Topology, image_size: int) -> tuple[Source, Split | None, Split | None]:
     """Metadata of a data set; on the first rank of every node also its training and test splits, None elsewhere.
 
     That rank alone downloads missing files, reads and checks them, which takes seconds of processor time. Collective over the
-    world. size: side of the squares that a folder's images are stored as; the other data sets have a fixed size. Raises
+    world. image_size: side that a folder's images are resized to in training; they are stored a little larger. Raises
     UsageError, on all ranks, where the data are unavailable, a file is damaged, or nodes have different data.
     """
+    stored = round(KEPT_LARGER * image_size)
     with topology.world.raise_together():
-        read = _read(name, Path(directory).absolute(), size) if topology.node.rank == 0 else (None, None, None)
+        read = _read(name, directory.absolute(), stored) if topology.node.rank == 0 else (None, None, None)
     source = topology.world.bcast_object(read[0])
     with topology.world.raise_together():
         if read[0] not in (None, source):
@@ -77,22 +79,18 @@ def _open(name: str, where: Path, train: bool) -> Split:
     kind = getattr(import_torchvision().datasets, SOURCES[name].torchvision)
     there_before = where.exists()
     try:
-        with (
-            open(os.devnull, "w", encoding="utf-8") as nowhere,
-            contextlib.redirect_stdout(nowhere),
-            contextlib.redirect_stderr(nowhere),
-        ):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             data = kind(root=where, train=train, download=train)
             images, labels = np.asarray(data.data), np.asarray(data.targets, dtype=np.int64)
     except Exception as error:  # a damaged file may raise any type
         if not there_before:
             _remove_empty(where)
         why = damage(name, kind, where)
+        if why:
+            raise UsageError(f"{SOURCES[name].title} is damaged: {why}; {WAY_OUT}, {NO_FILES}") from None
         raise UsageError(
-            f"{SOURCES[name].title} is damaged: {why}; {WAY_OUT}, or use {NO_FILES_HINT}, which needs no files"
-            if why
-            else f"{SOURCES[name].title} is not (complete) in {where} and could not be downloaded ({brief(error)}): "
-            f"name its folder with --data-dir or EOA_DATA, or use {NO_FILES_HINT}, which needs no files"
+            f"{SOURCES[name].title} is not (complete) in {where} and could not be downloaded ({brief(error)}): "
+            f"name its folder with --data-dir or EOA_DATA, {NO_FILES}"
         ) from None
     check_read(name, kind, where, train, images, labels)
     return Split(images if images.ndim == 4 else images[..., None], labels)

@@ -18,7 +18,6 @@ from common.data.registry import SOURCES, Source, Split
 WINDOW = 128  # characters of an example
 TEST_SHARE = 0.1  # of every topic, at its end
 ALPHABET = "\n" + "".join(map(chr, range(32, 127)))  # all other characters map to one further symbol
-STRATA = 10  # a validation split is stratified by tenths of the text
 
 
 @dataclass(frozen=True)
@@ -91,4 +90,4 @@ def windows(stream: np.ndarray) -> Split:
     """Consecutive windows, and as labels the same shifted by one character; the remainder is dropped."""
     n = (len(stream) - 1) // WINDOW
     first, second = (stream[i : i + n * WINDOW].reshape(n, WINDOW).astype(np.int64) for i in (0, 1))
-    return Split(first, second, strata=np.arange(n) * STRATA // n)
+    return Split(first, second)

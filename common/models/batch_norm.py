@@ -14,8 +14,7 @@ def batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 def running_statistics(module: nn.Module) -> list[Tensor]:
     """Running mean and variance of every layer, in the module's order; not copies; shape (channels,) each."""
-    pairs = ((layer.running_mean, layer.running_var) for layer in batch_norms(module))
-    return [statistic for pair in pairs for statistic in pair if statistic is not None]
+    return [layer.get_buffer(name) for layer in batch_norms(module) for name in ("running_mean", "running_var")]
 
 
 @contextmanager
@@ -42,7 +41,7 @@ def fresh_statistics(module: nn.Module) -> Iterator[None]:
     statistics are reset, including non-finite ones. `num_batches_tracked`, momentum and the module's mode are restored.
     """
     layers, was_training = batch_norms(module), module.training
-    before = [(layer.momentum, None if (n := layer.num_batches_tracked) is None else n.clone()) for layer in layers]
+    before = [(layer.momentum, layer.get_buffer("num_batches_tracked").clone()) for layer in layers]
     for layer in layers:
         layer.momentum = None
         layer.reset_running_stats()
@@ -53,5 +52,4 @@ def fresh_statistics(module: nn.Module) -> Iterator[None]:
         module.train(was_training)
         for layer, (momentum, batches) in zip(layers, before, strict=True):
             layer.momentum = momentum
-            if layer.num_batches_tracked is not None and batches is not None:
-                layer.num_batches_tracked.copy_(batches)
+            layer.get_buffer("num_batches_tracked").copy_(batches)

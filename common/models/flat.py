@@ -9,7 +9,7 @@ format of the activations.
 """
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -37,19 +37,21 @@ class FlatModel:
     def __init__(self, module: nn.Module) -> None:
         tensors = [p for p in module.parameters() if p.requires_grad]
         frozen = [p for p in module.parameters() if not p.requires_grad]  # exchanged, but never updated or decayed
-        statistics = [*frozen, *(b for b in module.buffers() if b.is_floating_point())]
-        _check([*tensors, *statistics])
-        size, extra = (sum(t.numel() for t in group) for group in (tensors, statistics))
-        device = tensors[0].device
+        everything = [*tensors, *frozen, *(b for b in module.buffers() if b.is_floating_point())]
+        _check(everything)
+        size, device = sum(t.numel() for t in tensors), tensors[0].device
         self.module = module
-        self.state = torch.empty(size + extra, device=device)
+        self.state = torch.empty(sum(t.numel() for t in everything), device=device)
         self.buffers = self.state[size:]
         self.gradient_and_flag = torch.zeros(size + 1, device=device)
         self.gradient = self.gradient_and_flag[:size]
         self.parameters = nn.Parameter(self.state[:size])
         self.parameters.grad = self.gradient
-        self._views = list(_adopt(tensors, self.state[:size], self.gradient))
-        list(_adopt(statistics, self.buffers, None))
+        for tensor, view in zip(everything, _slices(self.state, everything), strict=True):
+            tensor.data = view.copy_(tensor.data)
+        self._views = list(zip(tensors, _slices(self.gradient, tensors), strict=True))
+        for tensor, view in self._views:
+            tensor.grad = view
 
     @property
     def device(self) -> torch.device:
@@ -103,15 +105,7 @@ def _check(tensors: Sequence[Tensor]) -> None:
         raise ValueError(f"the model is on several devices ({sorted(devices)}): move it to one first")
 
 
-def _adopt(tensors: Sequence[Tensor], storage: Tensor, gradient: Tensor | None) -> Iterable[tuple[Tensor, Tensor]]:
-    """Copy tensors into consecutive slices of `storage` and make them views of it; gradients likewise, without a copy."""
-    offset = 0
-    for tensor in tensors:
-        place = slice(offset, offset + tensor.numel())
-        offset = place.stop
-        view = storage[place].view(tensor.shape)
-        view.data.copy_(tensor.data)
-        tensor.data = view.data
-        if gradient is not None:
-            tensor.grad = gradient[place].view(tensor.shape)
-            yield tensor, tensor.grad
+def _slices(storage: Tensor, tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Consecutive slices of the storage as views, each in the shape of one tensor."""
+    parts = storage.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]

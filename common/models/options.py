@@ -1,23 +1,18 @@
 """Options of the network."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from common.errors import UsageError
 from common.models import MODELS, NETWORKS, without
 from common.options import PathText, Range
-
-if TYPE_CHECKING:
-    Model: TypeAlias = str
-else:
-    Model = Literal[*MODELS]
 
 
 @dataclass(frozen=True)
 class ModelOptions:
     """Network."""
 
-    model: Model = "wrn"
+    model: Literal[*MODELS] = "wrn"  # type: ignore[valid-type]
     """network: Wide ResNet, small CNNs, Vision Transformers; a text implies the transformer (EOA: wrn; vit-b16 in EOA-ViT)"""
     depth: Annotated[int, Range(most=10**4)] = 16
     """layers of the Wide ResNet, blocks of vit-tiny and transformer (EOA: 22, called 16 there)"""

@@ -17,7 +17,7 @@ class Transformer(nn.Module):
 
     mask: Tensor
 
-    def __init__(self, symbols: int, length: int, depth: int, width: int, dropout: float = 0.0) -> None:
+    def __init__(self, symbols: int, length: int, depth: int, width: int, dropout: float) -> None:
         super().__init__()
         if min(depth, width) < 1:
             raise UsageError(f"a transformer has a depth and a width of at least 1, not {depth} and {width}")

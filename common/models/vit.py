@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -43,7 +44,7 @@ NETWORKS = {
 }
 
 
-def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: float = 0.0) -> nn.Module:
+def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: float) -> nn.Module:
     """One of NETWORKS with random weights, for square images of `image_size` pixels.
 
     Raises UsageError where the patches do not divide the side: timm would drop the last rows and columns.
@@ -55,8 +56,7 @@ def build_vit(name: str, channels: int, classes: int, image_size: int, dropout: 
             f"--model {name} cuts images into patches of {patch} pixels, which do not divide a side of {image_size}: "
             f"take a side of {works} pixels (--image-size, --crop)"
         )
-    options = {"img_size": image_size, "in_chans": channels, "num_classes": classes, **dropouts(dropout)}
-    return no_attention_dropout(import_timm().create_model(NETWORKS[name].timm_name, pretrained=False, **options))
+    return _create(NETWORKS[name].timm_name, channels, classes, image_size, dropout)
 
 
 def nearest_sides(side: int, works: Callable[[int], bool]) -> str:
@@ -66,32 +66,28 @@ def nearest_sides(side: int, works: Callable[[int], bool]) -> str:
     return f"{below} or {above}" if below else str(above)
 
 
-def dropouts(dropout: float) -> dict[str, float]:
-    """timm's options for dropout after the embeddings and in the MLPs, as in Google's code; see `no_attention_dropout`."""
-    return {"pos_drop_rate": dropout, "proj_drop_rate": dropout}
-
-
-def no_attention_dropout(module: nn.Module) -> nn.Module:
-    """Disable the dropout after attention: timm has one rate for it and for the MLPs."""
-    for block in module.get_submodule("blocks").children():
-        block.get_submodule("attn.proj_drop").p = 0.0  # type: ignore[assignment]
-    return module
-
-
-def build_tiny(channels: int, classes: int, image_size: int, depth: int, width: int, dropout: float = 0.0) -> nn.Module:
+def build_tiny(channels: int, classes: int, image_size: int, depth: int, width: int, dropout: float) -> nn.Module:
     """A Vision Transformer for small images: `depth` blocks of 32 `width` dimensions, heads of 32, patches of `tiny_patch`.
 
     Raises UsageError where depth or width < 1, or there is no such patch.
     """
     if min(depth, width) < 1:
         raise UsageError(f"a tiny Vision Transformer has a depth and a width of at least 1, not {depth} and {width}")
-    sides = {"img_size": image_size, "patch_size": tiny_patch(image_size)}
-    shape = {"embed_dim": 32 * width, "depth": depth, "num_heads": width}
-    vit = import_timm().models.vision_transformer.VisionTransformer
-    module = vit(**sides, **shape, in_chans=channels, num_classes=classes, **dropouts(dropout), weight_init="jax")
+    shape = {"patch_size": tiny_patch(image_size), "embed_dim": 32 * width, "depth": depth, "num_heads": width}
+    module = _create("vit_tiny_patch16_224", channels, classes, image_size, dropout, **shape, weight_init="jax")
     # The paper's standard deviation of 0.02 suits long training: in hundreds of steps positions would hardly be learnt.
-    nn.init.normal_(module.pos_embed, std=0.5)
-    return no_attention_dropout(module)
+    nn.init.normal_(module.get_parameter("pos_embed"), std=0.5)
+    return module
+
+
+def _create(timm_name: str, channels: int, classes: int, image_size: int, dropout: float, **options: Any) -> nn.Module:
+    """One of timm's networks with random weights, with dropout after the embeddings and in the MLPs, as in Google's code."""
+    rates = {"pos_drop_rate": dropout, "proj_drop_rate": dropout}
+    sizes = {"img_size": image_size, "in_chans": channels, "num_classes": classes}
+    module = import_timm().create_model(timm_name, pretrained=False, **sizes, **rates, **options)
+    for block in module.get_submodule("blocks").children():
+        block.get_submodule("attn.proj_drop").p = 0.0  # not after attention, for which timm has the rate of the MLPs
+    return module
 
 
 def tiny_patch(side: int) -> int:

@@ -43,15 +43,7 @@ class WideResNet(nn.Module):
     depth is not 6 n + 4 or width < 1, ValueError for another initialisation.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        classes: int,
-        depth: int = 16,
-        width: int = 8,
-        dropout: float = 0.0,
-        initialisation: str = "fan-out",
-    ) -> None:
+    def __init__(self, channels: int, classes: int, depth: int, width: int, dropout: float, initialisation: str) -> None:
         super().__init__()
         if initialisation not in INITIALISATIONS:
             raise ValueError(f"unknown initialisation '{initialisation}': choose from {', '.join(INITIALISATIONS)}")

@@ -105,13 +105,9 @@ class State:
     flat: int = 0
     skipped: int = 0
 
-    def numbers(self) -> list[float]:
-        """All fields in order as floats; exact for integers below 2^53."""
-        return [float(value) for value in astuple(self)]
-
     @classmethod
     def of(cls, numbers: list[float]) -> "State":
-        """Inverse of `numbers`."""
+        """The state from all its fields as floats, in order; exact for integers below 2^53."""
         kinds = [type(value) for value in astuple(cls(0.0))]
         return cls(*(kind(number) for kind, number in zip(kinds, numbers, strict=True)))
 
@@ -138,13 +134,8 @@ def average(old: float, new: float, weight: float) -> float:
 
 
 def is_sufficient(h: float, eta: float, s: float, c: float) -> bool:
-    """The Armijo test h >= c eta s, on averages or, with h = D and s = q, on one batch; false where h is NaN."""
-    return h >= c * eta * s
-
-
-def grown(eta: float, rules: Rules) -> float:
-    """First step size of a line search."""
-    return min(rules.growth * eta, rules.limit)
+    """The Armijo test h >= c eta s, on averages or, with h = D and s = q, on one batch; false where h is not finite."""
+    return c * eta * s <= h < math.inf
 
 
 def period(state: State, rules: Rules) -> float:
@@ -172,15 +163,16 @@ def decide(state: State, f: float, q: float, trial: Callable[[float], float], ru
     may leave the weights at the trial point. A non-finite loss at a trial point is a rejection.
     """
     state = replace(state, steps=state.steps + 1, since=state.since + 1)
+    eta = min(rules.growth * state.eta, rules.limit)
     if not is_due(state, rules):
-        eta = grown(state.eta, rules) if rules.released else state.eta  # released: longer than the accepted step
-        return _watched(state, rules, searched=False), Step(eta)
+        if rules.released:  # longer than the accepted step, and not averaged
+            return state, Step(eta)
+        return _watched(state), Step(state.eta)
     s = average(state.s, q, rules.beta3)
     state = replace(state, since=0, s=s)
-    eta = grown(state.eta, rules)
     if min(f, s) < TINY:
         state = replace(state, flat=state.flat + 1, eta=eta if rules.released else state.eta)
-        return _watched(state, rules, searched=True), Step(state.eta)
+        return _watched(state), Step(state.eta)
     accepted, h, step = backtrack(eta, state.h, s, f, trial, rules)
     if rules.climbs and state.searches == 0 and accepted and step.trials == 1 and step.decrease > 0:
         h, step = climb(step, h, state.h, s, f, trial, rules)
@@ -188,7 +180,7 @@ def decide(state: State, f: float, q: float, trial: Callable[[float], float], ru
     if not accepted:
         state = replace(state, exhausted=state.exhausted + 1)
         step = replace(step, at_trial=True) if rules.released else replace(step, eta=0.0)  # released: stays there
-    return _watched(state, rules, searched=True), step
+    return _watched(state), step
 
 
 def backtrack(
@@ -201,12 +193,11 @@ def backtrack(
     """
     decrease = 0.0
     for n in range(1, rules.max_backtracks + 1):
-        there = trial(eta)
-        decrease = f - there
+        decrease = f - trial(eta)
         if decrease == 0:
             return True, h, Step(eta, True, decrease, n)
         tested = average(h, decrease, rules.beta3)
-        if math.isfinite(there) and is_sufficient(tested, eta, s, rules.c):
+        if is_sufficient(tested, eta, s, rules.c):
             return True, tested, Step(eta, True, decrease, n)
         if n < rules.max_backtracks:
             eta *= rules.shrink
@@ -224,11 +215,11 @@ def climb(
     eta, trials = step.eta, step.trials
     while eta < rules.limit and trials < rules.max_backtracks:
         eta, trials = min(eta / rules.shrink, rules.limit), trials + 1
-        there = trial(eta)
-        tested = average(before, f - there, rules.beta3)
-        if not (math.isfinite(there) and is_sufficient(tested, eta, s, rules.c)):
+        decrease = f - trial(eta)
+        tested = average(before, decrease, rules.beta3)
+        if not is_sufficient(tested, eta, s, rules.c):
             break
-        h, step = tested, Step(eta, False, f - there)
+        h, step = tested, Step(eta, False, decrease)
     return h, replace(step, at_trial=False, trials=trials)
 
 
@@ -237,8 +228,6 @@ def skip(state: State) -> State:
     return replace(state, steps=state.steps + 1, since=state.since + 1, skipped=state.skipped + 1)
 
 
-def _watched(state: State, rules: Rules, searched: bool) -> State:
-    """Update the averages of eta: every step, or with `released` every line search."""
-    if rules.released and not searched:
-        return state
+def _watched(state: State) -> State:
+    """Update the averages of eta."""
     return replace(state, fast=average(state.fast, state.eta, FAST), slow=average(state.slow, state.eta, SLOW))

@@ -5,8 +5,7 @@
     muon    orthogonalised momentum (Jordan et al. 2024) for weights with a matrix shape (of a convolution: outputs x rest),
             scaled to AdamW's rates; biases and normalisation by AdamW at the same rate
     salsa   Adam with a line search for the step size (`common.optim.salsa`); salsa-sgd: SGD with one
-    schedulefree-sgd, schedulefree-adamw   constant rate; an average of the weights is evaluated (Defazio et al. 2024), see
-            `IterateAveraging`
+    schedulefree-sgd, schedulefree-adamw   constant rate; an average of the weights is evaluated (Defazio et al. 2024)
     prodigy AdamW with its rate multiplied by an estimate of the distance to the solution (Mishchenko, Defazio 2023)
 
 To add an optimizer, write a function like these and add one line to `BASES`.
@@ -16,7 +15,7 @@ import contextlib
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from functools import partial
 
 import torch
 from torch import nn
@@ -50,41 +49,21 @@ class OptimizerSettings:
     seed: int = 0
 
 
-Build = Callable[[FlatModel, OptimizerSettings, Reductions], list[torch.optim.Optimizer]]
-
-
-@runtime_checkable
-class IterateAveraging(Protocol):
-    """An optimizer with two sets of weights: one at which gradients are taken, and their average, which is evaluated."""
-
-    def train(self) -> None:
-        """Switch to the weights at which gradients are taken."""
-        ...
-
-    def eval(self) -> None:
-        """Switch to the averaged iterate."""
-        ...
-
-
 @dataclass(frozen=True)
 class Base:
     """A base optimizer.
 
     lr_option: option with its base rate: `sgd`, `adam`, or `one` where the base rate is fixed at 1. line_search: whether its
-    step sizes come from a line search, which excludes SAM. averages_iterates: whether it is an `IterateAveraging`. numbers:
-    names of scalar state in its parameter groups.
+    step sizes come from a line search, which excludes SAM. averages_iterates: whether its methods `train` and `eval` switch
+    between the weights at which gradients are taken and their average, which is evaluated. numbers: names of scalar state in
+    its parameter groups.
     """
 
-    build: Build
+    build: Callable[[FlatModel, OptimizerSettings, Reductions], list[torch.optim.Optimizer]]
     lr_option: str
     line_search: bool = False
     averages_iterates: bool = False
     numbers: tuple[str, ...] = ()
-
-    @property
-    def plain(self) -> bool:
-        """Whether it can be combined with SAM's gradient."""
-        return not (self.line_search or self.averages_iterates or self.lr_option == "one")
 
 
 def _sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
@@ -131,17 +110,14 @@ def _muon(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> l
     matrices: list[nn.Parameter] = []
     vectors: list[nn.Parameter] = []
     for weights, gradient in model.views():
-        flat = weights.ndim < 2
-        parameter = nn.Parameter(weights.data if flat else weights.data.view(len(weights), -1))
-        parameter.grad = gradient if flat else gradient.view(len(gradient), -1)
-        (vectors if flat else matrices).append(parameter)
+        shape = (len(weights), -1) if weights.ndim > 1 else weights.shape
+        parameter = nn.Parameter(weights.view(shape))
+        parameter.grad = gradient.view(shape)
+        (matrices if weights.ndim > 1 else vectors).append(parameter)
     decay = settings.adam_decay
-    optimizers: list[torch.optim.Optimizer] = []
-    if matrices:
-        optimizers.append(eager.Muon(matrices, lr=1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw"))
-    if vectors:
-        optimizers.append(eager.AdamW(vectors, lr=1.0, weight_decay=decay))
-    return optimizers
+    muon = [eager.Muon(matrices, lr=1.0, weight_decay=decay, adjust_lr_fn="match_rms_adamw")] if matrices else []
+    adamw = [eager.AdamW(vectors, lr=1.0, weight_decay=decay)] if vectors else []
+    return [*muon, *adamw]
 
 
 def _schedulefree_sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
@@ -158,22 +134,22 @@ def _prodigy(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -
         return [eager.Prodigy([model.parameters], 1.0, weight_decay=settings.adam_decay)]
 
 
-def _salsa(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
-    return [_line_search(model, settings, ranks, "adam", 0.9, settings.adam_decay)]
-
-
-def _salsa_sgd(model: FlatModel, settings: OptimizerSettings, ranks: Reductions) -> list[torch.optim.Optimizer]:
-    return [_line_search(model, settings, ranks, "sgd", settings.momentum, settings.weight_decay)]
-
-
-def _line_search(
-    model: FlatModel, settings: OptimizerSettings, ranks: Reductions, direction: Direction, momentum: float, decay: float
-) -> Salsa:
-    buffers = [model.buffers, *(b for b in model.module.buffers() if not b.is_floating_point())]
-    betas = (momentum, 0.999)
-    return Salsa(
-        [model.parameters], settings.search, direction, betas, 1e-8, decay, buffers, settings.seed, ranks.rank, ranks.gather
+def _salsa(
+    model: FlatModel, settings: OptimizerSettings, ranks: Reductions, direction: Direction = "adam"
+) -> list[torch.optim.Optimizer]:
+    momentum, decay = (0.9, settings.adam_decay) if direction == "adam" else (settings.momentum, settings.weight_decay)
+    salsa = Salsa(
+        [model.parameters],
+        settings.search,
+        direction,
+        betas=(momentum, 0.999),
+        weight_decay=decay,
+        buffers=[model.buffers, *model.counters().values()],
+        seed=settings.seed,
+        rank=ranks.rank,
+        gather=ranks.gather,
     )
+    return [salsa]
 
 
 BASES = {
@@ -181,7 +157,7 @@ BASES = {
     "nesterov": Base(_nesterov, "sgd"),
     "adamw": Base(_adamw, "adam"),
     "salsa": Base(_salsa, "adam", line_search=True),
-    "salsa-sgd": Base(_salsa_sgd, "sgd", line_search=True),
+    "salsa-sgd": Base(partial(_salsa, direction="sgd"), "sgd", line_search=True),
     "schedulefree-sgd": Base(_schedulefree_sgd, "sgd", averages_iterates=True, numbers=("k", "weight_sum", "lr_max")),
     "schedulefree-adamw": Base(_schedulefree_adamw, "adam", averages_iterates=True, numbers=("k", "weight_sum", "lr_max")),
     "prodigy": Base(_prodigy, "one", numbers=("k", "d", "d_max", "d_numerator")),

@@ -5,11 +5,14 @@ large part of a script's start-up time, on every rank. No script here uses the c
 """
 
 import inspect
+from typing import TypeVar
 
 import prodigyopt
 import schedulefree
 import torch
 from torch.optim import Optimizer
+
+T = TypeVar("T", bound=Optimizer)
 
 
 class Eager:
@@ -27,27 +30,15 @@ class Eager:
         cls.step = torch.no_grad()(inspect.unwrap(cls.step))  # type: ignore[attr-defined]
 
 
-class SGD(Eager, torch.optim.SGD):
-    """torch's."""
+def eager(kind: type[T]) -> type[T]:
+    """A library's optimizer class with the mixin."""
+    return type(kind.__name__, (Eager, kind), {})
 
 
-class AdamW(Eager, torch.optim.AdamW):
-    """torch's."""
-
-
-class ScheduleFreeSGD(Eager, schedulefree.SGDScheduleFree):
-    """schedulefree's."""
-
-
-class ScheduleFreeAdamW(Eager, schedulefree.AdamWScheduleFree):
-    """schedulefree's."""
-
-
-class Prodigy(Eager, prodigyopt.Prodigy):
-    """prodigyopt's."""
-
-
+SGD = eager(torch.optim.SGD)
+AdamW = eager(torch.optim.AdamW)
+ScheduleFreeSGD = eager(schedulefree.SGDScheduleFree)
+ScheduleFreeAdamW = eager(schedulefree.AdamWScheduleFree)
+Prodigy = eager(prodigyopt.Prodigy)
 if hasattr(torch.optim, "Muon"):  # from torch 2.9 on
-
-    class Muon(Eager, torch.optim.Muon):
-        """torch's."""
+    Muon = eager(torch.optim.Muon)

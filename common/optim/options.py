@@ -2,17 +2,17 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal
 
 from common.errors import UsageError
+from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, has_line_search, is_schedule_free, lr_option, split_name
-from common.options import Range, flag
+from common.options import Needs, Range, flag
 
-if TYPE_CHECKING:
-    Optimizer: TypeAlias = str
-else:
-    Optimizer = Literal[*OPTIMIZERS]
-
+WITH_RATE = Needs(
+    lambda args: not has_line_search(args.optimizer),
+    "is for optimizers with a rate, and {optimizer} finds its steps by itself: leave one of them out",
+)
 OF_OTHERS = {  # by `lr_option`: options that such an optimizer ignores
     "sgd": ("adam_rate", "adam_decay"),
     "adam": ("learning_rate", "momentum_factor", "weight_decay"),
@@ -24,7 +24,7 @@ OF_OTHERS = {  # by `lr_option`: options that such an optimizer ignores
 class OptimizerOptions:
     """Weight optimizer."""
 
-    optimizer: Optimizer = "asam"
+    optimizer: Literal[*OPTIMIZERS] = "asam"  # type: ignore[valid-type]
     """weight optimizer of populations that name none; sam and asam alone use sgd (EOA: asam; sgd in EOA-ViT)"""
     learning_rate: Annotated[float, Range(above=0)] = 0.1
     """base rate eta0 of sgd, for 128 images per averaged gradient (EOA: 0.1 for one worker; 0.03 in EOA-ViT)"""
@@ -49,19 +49,25 @@ class OptimizerOptions:
         """Refuse options that the only weight optimizer of a run does not have. Raises UsageError."""
         if not self.one_optimizer:
             return
-        if has_line_search(self.optimizer):
-            for name in sorted(given & {"learning_rate", "adam_rate"}):
-                raise UsageError(f"{flag(name)} {NO_RATE.format(optimizer=self.optimizer)}")
+        for name in sorted(given & {"learning_rate", "adam_rate"}):
+            if wrong := WITH_RATE.wrong(self):
+                raise UsageError(f"{flag(name)} {wrong}")
         for name in sorted(given & without_effect(self.optimizer)):
             raise UsageError(f"{flag(name)} is not an option of {self.optimizer}: leave it out, or take another optimizer")
 
 
-NO_RATE = "is for optimizers with a rate, and {optimizer} finds its steps by itself: leave one of them out"
-
-
-def has_rate(args: OptimizerOptions) -> bool:
-    """Whether the optimizer has a learning rate, rather than a line search."""
-    return not has_line_search(args.optimizer)
+def optimizer_settings(args: OptimizerOptions, name: str, seed: int, **own: Any) -> OptimizerSettings:
+    """Settings of the weight optimizer `name`, one of OPTIMIZERS. own: fields that are no options of every script."""
+    return OptimizerSettings(
+        name=name,
+        momentum=args.momentum_factor,
+        weight_decay=args.weight_decay,
+        adam_decay=args.adam_decay,
+        rho=args.rho,
+        clip_norm=args.clip_norm,
+        seed=seed,
+        **own,
+    )
 
 
 def without_effect(optimizer: str) -> set[str]:
@@ -71,7 +77,7 @@ def without_effect(optimizer: str) -> set[str]:
 
 def refuse_averages(optimizers: Iterable[str], beside: str) -> None:
     """Refuse schedule-free optimizers where two sets of weights are not supported. Raises UsageError."""
-    for name in sorted({name for name in optimizers if is_schedule_free(name)}):
+    for name in sorted(filter(is_schedule_free, optimizers)):
         raise UsageError(
             f"{name} is judged by an average of its weights, which does not go together with {beside}: leave one of them out"
         )

@@ -1,4 +1,4 @@
-"""Interfaces of the weight optimizer: reductions over ranks, the closure, and the coupling to other workers' weights."""
+"""What a weight optimizer is given: reductions over ranks, the closure, and the coupling to other workers' weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,8 +36,10 @@ class Closure(Protocol):
         ...
 
 
-class Coupling(Protocol):
-    """Coupling of a worker's weights to those of other workers. t: the worker's clock, gradient steps since the start.
+class Coupling:
+    """Coupling of a worker's weights to those of other workers; methods that a subclass leaves out do nothing.
+
+    t: the worker's clock, gradient steps since the start.
 
         coupling.begin(t, x)                         # e.g. every tau steps: fetch the center, form the difference, send it
         ...gradient at x
@@ -45,37 +47,31 @@ class Coupling(Protocol):
             x <- x - eta g                           # the local step
         renew = coupling.end(t, x, gradient)         # e.g. the elastic move, x <- x - e
 
-    Methods that a coupling does not define do nothing. shares: what it sends to other workers, `weights` or `gradients`.
+    shares: what it sends to other workers, `weights` or `gradients`.
     """
 
-    shares: str = "weights"
+    shares = "weights"
 
     def begin(self, t: int, x: Tensor) -> None:
         """Called before the gradient of step t."""
-        return
 
     def observe(self, report: Tensor) -> None:
         """Called with the closure's report of a step: (summed loss, correct answers, answers)."""
-        return
 
     def take(self, t: int, gradient: Tensor, finite: bool) -> bool:
         """Called after the gradient of step t, which may be changed in place; returns whether the worker takes a local step.
 
-        finite: whether the gradient is finite, which is also the default result.
+        finite: whether the gradient is finite.
         """
         return finite
 
     def end(self, t: int, x: Tensor, gradient: Tensor) -> bool:
-        """Called after the local step t; gradient: of this step.
-
-        Returns whether the worker's optimizer state has to be reset.
-        """
+        """Called after the local step t; gradient: of this step. Returns whether the optimizer's state has to be reset."""
         return False
 
     def restart(self, x: Tensor) -> None:
         """Called when weights x have replaced this worker's."""
-        return
 
     def tensors(self) -> dict[str, Tensor]:
-        """State for a checkpoint, restored by copying in place; by default none."""
+        """State for a checkpoint, restored by copying in place."""
         return {}

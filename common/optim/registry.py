@@ -3,8 +3,11 @@
 from common.optim.bases import BASES
 from common.optim.sam import PERTURBATIONS
 
-SAM_SCOPES = ("local", "population", "world")
-UNDER_SAM = [name for name, base in BASES.items() if name != "sgd" and base.plain]
+UNDER_SAM = [  # besides sgd, which sam and asam alone use
+    name
+    for name, base in BASES.items()
+    if name != "sgd" and not (base.line_search or base.averages_iterates or base.lr_option == "one")
+]
 OPTIMIZERS = (*BASES, *PERTURBATIONS, *(f"{sharp}+{base}" for sharp in PERTURBATIONS for base in UNDER_SAM))
 
 

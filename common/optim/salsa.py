@@ -16,7 +16,7 @@ all calls of a step, and buffers (batch-norm statistics) are restored after each
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
@@ -24,14 +24,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common.optim.armijo import LONG_AGO, PAPER, Rules, State, Step, decide, period, skip
+from common.optim.armijo import LONG_AGO, PAPER, Rules, State, Step, decide, skip
 from common.optim.eager import Eager
 from common.seeding import Purpose, drawn_from, torch_seed
 
 AGREEMENT = 100  # steps between two checks that all ranks have the same line-search state
 
 Closure = Callable[[bool], Tensor]
-Gather = Callable[[np.ndarray], np.ndarray]
 Direction = Literal["adam", "sgd"]
 
 
@@ -119,7 +118,7 @@ class Salsa(Eager, torch.optim.Optimizer):
         buffers: Iterable[Tensor] = (),
         seed: int = 0,
         rank: int = 0,
-        gather: Gather = alone,
+        gather: Callable[[np.ndarray], np.ndarray] = alone,
     ) -> None:
         if direction not in ("adam", "sgd"):
             raise ValueError(f"unknown direction '{direction}': adam or sgd")
@@ -138,16 +137,6 @@ class Salsa(Eager, torch.optim.Optimizer):
         self.search = State(rules.eta0)
         self.last = Step(0.0)
         self._written = rules.eta0  # lr as written by `step`; any other value was set by the caller
-
-    @property
-    def forward_passes(self) -> int:
-        """Closure calls so far: one per step and one per trial point."""
-        return self.search.steps + self.search.trials
-
-    @property
-    def period(self) -> float:
-        """L: current number of steps between two line searches."""
-        return period(self.search, self.rules)
 
     @torch.no_grad()
     def step(self, closure: Closure) -> Tensor:  # type: ignore[override]
@@ -179,8 +168,9 @@ class Salsa(Eager, torch.optim.Optimizer):
 
     def _go(self, closure: Closure, loss: float) -> None:
         """The step, given a finite gradient."""
-        moves = list(self._moves())
-        slope = self._agreed(float(sum(move.slope for move in moves)))
+        moves = [self._move(p, p.grad, group) for group in self.param_groups for p in group["params"] if p.grad is not None]
+        slopes = self.gather(np.array([float(sum(move.slope for move in moves))]))
+        slope = float(slopes[0, 0])  # the first rank's: sums over equal tensors may differ in the last digits between ranks
         versions = [move.direction._version for move in moves]
 
         def trial(eta: float) -> float:
@@ -226,11 +216,9 @@ class Salsa(Eager, torch.optim.Optimizer):
     def _call(self, closure: Closure, backwards: bool) -> Tensor:
         """Closure call with the random numbers of this step."""
         seed = torch_seed(self.seed, Purpose.INSIDE_STEP, self.search.steps, self.rank)
-        with drawn_from(seed, self._devices()), torch.set_grad_enabled(backwards):
+        devices = {p.device for group in self.param_groups for p in group["params"]}
+        with drawn_from(seed, devices), torch.set_grad_enabled(backwards):
             return closure(backwards)
-
-    def _devices(self) -> set[torch.device]:
-        return {p.device for group in self.param_groups for p in group["params"] if p.is_cuda}
 
     def _mean(self, report: Tensor) -> float:
         """The loss per sample over all ranks, summed in float64."""
@@ -241,25 +229,14 @@ class Salsa(Eager, torch.optim.Optimizer):
         total, count = table.sum(axis=0).tolist()
         return total / count
 
-    def _agreed(self, number: float) -> float:
-        """The first rank's number: sums over equal tensors differ in the last digits between ranks with other thread counts."""
-        return float(self.gather(np.array([number]))[0, 0])
-
     def _has_finite_gradient(self) -> bool:
         """Whether the gradient is finite; the same on all ranks, since they hold the same average."""
         sums = [p.grad.sum(dtype=torch.float64) for group in self.param_groups for p in group["params"] if p.grad is not None]
         return math.isfinite(sum(sums, 0.0))  # finite float32 numbers cannot overflow in float64
 
-    def _moves(self) -> Iterator[Move]:
-        """Update the moments; parameters without a gradient are skipped."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    yield self._move(p, p.grad, group["betas"], group["eps"], group["weight_decay"])
-
-    def _move(self, p: Tensor, g: Tensor, betas: tuple[float, float], eps: float, decay: float) -> Move:
+    def _move(self, p: Tensor, g: Tensor, group: dict[str, Any]) -> Move:
         """m <- b1 m + (1 - b1) g, v <- b2 v + (1 - b2) g^2, bias-corrected by 1 - b^k (the released class: 1 - b^(k+1))."""
-        state = self.state[p]
+        state, betas, decay = self.state[p], group["betas"], group["weight_decay"]
         if not state:
             state["step"] = torch.tensor(0.0)
             state["exp_avg"] = torch.zeros_like(p)
@@ -272,7 +249,7 @@ class Salsa(Eager, torch.optim.Optimizer):
         if not self.preconditioned:
             return Move(p, m, scale, g, _dot(g, g), None, decay)
         v = state["exp_avg_sq"].mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
-        root = v.sqrt().div_(math.sqrt(1 - betas[1] ** k)).add_(eps)
+        root = v.sqrt().div_(math.sqrt(1 - betas[1] ** k)).add_(group["eps"])
         direction = g / root
         return Move(p, m, scale, direction, _dot(g, direction), root, decay)
 

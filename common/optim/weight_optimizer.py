@@ -13,7 +13,8 @@ gradients are taken, otherwise those that are evaluated, exchanged and saved.
 """
 
 import time
-from dataclasses import replace
+from dataclasses import astuple, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,20 +23,19 @@ from torch import Tensor
 from common.models.batch_norm import frozen_batch_norm
 from common.models.flat import FlatModel
 from common.optim.armijo import COUNTS, State
-from common.optim.bases import BASES, IterateAveraging, NesterovSGD, OptimizerSettings
+from common.optim.bases import BASES, NesterovSGD, OptimizerSettings
 from common.optim.protocols import Closure, Coupling, Reductions
 from common.optim.registry import split_name
 from common.optim.salsa import Salsa
-from common.optim.sam import PERTURBATIONS, Sharpness
+from common.optim.sam import PERTURBATIONS, Perturbation
 
 
 class WeightOptimizer:
     """One worker's optimizer on the flat parameters of a model.
 
     lr_scale: ratio of this optimizer's base rate to SGD's (`registry.lr_scale`). Populations elect, move and exchange the rate
-    without this factor, so that rates of AdamW and SGD are comparable as the same multiple of eta0.
-
-    coupling: coupling to other workers' weights, applied before and after every step; None for none.
+    without this factor, so that rates of AdamW and SGD are comparable as the same multiple of eta0. coupling: to other workers'
+    weights, applied before and after every step.
 
     Attributes:
         clock: steps since the start of the run.
@@ -54,14 +54,15 @@ class WeightOptimizer:
         self.model, self.settings, self.reductions = model, settings, reductions
         self.lr_scale, self.coupling = lr_scale, coupling
         self.clock = 0
-        sharp, base = split_name(settings.name)
-        self.inner = BASES[base].build(model, settings, reductions)
-        self.sharpness = Sharpness(PERTURBATIONS[sharp], settings.rho) if sharp else None
-        self.passes = self.sharpness.passes if self.sharpness else 1
+        sharp, name = split_name(settings.name)
+        base = BASES[name]
+        self.inner = base.build(model, settings, reductions)
+        self.perturbation = PERTURBATIONS[sharp] if sharp else None
+        self.passes = 2 if self.perturbation else 1
         self.salsa = next((optimizer for optimizer in self.inner if isinstance(optimizer, Salsa)), None)
-        self.averaging = next((optimizer for optimizer in self.inner if isinstance(optimizer, IterateAveraging)), None)
+        self.averaging: Any = self.inner[0] if base.averages_iterates else None
         self._averaged: Tensor | None = None  # weights after the last `end_training`
-        self._numbers = BASES[base].numbers
+        self._numbers = base.numbers
         self._rate = 0.0  # of the previous round, 0 in the first
         self._seconds = 0.0  # in the coupling, since `coupling_seconds` was last called
 
@@ -138,8 +139,8 @@ class WeightOptimizer:
             if isinstance(optimizer, NesterovSGD):
                 optimizer.step_ahead()
         report = self._observed(closure())
-        if self.sharpness:
-            self._second_pass(closure, self.sharpness)
+        if self.perturbation:
+            self._second_pass(closure, self.perturbation)
         if self._may_step():
             self._take_step(rate)
         return report
@@ -171,27 +172,25 @@ class WeightOptimizer:
         return self.coupling.take(self.clock, self.model.gradient, finite) if self.coupling else finite
 
     def _take_step(self, rate: float) -> None:
-        if self.settings.clip_norm:
-            self._clip(self.settings.clip_norm)
+        gradient, limit = self.model.gradient, self.settings.clip_norm
+        if limit:  # the averaged gradient is the same on all ranks of the scope
+            gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
         for optimizer in self.inner:
             for group in optimizer.param_groups:
                 group["lr"] = rate * self.lr_scale
             optimizer.step()
 
-    def _second_pass(self, closure: Closure, sharpness: Sharpness) -> None:
-        """Replace the gradient at w by the one at w + e."""
+    def _second_pass(self, closure: Closure, perturbation: Perturbation) -> None:
+        """Replace the gradient at w by the one at w + e; w is restored bit for bit."""
         self.model.collect_gradient()
         if self.reductions.first_mean:
             self.reductions.first_mean(self.model.gradient_and_flag)
-        before = sharpness.perturb(self.model.parameters, self.model.gradient)
+        weights = self.model.parameters.data
+        before = weights.clone()
+        weights.add_(perturbation(weights, self.model.gradient, self.settings.rho))
         with frozen_batch_norm(self.model.module):
             closure()
-        self.model.parameters.data.copy_(before)
-
-    def _clip(self, limit: float) -> None:
-        """Scale the averaged gradient to a norm of at most `limit`; it is the same on all ranks of the scope."""
-        gradient = self.model.gradient
-        gradient.mul_((limit / (gradient.norm() + 1e-6)).clamp(max=1.0))
+        weights.copy_(before)
 
     def end_round(self, finite: bool) -> None:
         """Call after the exchange of weights at the end of a round.
@@ -236,7 +235,7 @@ class WeightOptimizer:
         """
         kept: dict[str, Tensor] = {}
         if self.salsa:
-            kept["search"] = torch.tensor([self._rate, *self.salsa.search.numbers()], dtype=torch.float64)
+            kept["search"] = torch.tensor([self._rate, *astuple(self.salsa.search)], dtype=torch.float64)
         for i, optimizer in enumerate(self.inner):
             if self._numbers:
                 numbers = [float(optimizer.param_groups[0][name]) for name in self._numbers]

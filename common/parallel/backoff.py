@@ -4,13 +4,11 @@ import time
 
 
 class PollingBackoff:
-    """Sleep length of a polling loop: a fraction of the mean time between two messages.
+    """Sleep length of a polling loop: a fraction (`part`) of the mean time between two messages.
 
     A message waits half a sleep on average; polling costs 1 / part sleeps per message at any message rate. While no message
-    arrives, sleeps grow with the time since the last one.
-
-    shortest, longest: bounds of a sleep in seconds. part: the fraction. polls: polls before each sleep; MPI progresses only
-    inside its calls, and needs several to deliver a large message.
+    arrives, sleeps grow with the time since the last one. shortest, longest: bounds of a sleep in seconds. polls: polls before
+    each sleep; MPI progresses only inside its calls, and needs several to deliver a large message.
     """
 
     def __init__(self, shortest: float = 2e-5, longest: float = 1e-3, part: float = 0.02, polls: int = 3) -> None:
@@ -29,9 +27,9 @@ class PollingBackoff:
         """Call after a poll without a message: every `polls`-th call sleeps."""
         self.polled += 1
         if self.polled % self.polls == 0:
-            time.sleep(self.seconds(time.perf_counter() - self.last))
+            time.sleep(self.seconds())
 
-    def seconds(self, waited: float | None = None) -> float:
-        """Length of the next sleep, `waited` seconds after the last message (None: measured)."""
-        waited = time.perf_counter() - self.last if waited is None else waited
+    def seconds(self) -> float:
+        """Length of the next sleep."""
+        waited = time.perf_counter() - self.last
         return min(max(self.part * max(self.usual, waited), self.shortest), self.longest)

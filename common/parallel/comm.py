@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -51,17 +52,8 @@ class Traffic:
 
 
 VALUE_AND_RANK = np.dtype([("value", "f8"), ("rank", "i4")], align=True)  # MPI's DOUBLE_INT
-
-
-class Pending:
-    """Handle of a non-blocking sum or broadcast; do not touch the buffer before `wait` has returned."""
-
-    def __init__(self, finish: Callable[[], object]) -> None:
-        self._finish = finish
-
-    def wait(self) -> None:
-        """Block until the buffer holds the result."""
-        self._finish()
+# Blocks until the buffer of a non-blocking operation holds the result; do not touch the buffer before.
+Wait: TypeAlias = Callable[[], None]
 
 
 class Group:
@@ -84,33 +76,24 @@ class Group:
         """
         if self.size == 1:
             return buffer
-        self.traffic.inside += buffer.numel() * buffer.element_size()
-        if self.horovod is not None:
-            host = buffer.cpu()
-            self.horovod.allreduce_(host, op=self.horovod.Sum, name=name)
-            return buffer if host is buffer else buffer.copy_(host)
         array = host_array(buffer)
-        self.comm.Allreduce(MPI.IN_PLACE, array)
+        self.traffic.inside += array.nbytes
+        if self.horovod is None:
+            self.comm.Allreduce(MPI.IN_PLACE, array)
+        else:
+            self.horovod.allreduce_(torch.from_numpy(array), op=self.horovod.Sum, name=name)
         return _put_back(buffer, array)
 
-    def start_sum_(self, buffer: Tensor, name: str) -> Pending:
+    def start_sum_(self, buffer: Tensor, name: str) -> Wait:
         """Non-blocking `sum_`."""
         if self.size == 1:
-            return Pending(lambda: None)
-        self.traffic.inside += buffer.numel() * buffer.element_size()
-        if self.horovod is not None:
-            host, horovod = buffer.cpu(), self.horovod
-            handle = horovod.allreduce_async_(host, op=horovod.Sum, name=name)
-
-            def synchronize() -> None:
-                """Wait for Horovod, and copy the sum back to the device."""
-                summed = horovod.synchronize(handle)
-                if host is not buffer:
-                    buffer.copy_(summed)
-
-            return Pending(synchronize)
+            return lambda: None
         array = host_array(buffer)
-        return _pending(self.comm.Iallreduce(MPI.IN_PLACE, array), buffer, array)
+        self.traffic.inside += array.nbytes
+        if self.horovod is None:
+            return partial(_wait, self.comm.Iallreduce(MPI.IN_PLACE, array).Wait, buffer, array)
+        handle = self.horovod.allreduce_async_(torch.from_numpy(array), op=self.horovod.Sum, name=name)
+        return partial(_wait, partial(self.horovod.synchronize, handle), buffer, array)
 
     def broadcast_(self, buffer: Tensor, root: int) -> Tensor:
         """Broadcast the root's contiguous buffer to all ranks of the group, in place."""
@@ -122,35 +105,32 @@ class Group:
         self.comm.Bcast(array, root=root)
         return _put_back(buffer, array)
 
-    def start_broadcast_(self, buffer: Tensor, root: int) -> Pending:
+    def start_broadcast_(self, buffer: Tensor, root: int) -> Wait:
         """Non-blocking `broadcast_`."""
         if self.size == 1:
-            return Pending(lambda: None)
+            return lambda: None
         array = host_array(buffer)
         if self.rank == root:
             self.traffic.inside += array.nbytes
-        return _pending(self.comm.Ibcast(array, root=root), buffer, array)
+        return partial(_wait, self.comm.Ibcast(array, root=root).Wait, buffer, array)
 
     def minloc(self, value: float) -> tuple[float, int]:
         """Minimum over the group and the lowest rank that has it (one MINLOC, 16 bytes); the same on every rank.
 
         NaN counts as +inf: otherwise the result would depend on the order of the comparisons.
         """
-        mine = np.array((np.inf if np.isnan(value) else value, self.rank), dtype=VALUE_AND_RANK)
-        if self.size > 1:
-            best = np.empty_like(mine)
-            self.comm.Allreduce([mine, 1, MPI.DOUBLE_INT], [best, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
-            mine = best
-        return float(mine["value"]), int(mine["rank"])
+        best = np.array((np.inf if np.isnan(value) else value, self.rank), dtype=VALUE_AND_RANK)
+        self.comm.Allreduce(MPI.IN_PLACE, [best, 1, MPI.DOUBLE_INT], op=MPI.MINLOC)
+        return float(best["value"]), int(best["rank"])
 
     def gather_flat(self, buffer: Tensor) -> Tensor:
         """All-gather contiguous float32 buffers of n elements; shape (size, n), in rank order."""
         gathered = buffer.new_empty((self.size, buffer.numel()))
         if self.size == 1:
             return gathered.copy_(buffer)
-        self.traffic.inside += buffer.numel() * buffer.element_size()
-        table = host_array(gathered)
-        self.comm.Allgather(host_array(buffer), table)
+        mine, table = host_array(buffer), host_array(gathered)
+        self.traffic.inside += mine.nbytes
+        self.comm.Allgather(mine, table)
         return _put_back(gathered, table)
 
     def gather_rows(self, row: np.ndarray) -> np.ndarray:
@@ -170,14 +150,13 @@ class Group:
             yield
         except UsageError as error:
             mine = str(error)
-        messages = self.comm.allgather(mine)
-        first = next((m for m in messages if m is not None), None)
-        if first is not None:
-            raise UsageError(first) from None
+        for message in self.comm.allgather(mine):
+            if message is not None:
+                raise UsageError(message) from None
 
     def gather_slices_(self, array: np.ndarray, bounds: list[tuple[int, int]]) -> None:
         """All-gather slices of a float32 array in place: slice i from rank i; ranks beyond the last slice only receive."""
-        if self.size == 1 or len(bounds) == 0:
+        if self.size == 1:
             return
         counts = [stop - start for start, stop in bounds] + [0] * (self.size - len(bounds))
         places = [start for start, _ in bounds] + [0] * (self.size - len(bounds))
@@ -245,12 +224,9 @@ class Group:
 def finite_mean_(group: Group, values_and_flag: Tensor, name: str, weight: int = 1) -> int:
     """Weighted mean, in place, over the ranks of the group whose values are all finite.
 
-    values_and_flag: shape (n + 1,); the last element is overwritten. weight: of this rank, 0 or more. A rank with a
-    non-finite value contributes zeros and flag 0, the others weight times their values and flag = weight; the sum is divided
-    by the sum of the flags (docs/algorithms.md).
-
-    Returns the sum of the flags, the same on every rank (with weights of 1: the number of finite ranks). If it is 0, all
-    values are zero.
+    values_and_flag: shape (n + 1,); the last element is overwritten. weight: of this rank, 0 or more. A rank with a non-finite
+    value contributes zeros and flag 0, the others weight times their values and flag = weight; the sum is divided by the sum of
+    the flags (docs/algorithms.md), which is returned, the same on every rank. If it is 0, all values are zero.
     """
     values = values_and_flag[:-1]
     finite = bool(torch.isfinite(values).all())
@@ -271,15 +247,10 @@ def host_array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().cpu().numpy()
 
 
-def _pending(request: MPI.Request, buffer: Tensor, array: np.ndarray) -> Pending:
-    """A started operation on a buffer's host array; its end copies the array back."""
-
-    def finish() -> None:
-        """Wait for the request."""
-        request.Wait()
-        _put_back(buffer, array)
-
-    return Pending(finish)
+def _wait(finish: Callable[[], object], buffer: Tensor, array: np.ndarray) -> None:
+    """Finish a non-blocking operation on a buffer's host array, and copy the array back."""
+    finish()
+    _put_back(buffer, array)
 
 
 def _put_back(buffer: Tensor, array: np.ndarray) -> Tensor:

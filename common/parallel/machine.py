@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from common.errors import UsageError
+
 ROOT = Path("/")
 MOST_THREADS = 1024  # of one process: torch aborts where the system does not grant that many
 
@@ -30,7 +32,7 @@ class Quota(NamedTuple):
 
 def visible_cores() -> list[int]:
     """Numbers of the cores this process may run on (a launcher or a cpuset may have bound it)."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    return sorted(os.sched_getaffinity(0))
 
 
 def available_cores(root: Path = ROOT) -> int:
@@ -47,17 +49,15 @@ def quotas(root: Path = ROOT) -> list[Quota]:
     cgroup v1 (`cpu.cfs_quota_us` over `cpu.cfs_period_us`), v2 (`cpu.max`), or both. root: of the file system. A missing,
     unreadable or non-numeric file counts as no quota.
     """
-    groups, mounts = _own_groups(root), _mounts(root)
+    groups = _own_groups(root)
     found: dict[tuple[int, int], Quota] = {}
-    for kind, mounted, point in mounts:
-        path = groups.get(kind)
-        if path is None:
-            continue
-        for folder in _upwards(path, mounted, root / point.lstrip("/")):
-            cores = _limit_v2(folder) if kind == "cgroup2" else _limit_v1(folder)
-            if cores is not None:
+    for kind, mounted, point in _mounts(root):
+        folders = _upwards(groups[kind], mounted, root / point.lstrip("/")) if kind in groups else []
+        for folder in folders:
+            if cores := _limit(folder, kind):
                 status = folder.stat()
-                found[status.st_dev, status.st_ino] = Quota(cores, (status.st_dev, status.st_ino), str(folder))
+                group = status.st_dev, status.st_ino
+                found[group] = Quota(cores, group, str(folder))
     return list(found.values())
 
 
@@ -77,14 +77,17 @@ def share_of_cores(visible: Sequence[list[int]], limits: Sequence[list[Quota]], 
 def threads_wanted(text: str | None) -> int | None:
     """Threads by OMP_NUM_THREADS, as OpenMP defines it; None where it is unset or blank.
 
-    Of a list (for nested parallel regions) the first number counts; blanks around numbers are allowed. Raises ValueError for
+    Of a list (for nested parallel regions) the first number counts; blanks around numbers are allowed. Raises UsageError for
     anything but whole numbers from 1 to `MOST_THREADS`.
     """
     if text is None or not text.strip():
         return None
     parts = [part.strip() for part in text.split(",")]
     if not all(re.fullmatch(r"\+?[0-9]+", part) and 0 < int(part) <= MOST_THREADS for part in parts):
-        raise ValueError(text)
+        raise UsageError(
+            f"OMP_NUM_THREADS='{text}' is not a number of threads: set it to a whole number of at least 1, or to a list of "
+            "them (the first counts), or unset it"
+        )
     return int(parts[0])
 
 
@@ -131,32 +134,24 @@ def _mounts(root: Path) -> Iterable[tuple[str, str, str]]:
         yield kinds[0], _unescaped(words[3]), _unescaped(words[4])
 
 
-def _upwards(path: str, mounted: str, point: Path) -> Iterable[Path]:
+def _upwards(path: str, mounted: str, point: Path) -> list[Path]:
     """Folders of a group and of its ancestors, up to the mount point, which is always among them.
 
     In a container the path may be that of the host: missing folders set no limit.
     """
     group, top = PurePosixPath(path), PurePosixPath(mounted)
     inside = group.relative_to(top) if group.is_relative_to(top) and ".." not in group.parts else PurePosixPath()
-    yield from (point / part for part in dict.fromkeys((inside, *inside.parents)))
+    return [point / part for part in dict.fromkeys((inside, *inside.parents))]
 
 
-def _limit_v1(folder: Path) -> float | None:
-    quota, period = (_number(folder / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-    return quota / period if quota and period and quota > 0 and period > 0 else None
-
-
-def _limit_v2(folder: Path) -> float | None:
-    words = [word for line in lines_of(folder / "cpu.max") for word in line.split()]
+def _limit(folder: Path, kind: str) -> float | None:
+    """Processor seconds per second that a group's folder grants; None without a limit (a quota of `max`, or of -1)."""
+    files = ("cpu.max",) if kind == "cgroup2" else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    words = [word for name in files for line in lines_of(folder / name) for word in line.split()]
     if len(words) != 2 or not all(re.fullmatch("[0-9]+", word) for word in words):
-        return None  # `max 100000`: no limit
+        return None
     quota, period = map(int, words)
     return quota / period if quota and period else None
-
-
-def _number(path: Path) -> int | None:
-    text = "".join(lines_of(path)).strip()
-    return int(text) if re.fullmatch("-?[0-9]+", text) else None
 
 
 def lines_of(path: Path) -> list[str]:

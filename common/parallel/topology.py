@@ -4,6 +4,8 @@ The world communicator is split into one communicator per population, ranks in o
 over which gradients are averaged (`scope`): the population or the world.
 """
 
+import os
+from bisect import bisect
 from dataclasses import dataclass, replace
 from types import ModuleType
 
@@ -20,16 +22,9 @@ from common.parallel.populations import PopulationSpec
 class Topology:
     """Communicators, populations and resources of one worker.
 
-    Attributes:
-        world, population: the two communicators of every worker.
-        gradients: communicator over which gradients are averaged: one of the two above, or this rank alone.
-        specs: all populations, in order of their ranks.
-        index: index of this worker's population.
-        offsets: world rank of the first worker of each population.
-        node: the ranks of this machine.
-        device: device of this worker.
-        threads: compute threads of this worker.
-        traffic: bytes this rank has sent.
+    gradients: communicator over which gradients are averaged: `world`, `population`, or this rank alone. specs: populations,
+    in order of their ranks. index: of this worker's population. offsets: world rank of the first worker of each population.
+    node: the ranks of this machine. threads: compute threads of this worker. traffic: bytes this rank has sent.
     """
 
     world: Group
@@ -53,10 +48,6 @@ class Topology:
         """Workers in each population."""
         return [s.workers for s in self.specs]
 
-    def population_of(self, rank: int) -> int:
-        """Index of the population of a world rank."""
-        return max(k for k, first in enumerate(self.offsets) if first <= rank)
-
     def counterpart(self, population: int) -> int:
         """World rank of the worker of another population with this worker's index."""
         return self.offsets[population] + self.population.rank
@@ -71,10 +62,9 @@ class Topology:
 def world_size() -> int:
     """Ranks in this job. Raises UsageError if the launcher started more processes than MPI can see."""
     size, promised = MPI.COMM_WORLD.Get_size(), environment.launcher_size()
-    if promised is not None and promised != size:
-        raise UsageError(
-            f"the launcher started {promised} processes, but MPI sees a world of {size}: {environment.foreign_launcher()}"
-        )
+    if promised not in (None, size):
+        why = environment.foreign_launcher()
+        raise UsageError(f"the launcher started {promised} processes, but MPI sees a world of {size}: {why}")
     return size
 
 
@@ -83,25 +73,27 @@ def build_topology(
 ) -> Topology:
     """Split the world into populations and start Horovod on the gradient scope. Collective over all ranks of the job.
 
-    comm: communicator that serves as the world, where a job runs several side by side (trials of a search).
-
     scope: `population`, `world`, or `worker`: every worker steps on its own gradient, and Horovod runs on the population, for
-    its weights. With `horovod` false, or without Horovod installed, MPI replaces it.
+    its weights. With `horovod` false, or without Horovod installed, MPI replaces it. comm: communicator that serves as the
+    world, where a job runs several side by side (trials of a search).
     """
     environment.keep_freed_memory()
     rank = comm.Get_rank()
     traffic = Traffic()
     offsets = [sum(s.workers for s in specs[:k]) for k in range(len(specs))]
-    index = max(k for k, first in enumerate(offsets) if first <= rank)
+    index = bisect(offsets, rank) - 1
     population = comm.Split(color=index, key=rank)
     launch.place["population"] = f"{index} ({specs[index].species})"
     node = Group(comm.Split_type(MPI.COMM_TYPE_SHARED), traffic)
     neighbours = node if comm == MPI.COMM_WORLD else Group(MPI.COMM_WORLD.Split_type(MPI.COMM_TYPE_SHARED), traffic)
-    scope_comm = comm if scope == "world" else population
-    engine = start_horovod(scope_comm) if horovod and scope_comm.Get_size() > 1 else None
-    groups = {"world": Group(comm, traffic), "population": Group(population, traffic)}
-    groups["population" if scope == "worker" else scope] = Group(scope_comm, traffic, engine)
-    groups["worker"] = Group(MPI.COMM_SELF, traffic)
+    over_world = scope == "world"
+    averaging = comm if over_world else population
+    engine = start_horovod(averaging) if horovod and averaging.Get_size() > 1 else None
+    groups = {
+        "world": Group(comm, traffic, engine if over_world else None),
+        "population": Group(population, traffic, None if over_world else engine),
+        "worker": Group(MPI.COMM_SELF, traffic),
+    }
     return Topology(
         world=groups["world"],
         population=groups["population"],
@@ -152,12 +144,11 @@ def choose_device(local_rank: int) -> torch.device:
 def set_threads(node: Group) -> int:
     """Set and return torch's threads of this rank: OMP_NUM_THREADS, else its share of the node's cores, at least one.
 
-    node: the ranks of this machine. Cores and quotas are gathered from all of them: a launcher may have bound each rank to its
-    own cores, and a quota may hold for all ranks together or for each. Collective over the node. Raises UsageError where
-    OMP_NUM_THREADS is invalid.
+    Cores and quotas are gathered from all ranks of the node: a launcher may have bound each rank to its own cores, and a quota
+    may hold for all ranks together or for each. Collective over the node. Raises UsageError where OMP_NUM_THREADS is invalid.
     """
     with node.raise_together():
-        wanted = environment.threads_wanted()
+        wanted = machine.threads_wanted(os.environ.get("OMP_NUM_THREADS"))
     visible, quotas = zip(*node.comm.allgather((machine.visible_cores(), machine.quotas())), strict=True)
     threads = wanted or machine.share_of_cores(visible, quotas, node.rank)
     torch.set_num_threads(threads)

@@ -17,9 +17,10 @@ from common.ecosphere.species import SPECIES
 from common.ecosphere.species.moves import Rules
 from common.errors import Diverged, UsageError
 from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
-from common.models import build_model, load_published
+from common.models import build_model
 from common.models.flat import FlatModel, share_model
-from common.optim.bases import OptimizerSettings
+from common.models.vit import load_published
+from common.optim.options import optimizer_settings
 from common.optim.registry import OPTIMIZERS, lr_scale
 from common.options import check
 from common.parallel.populations import PopulationSpec, default_populations, parse_populations
@@ -118,7 +119,8 @@ class Training:
         specs = population_specs(args, ranks) if self.kind == "eoa" else [PopulationSpec(self.schedule, ranks, args.optimizer)]
         topology = replace(self.topology, specs=specs)
         model = share_model(self._network(args, seed), topology.world)
-        settings = _settings(args, topology.spec.optimizer)
+        own = {"sam_scope": args.sam_scope, "reset_momentum": args.momentum == "reset"} if isinstance(args, EoaArgs) else {}
+        settings = optimizer_settings(args, topology.spec.optimizer, args.seed, **own)
         scale = lr_scale(topology.spec.optimizer, args.learning_rate, args.adam_rate, args.momentum_factor)
         if not isinstance(args, EoaArgs):
             eta0 = args.learning_rate
@@ -162,18 +164,3 @@ def population_specs(args: CommonArgs, ranks: int) -> list[PopulationSpec]:
     assert isinstance(args, EoaArgs)
     wanted = default_populations(ranks) if args.populations == "auto" else args.populations
     return parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
-
-
-def _settings(args: CommonArgs, optimizer: str) -> OptimizerSettings:
-    """Settings of the weight optimizer, from the options."""
-    return OptimizerSettings(
-        name=optimizer,
-        momentum=args.momentum_factor,
-        weight_decay=args.weight_decay,
-        adam_decay=args.adam_decay,
-        rho=args.rho,
-        sam_scope=args.sam_scope if isinstance(args, EoaArgs) else "local",
-        clip_norm=args.clip_norm,
-        reset_momentum=isinstance(args, EoaArgs) and args.momentum == "reset",
-        seed=args.seed,
-    )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
 
 from torch import Tensor
 
@@ -10,16 +9,15 @@ from common.data.dataset import open_data
 from common.ecosphere.rates import RateRule
 from common.errors import UsageError
 from common.evaluate import Evaluator
-from common.models import build_model, load_published
+from common.models import build_model
 from common.models.flat import FlatModel, share_model
+from common.models.vit import load_published
 from common.optim.armijo import PAPER, Rules
-from common.optim.bases import OptimizerSettings
-from common.optim.options import refuse_clipping
+from common.optim.options import optimizer_settings, refuse_clipping
 from common.optim.protocols import Coupling
 from common.optim.registry import lr_scale
 from common.parallel import faults
 from common.parallel.topology import Topology
-from common.paths import data_directory
 from common.seeding import Purpose, torch_seed
 from common.training.loop import Plan
 from common.training.options import CommonArgs, resolve_batch, resolve_precision
@@ -60,7 +58,9 @@ class Setup:
             self.note(
                 f"batch size {args.batch_size} of preset {args.preset} rounded to {batch_size}, a multiple of the workers"
             )
-        self._open_data(args)
+        faults.trip("data", topology.world.rank)
+        self.data = open_data(args, topology, args.seed)
+        self.headlines.extend(self.data.source.notes)
         if wrong_classes_only:
             args = replace(args, label_smoothing=over_wrong_classes(args.label_smoothing, self.data.source.classes))
         self.args = args
@@ -68,15 +68,6 @@ class Setup:
         precision = topology.world.bcast_object(resolve_precision(args.precision, topology.device.type))
         self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision, args.accumulate)
         self.evaluator = Evaluator(self.data.train, precision, args.seed)
-
-    def _open_data(self, args: CommonArgs) -> None:
-        directory = str(data_directory(args.data_dir))
-        faults.trip("data", self.topology.world.rank)
-        shares = (args.val_fraction, args.fitness_images, args.train_images)
-        sizes = (args.image_size, args.crop_scale, args.crop)
-        looks: dict[str, Any] = {"flip": args.flip, "pixels": args.pixels}
-        self.data = open_data(args.dataset, directory, self.topology, args.seed, *shares, *sizes, **looks)
-        self.headlines.extend(self.data.source.notes)
 
     def _steps_per_epoch(self, batch_size: int) -> int:
         images, steps = len(self.data.train), len(self.data.train) // batch_size
@@ -128,23 +119,11 @@ class Setup:
         refuse_clipping(args.clip_norm, (spec.optimizer for spec in self.topology.specs))
         if args.momentum_factor == 0 and any(spec.optimizer == "schedulefree-sgd" for spec in self.topology.specs):
             raise UsageError("--momentum-factor 0: schedulefree-sgd takes gradients between two iterates; 0.9 is usual")
-        settings = OptimizerSettings(
-            name=name,
-            momentum=args.momentum_factor,
-            weight_decay=args.weight_decay,
-            adam_decay=args.adam_decay,
-            rho=args.rho,
-            sam_scope=sam_scope,
-            clip_norm=args.clip_norm,
-            reset_momentum=reset_momentum,
-            search=line_search,
-            seed=args.seed,
+        settings = optimizer_settings(
+            args, name, args.seed, sam_scope=sam_scope, reset_momentum=reset_momentum, search=line_search
         )
-        return build_worker(self.topology, model, rates, settings, self._lr_scale(name), coupling, equal_weights)
-
-    def _lr_scale(self, optimizer: str) -> float:
-        """Ratio of a weight optimizer's base rate to --learning-rate."""
-        return lr_scale(optimizer, self.args.learning_rate, self.args.adam_rate, self.args.momentum_factor)
+        scale = lr_scale(name, args.learning_rate, args.adam_rate, args.momentum_factor)
+        return build_worker(self.topology, model, rates, settings, scale, coupling, equal_weights)
 
     def batches(self, t: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """This worker's part of the first `steps` batches of round t, by `shards`.

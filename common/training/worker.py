@@ -51,7 +51,7 @@ def build_worker(
 
 
 def reductions_of(topology: Topology, sam_scope: str = "local") -> Reductions:
-    """Reductions over ranks that this rank's optimizer uses. sam_scope: one of `registry.SAM_SCOPES`."""
+    """Reductions over ranks that this rank's optimizer uses. sam_scope: local, population or world."""
     gradients = topology.gradients
     scopes = {"local": None, "population": topology.population, "world": topology.world}
     first = scopes[sam_scope]

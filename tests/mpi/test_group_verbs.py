@@ -45,9 +45,9 @@ def test_a_sum_that_is_started_and_waited_for_is_the_other_one(scope, sizes, eng
     topology = build(sizes, scope, engine)
     for length in LENGTHS:
         buffer, other = numbers(length, RANK), numbers(length, RANK)
-        pending = topology.gradients.start_sum_(buffer, f"started{length}")
+        wait = topology.gradients.start_sum_(buffer, f"started{length}")
         meanwhile = torch.ones(100).sum()
-        pending.wait()
+        wait()
         assert meanwhile == 100
         torch.testing.assert_close(buffer, topology.gradients.sum_(other, f"sum{length}"), rtol=1e-6, atol=1e-6 * SIZE)
     counted = 2 * 4 * sum(LENGTHS) if topology.gradients.size > 1 else 0

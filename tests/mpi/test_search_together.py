@@ -3,6 +3,7 @@
 import json
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,7 +201,7 @@ ARGS = CommonArgs(
 @pytest.fixture(scope="module")
 def digits():
     torch.set_num_threads(1)
-    return open_data("digits", "data", build([SIZE]), ARGS.seed, 0.1, 0)
+    return open_data(replace(ARGS, fitness_images=0), build([SIZE]), ARGS.seed)
 
 
 def test_training_gives_the_same_values_on_any_number_of_ranks(digits):

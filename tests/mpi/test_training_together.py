@@ -11,6 +11,7 @@ from torch import nn
 from worlds import ENGINES, LAYOUTS, RANK, SIZE, alone, build, each_layout, everyones, population_of
 
 from common.data.dataset import open_data
+from common.data.options import DataOptions
 from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import ScheduledRates
@@ -29,7 +30,7 @@ PLAIN = OptimizerSettings("sgd", momentum=0.0, weight_decay=0.0)
 @cache
 def digits():
     """The digits, the same on every rank."""
-    return open_data("digits", "", build(LAYOUTS[0]), seed=3, val_fraction=0.1, fitness_images=50)
+    return open_data(DataOptions(dataset="digits", fitness_images=50), build(LAYOUTS[0]), 3)
 
 
 def shard(topology, t, steps):
@@ -82,7 +83,7 @@ def test_the_data_are_the_same_on_every_rank():
 
 
 def test_a_text_is_the_same_on_every_rank():
-    data = open_data("topics", "unused", build(LAYOUTS[0]), 0, 0.1, 50)
+    data = open_data(DataOptions(dataset="topics", fitness_images=50), build(LAYOUTS[0]), 0)
     splits = (data.train, data.validation, data.fitness, data.test)
     found = [hashlib.sha256(a.numpy().tobytes()).hexdigest() for s in splits for a in (s.symbols, s.labels)]
     assert all(f == [data.source.digest, *found] for f in everyones([data.source.digest, *found]))

@@ -59,7 +59,7 @@ def summary_of(config, populations, rounds, test, seed, diverged_after):
         **{"method": config["method"], "dataset": config["dataset"], "model": "CNN-2", "ranks": config["ranks"]},
         **{"rounds": rounds, "diverged": diverged_after is not None, "commit": "abc1234", "images_per_second": 100.0},
         **{"train_images": rounds * ROUND_IMAGES, "gradient_evaluations": passes * rounds * ROUND_IMAGES},
-        **{"validation_accuracy": test - 0.05, "test_accuracy": test, "train_loss": 0.3},
+        **{"validation_accuracy": test - 0.05, "test_accuracy": test, "train_loss": 0.3, "weights_sha256": f"{seed:064x}"},
         **{"seconds": {"total": sum(seconds.values()), **seconds}, "bytes_sent": {"inside": 3_000_000, "across": 250_000}},
     }
 

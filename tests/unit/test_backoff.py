@@ -9,15 +9,15 @@ def test_a_nap_is_a_part_of_the_usual_time_between_messages(monkeypatch):
     clock = [0.0]
     monkeypatch.setattr("common.parallel.backoff.time.perf_counter", lambda: clock[0])
     backoff = PollingBackoff(shortest=2e-5, longest=1e-3, part=0.02)
-    assert backoff.seconds(0.0) == 2e-5, "nothing is known yet"
+    assert backoff.seconds() == 2e-5, "nothing is known yet"
     for _ in range(200):
         clock[0] += 0.01
         backoff.note_event()
-    assert backoff.seconds(0.0) == pytest.approx(0.02 * 0.01, rel=1e-6)
-    assert backoff.seconds(0.03) == pytest.approx(0.02 * 0.03), "longer while nothing comes"
-    clock[0] += 0.04
-    assert backoff.seconds() == pytest.approx(0.02 * 0.04), "as long as nothing has come"
-    assert backoff.seconds(60.0) == 1e-3
+    assert backoff.seconds() == pytest.approx(0.02 * 0.01, rel=1e-6)
+    clock[0] += 0.03
+    assert backoff.seconds() == pytest.approx(0.02 * 0.03), "longer while nothing comes"
+    clock[0] += 60.0
+    assert backoff.seconds() == 1e-3
 
 
 def test_several_looks_before_a_nap(monkeypatch):

@@ -1,5 +1,6 @@
 """Parts of elastic averaging: look-ahead momentum, its network, crops, and image orders per worker."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import nn
 from benchmarks import elastic_theory as stability
 from common.coupling.elastic import CenterVariable, Elastic
 from common.data.augment import CroppingAugmenter, in_unit_range
-from common.data.dataset import SOURCES, open_data, permutation
+from common.data.dataset import open_data, permutation
+from common.data.options import DataOptions
+from common.data.registry import SOURCES
 from common.errors import UsageError
 from common.models import MODELS, Shape, model_title
 from common.models.flat import FlatModel
@@ -115,8 +118,9 @@ def moments(data):
 
 def test_crops_of_digits_are_normalised_unless_pixels_are_to_lie_in_0_to_1(alone):
     for sizes in ({}, {"crop": 8}):
-        assert moments(open_data("digits", "", alone, 0, 0.1, 50, **sizes)) == pytest.approx((0, 1), abs=0.01)
-        unit = open_data("digits", "", alone, 0, 0.1, 50, pixels="unit", **sizes)
+        options = DataOptions(dataset="digits", **sizes)
+        assert moments(open_data(options, alone, 0)) == pytest.approx((0, 1), abs=0.01)
+        unit = open_data(replace(options, pixels="unit"), alone, 0)
         assert moments(unit) == pytest.approx((SOURCES["digits"].mean[0], SOURCES["digits"].std[0]), abs=0.003)
         pixels, _ = unit.train.augmented(torch.arange(9), unit.train.draw(0, 0))
         assert (pixels.min().item(), pixels.max().item()) == (0, 1)
@@ -129,7 +133,7 @@ def test_crops_of_what_was_downloaded_are_normalised(alone, name, crop):
     directory = data_directory("auto")
     if not (directory / folder).exists():
         pytest.skip(f"{SOURCES[name].title} is not in {directory}")
-    data = open_data(name, str(directory), alone, 0, 0.1, 100, train_images=5000, crop=crop)
+    data = open_data(DataOptions(dataset=name, train_images=5000, crop=crop), alone, 0)
     assert moments(data) == pytest.approx((0, 1), abs=0.03)
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, ImageDataset, Texts, open_data
+from common.data.dataset import ImageDataset, Texts, open_data
+from common.data.options import DataOptions
+from common.data.registry import SOURCES
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, Evaluator, evaluate
 from common.models import build_model
 from common.models.batch_norm import fresh_statistics, frozen_batch_norm, running_statistics
@@ -116,7 +118,7 @@ def test_measuring_leaves_generators_counters_momentum_and_mode_as_they_were():
 
 def test_weights_trained_at_rate_0_keep_statistics_that_are_those_measured(alone):
     """After many forward passes of training without a step, running statistics and measured ones describe the same thing."""
-    train = open_data("digits", "", alone, seed=0, val_fraction=0.1, fitness_images=0).train
+    train = open_data(DataOptions(dataset="digits"), alone, 0).train
     module = network()
     optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
     rng = np.random.default_rng(0)

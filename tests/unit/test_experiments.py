@@ -201,6 +201,11 @@ class TestThere:
         source, replay = (job_of(PROFILE, name, 0, None) for name in ("eoa", "replay"))
         assert main.with_replays([source], jobs, PROFILE) == [source, replay], "rates that change are replayed again"
         assert plan(["replay"])["replay-seed0"]["needs"] == []
+        self.add(results, replay, summary={"replayed_weights": f"{0:064x}"})
+        assert not plan(["replay"])
+        (results / "cpu/methods/runs/eoa-seed0").rename(results / "before")
+        self.add(results, source, summary={"weights_sha256": f"{1:064x}"})
+        assert list(plan(["replay"])) == ["replay-seed0"], "the rates that it replayed are another run's"
         easgd = plan(["easgd"], 2)
         assert easgd["easgd-best-seed1"]["needs"] == ["easgd-0.1-seed0", "easgd-0.4-seed0"]
 
@@ -279,6 +284,8 @@ class TestJob:
         for name, keys in content.items():
             (tmp_path / f"{name}.json").write_text(json.dumps(keys))
         (tmp_path / "metrics.csv").write_text("round,train_loss\n0,9\n1,2\n1,4\n1,nan\n")
+        source = add_run(tmp_path / "methods", "eoa")
+        assert packed(Job("methods", REPLAY, 0), tmp_path, False, source).summary["replayed_weights"] == f"{0:064x}"
         run = packed(Job("tau", TUNED, 0, "0.4"), tmp_path, side_by_side=True)
         assert (run.name, run.seed, run.script, run.ranks, run.side_by_side) == ("easgd-0.4", 0, "EASGD/EASGD.py", 3, True)
         assert run.options == {"--period": "4", "--learning-rate": "0.4"}
@@ -308,12 +315,22 @@ def run_all(*words):
         (["--seeds", "0"], "has to be a whole number of at least 1, not '0'"),
         (["--jobs", "-1"], "--jobs"),
         (["--unknown"], "unrecognized arguments: --unknown"),
+        (["--results", "README.md/x"], "README.md is not a writable folder; name another"),
     ],
 )
-def test_wrong_usage_is_refused_before_anything_runs(words, said):
+def test_wrong_usage_is_one_line_before_anything_runs(words, said):
     done = run_all(*words)
     assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ")
     assert said in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_help_and_mistakes_need_nothing_installed():
+    bare = [sys.executable, "-S", "-m", "experiments.options"]  # -S: no installed packages
+    done = subprocess.run([*bare, "--help"], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
+    assert "--profile" in done.stdout
+    assert subprocess.run([*bare, "--seeds", "0"], cwd=ROOT, capture_output=True, check=False).returncode == 2
 
 
 def test_listing_and_dry_run(tmp_path):

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, DataSet, ImageDataset
+from common.data.dataset import DataSet, ImageDataset
+from common.data.registry import SOURCES
 from common.ecosphere.exchange import Exchange, contributions
 from common.ecosphere.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
 from common.ecosphere.membership import Membership

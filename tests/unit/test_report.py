@@ -82,6 +82,11 @@ class TestRows:
         row = rows(records(tmp_path, table("methods", experiment("eoa", "EOA", options="--depth 10")))).iloc[0]
         assert row.outdated == differing
 
+    def test_records_of_another_script_or_of_other_ranks_are_out_of_date(self, tmp_path):
+        add_run(tmp_path, "eoa")
+        other = replace(experiment("eoa", "EOA"), script="EOA-ViT/EOAViT.py", ranks=8)
+        assert rows(records(tmp_path, table("methods", other))).iloc[0].outdated == ("ranks", "script")
+
 
 class TestRounds:
     def test_images_seen_by_all_workers(self, found):
@@ -348,6 +353,14 @@ class TestOutdated:
 
 
 class TestFiles:
+    def test_a_table_that_the_profile_had_once_goes(self, folder, found):
+        (folder / "tables").mkdir()
+        for name in ("search.md", "notes.md"):
+            (folder / "tables" / name).touch()
+        main.write("smoke", [found], folder)
+        assert not (folder / "tables/search.md").exists()
+        assert (folder / "tables/notes.md").exists(), "not of this command"
+
     def test_tables(self, folder, found, capsys):
         main.write("smoke", [found], folder)
         text = (folder / "tables/accuracy.md").read_text(encoding="utf-8")
@@ -451,7 +464,8 @@ def test_wrong_usage_is_one_error(words, said):
     done = run_report(*words)
     assert done.returncode == 2
     assert said in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
 
 
 def test_neither_torch_nor_mpi_is_imported():

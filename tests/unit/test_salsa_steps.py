@@ -260,10 +260,8 @@ def test_forward_and_backward_passes_are_what_the_counters_say(direction):
         optimizer.zero_grad()
         optimizer.step(closure)
         assert optimizer.last.slope > 0
-    assert 1 <= optimizer.period <= 10
     assert calls[True] == optimizer.search.steps == 40
     assert calls[False] == optimizer.search.trials >= optimizer.search.searches
-    assert optimizer.forward_passes == sum(calls.values())
 
 
 def test_where_no_trial_passes_weights_are_as_they_were_bit_for_bit():

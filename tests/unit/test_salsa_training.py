@@ -11,7 +11,8 @@ from torch import nn
 
 from common.coupling.elastic import Coupling
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, ImageDataset, Texts
+from common.data.dataset import ImageDataset, Texts
+from common.data.registry import SOURCES
 from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
 from common.models import build_model

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.data.dataset import open_data
+from common.data.options import DataOptions
 from common.errors import UsageError
 from common.models import FOR_TEXT, MODELS, NETWORKS, build_model
 
@@ -46,7 +47,7 @@ def test_these_are_all_networks_for_images():
 @pytest.mark.parametrize("option", ["image_size", "crop"])
 def test_augmenters_take_a_single_pixel(alone, option):
     """The network decides which sizes are too small."""
-    data = open_data("digits", "", alone, 0, 0.1, 50, **{option: 1})
+    data = open_data(DataOptions(dataset="digits", **{option: 1}), alone, 0)
     assert data.train.size == 1
     everything = torch.arange(len(data.train))
     assert data.train.plain(everything)[0].shape == (len(data.train), 1, 1, 1)

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.data.dataset import SOURCES, open_data, split
+from common.data.dataset import open_data, split
+from common.data.options import DataOptions
+from common.data.registry import SOURCES
 from common.errors import UsageError
 
 
@@ -87,7 +89,7 @@ def test_the_digits_are_all_there_once_and_the_test_part_does_not_depend_on_the_
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    one, other = (open_data("digits", "unused", alone, seed, 0.1, 50) for seed in (0, 1))
+    one, other = (open_data(DataOptions(dataset="digits", fitness_images=50), alone, seed) for seed in (0, 1))
     assert len(one.test) == 360  # 20 % of 1797
     assert len(one.train) + len(one.validation) + len(one.test) == 1797
     rows = [p.augmenter.images.flatten(1).numpy() for p in (one.train, one.validation, one.test)]
@@ -106,7 +108,7 @@ def test_the_digits_are_all_there_once_and_the_test_part_does_not_depend_on_the_
 @pytest.mark.parametrize("sizes", [{}, {"image_size": 6}, {"crop": 6}], ids=["as they are", "resized", "cropped"])
 def test_images_are_mirrored_where_the_data_set_allows_it_and_flips_are_wanted(sizes, alone, monkeypatch):
     def mirrored(flip):
-        train = open_data("digits", "unused", alone, 0, 0.1, 50, **sizes, flip=flip).train
+        train = open_data(DataOptions(dataset="digits", **sizes, flip=flip), alone, 0).train
         column = 2 if train.draw(0, 0).shape[1] != 5 else 4
         return set(train.draw(0, 0)[:, column].tolist())
 

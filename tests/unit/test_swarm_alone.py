@@ -13,7 +13,8 @@ from torch import nn
 from common.coupling.swarm import Fitness, PhaseLoss, Probe, Swarm, SwarmSettings
 from common.coupling.swarm_rules import MOTIONS, RANDS, Motion
 from common.data.augment import Augmenter
-from common.data.dataset import SOURCES, ImageDataset, Texts
+from common.data.dataset import ImageDataset, Texts
+from common.data.registry import SOURCES
 from common.evaluate import Evaluator
 from common.models import build_model
 from common.models.flat import FlatModel

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.data.dataset import open_data
+from common.data.options import DataOptions
 from common.data.texts import ALPHABET, WINDOW, divide, encode, load_topics, windows, without_repetitions
 from common.errors import UsageError
 from common.models import MODELS, build_model
@@ -73,7 +74,7 @@ def test_the_reference_of_this_python_is_a_data_set(alone):
     source, train, test = load_topics()
     assert source.classes == len(ALPHABET) + 1 == 97
     assert len(source.digest) == 64
-    data = open_data("topics", "unused", alone, 0, 0.1, 40)
+    data = open_data(DataOptions(dataset="topics", fitness_images=40), alone, 0)
     assert len(data.train) + len(data.validation) == len(train) > 1000
     assert (len(data.test), len(data.fitness)) == (len(test), 40)
     assert data.test.labels.max() < 97
@@ -128,7 +129,7 @@ def test_texts_and_networks_for_images_do_not_go_together(dataset, model):
         check(CommonArgs(dataset=dataset, model=model, image_size=8 if dataset == "imagefolder" else 0))
 
 
-def test_images_are_cropped_and_resized_and_texts_are_not(alone):
+def test_images_are_cropped_and_resized_and_texts_are_not():
     for sizes in ({"image_size": 8}, {"crop": 8}):
         with pytest.raises(UsageError, match="topics is text"):
-            open_data("topics", "unused", alone, 0, 0.1, 40, **sizes)
+            check(DataOptions(dataset="topics", **sizes))

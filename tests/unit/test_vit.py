@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from common.errors import UsageError
-from common.models import build_model, load_published, model_title
-from common.models.vit import NETWORKS, import_timm, tiny_patch
+from common.models import build_model, model_title
+from common.models.vit import NETWORKS, import_timm, load_published, tiny_patch
 
 # Google's published sizes: width, blocks, heads, hidden units of the MLP, patch; Dosovitskiy et al. 2021, table 1.
 SIZES = {

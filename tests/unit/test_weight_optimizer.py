@@ -12,6 +12,7 @@ from torch import nn
 from common.models.flat import FlatModel
 from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, split_name
+from common.optim.sam import PERTURBATIONS
 from common.optim.weight_optimizer import WeightOptimizer
 from common.training.worker import reductions_of
 
@@ -123,6 +124,17 @@ def test_the_second_pass_runs_at_distance_rho_and_the_weights_come_back_bit_for_
     assert torch.equal(calls[0], before)
     # w + e is rounded to float32 at the weights' own magnitude of about 1.
     assert (calls[1] - before).double().norm().item() == pytest.approx(0.25, rel=1e-5)
+    assert torch.equal(model.parameters.detach(), before)
+
+
+@pytest.mark.parametrize("name", PERTURBATIONS)
+def test_the_second_pass_runs_at_the_weights_moved_by_e(alone, name):
+    model, optimizer = adopt(alone, network(), name)
+    free, _ = adopt(alone, network(), name)
+    closure_of(free, batches()[0])()
+    before, calls = free.parameters.detach(), []
+    optimizer.step(closure_of(model, batches()[0], calls), 0.0)
+    assert torch.equal(calls[1], before + PERTURBATIONS[name](before, free.gradient, 0.5))
     assert torch.equal(model.parameters.detach(), before)
 
 
