@@ -32,6 +32,7 @@ REPLAY = Experiment("replay", "replay", "baselines/Baselines.py", "--batch-size 
 PROFILE = Profile(
     "cpu", "cpu", 1, (Table("methods", "methods", "Methods", (EOA_RUN, REPLAY)), Table("tau", "periods", "Periods", (TUNED,)))
 )
+JOB = Job("tau", TUNED, 1, "0.4")
 
 
 class TestRegistry:
@@ -229,12 +230,12 @@ class TestJob:
 
     def test_command_lines(self, tmp_path):
         folder = ROOT / "results/cpu/tau/runs/easgd-0.4-seed1"
-        words = command(Job("tau", TUNED, 1, "0.4"), folder, "cpu", "mpirun")
+        words = command(JOB, folder, "cpu", "mpirun")
         assert " ".join(words) == (
             "mpirun --oversubscribe --bind-to none -np 3 python EASGD/EASGD.py --preset cpu --seed 1 "
             "--out results/cpu/tau/runs/easgd-0.4-seed1 --period 4 --learning-rate 0.4"
         )
-        assert command(Job("tau", TUNED, 1, "0.4"), folder, "cpu", "srun")[:3] == ["srun", "-n", "3"]
+        assert command(JOB, folder, "cpu", "srun")[:3] == ["srun", "-n", "3"]
 
     def test_a_replay_reads_the_rates_of_a_packed_run(self, tmp_path):
         add_run(tmp_path / "cpu/methods", "eoa", 0)
@@ -254,16 +255,16 @@ class TestJob:
         ],
     )
     def test_an_interrupted_run_goes_on_if_its_options_are_the_same(self, tmp_path, given, marker, goes_on):
-        assert not can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path), "there is no record"
+        assert not can_go_on(JOB, tmp_path), "there is no record"
         line = f"mpirun -np 3 python EASGD/EASGD.py --preset cpu --seed 1 --out x {given}"
         told = {"command": line, "ranks": 3, "commit": commit()}
         (tmp_path / "environment.json").write_text(json.dumps(told))
         if marker:
             (tmp_path / marker).touch()
-        assert can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path) == goes_on
+        assert can_go_on(JOB, tmp_path) == goes_on
         for other in ({"ranks": 4}, {"commit": "abc1234"}):
             (tmp_path / "environment.json").write_text(json.dumps(told | other))
-            assert not can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path)
+            assert not can_go_on(JOB, tmp_path)
 
     def test_a_record_leaves_paths_out_and_knows_the_last_loss(self, tmp_path):
         content = {"config": {"out": "/x", "data_dir": "/y", "seed": 0}, "environment": {}, "summary": {"rounds": 2}}
