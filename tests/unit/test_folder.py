@@ -18,7 +18,10 @@ from common.errors import UsageError
 
 SIDE = 4
 DEEP = np.array([[0, 128, 129, 257], [1000, 32767, 32768, 65535], [5, 385, 386, 642], [65406, 65407, 300, 43690]], np.uint16)
-RED, CLEAR = (255, 0, 0), (255, 255, 255, 0)
+RED, BLUE, BROWN, BLACK, WHITE, CLEAR = (255, 0, 0), (0, 0, 255), (10, 20, 30), (0,) * 3, (255,) * 3, (255, 255, 255, 0)
+G = (GROUND,) * 3
+HALF = (round((255 * 128 + GROUND * 127) / 255), *[round(GROUND * 127 / 255)] * 2)  # red, over it
+LOSSLESS = ("png", "webp", "tif")
 
 
 def divided(levels):
@@ -92,36 +95,28 @@ class TestDeepPictures:
 
 
 class TestTransparency:
-    def test_half_transparent_colours_lie_over_mid_grey(self, tmp_path):
-        pixels = np.tile(np.array([(*RED, 255), (*RED, 128), (*RED, 0), CLEAR], np.uint8), (SIDE, 1, 1))
-        half = [round((255 * 128 + GROUND * 127) / 255), *[round(GROUND * 127 / 255)] * 2]
-        for name in ("a.png", "a.webp", "a.tif"):
-            Image.fromarray(pixels).save(tmp_path / name, lossless=True, exact=True)
-            row = decoded(tmp_path / name)[0].astype(int)
-            assert abs(row - [RED, half, [GROUND] * 3, [GROUND] * 3]).max() <= 1
-
-    def test_grey_with_alpha(self, tmp_path):
-        pixels = np.tile(np.array([[0, 255], [0, 0], [255, 255], [255, 0]], np.uint8), (SIDE, 1, 1))
-        Image.fromarray(pixels, "LA").save(tmp_path / "a.png")
-        assert grey(decoded(tmp_path / "a.png"))[0].tolist() == [0, GROUND, 255, GROUND]
-
-    @pytest.mark.parametrize("transparency", [1, bytes([255, 0, 255])])
-    def test_a_transparent_colour_of_a_palette(self, tmp_path, transparency):
-        picture = Image.new("P", (SIDE, SIDE))
-        picture.putpalette([10, 20, 30, 200, 100, 50, 0, 0, 255])
-        picture.putdata([0, 1, 2, 0] * SIDE)
-        picture.save(tmp_path / "a.png", transparency=transparency)
+    @pytest.mark.parametrize(
+        ("kind", "mode", "row", "transparency", "expected"),
+        [
+            *((kind, "RGBA", [(*RED, 255), (*RED, 128), (*RED, 0), CLEAR], None, [RED, HALF, G, G]) for kind in LOSSLESS),
+            ("png", "LA", [(0, 255), (0, 0), (255, 255), (255, 0)], None, [BLACK, G, WHITE, G]),
+            ("png", "RGB", [BLACK, RED, BLACK, BLACK], RED, [BLACK, G, BLACK, BLACK]),
+            ("png", "L", [0, 7, 0, 0], 7, [BLACK, G, BLACK, BLACK]),
+            ("png", "1", [0, 1, 0, 0], 1, [BLACK, G, BLACK, BLACK]),
+            *(("png", "P", [0, 1, 2, 0], level, [BROWN, G, BLUE, BROWN]) for level in (1, bytes([255, 0, 255]))),
+        ],
+    )
+    def test_what_is_transparent_lies_over_mid_grey(self, tmp_path, kind, mode, row, transparency, expected):
+        picture = Image.new(mode, (SIDE, SIDE))
+        if mode == "P":
+            picture.putpalette([*BROWN, 200, 100, 50, *BLUE])
+        picture.putdata(row * SIDE)
+        options = {} if transparency is None else {"transparency": transparency}
+        picture.save(tmp_path / f"a.{kind}", lossless=True, exact=True, **options)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            row = decoded(tmp_path / "a.png")[0]
-        assert row.tolist() == [[10, 20, 30], [GROUND] * 3, [0, 0, 255], [10, 20, 30]]
-
-    @pytest.mark.parametrize(("mode", "transparency", "colour"), [("RGB", RED, RED), ("L", 7, 7), ("1", 1, 1)])
-    def test_a_transparent_colour_of_a_picture_without_alpha(self, tmp_path, mode, transparency, colour):
-        picture = Image.new(mode, (SIDE, SIDE))
-        picture.putpixel((1, 0), colour)
-        picture.save(tmp_path / "a.png", transparency=transparency)
-        assert grey(decoded(tmp_path / "a.png"))[0].tolist() == [0, GROUND, 0, 0]
+            found = decoded(tmp_path / f"a.{kind}")[0].astype(int)
+        assert abs(found - expected).max() <= (mode == "RGBA")
 
     @pytest.mark.parametrize("mode", ["PA", "RGBa", "La"])
     def test_rarer_modes_with_alpha(self, mode):

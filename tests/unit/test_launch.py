@@ -154,11 +154,8 @@ def test_mpi4py_is_told_what_we_need_and_only_contradictions_are_named(monkeypat
     assert vars(mpi4py.rc) == {"initialize": True, "finalize": True, "threads": True, "thread_level": "multiple"}
     assert capsys.readouterr().out == ""
     environment.prepare_mpi4py({"MPI4PY_RC_THREADS": "False", "MPI4PY_RC_THREAD_LEVEL": "funneled"})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" is ")[0] for line in lines] == [
-        "note: MPI4PY_RC_THREADS=False",
-        "note: MPI4PY_RC_THREAD_LEVEL=funneled",
-    ]
+    notes = [line.split(" is ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert notes == ["note: MPI4PY_RC_THREADS=False", "note: MPI4PY_RC_THREAD_LEVEL=funneled"]
 
 
 @pytest.mark.parametrize(
@@ -252,14 +249,10 @@ def test_a_fault_happens_only_where_and_when_it_was_asked_for(monkeypatch):
         (2, 8, 4, False, False),
     ],
 )
-def test_ranks_yield_where_their_threads_and_horovods_outnumber_the_cores(
-    local_size, cores, threads, horovod, expected, monkeypatch
-):
+def test_ranks_yield_where_all_threads_outnumber_the_cores(local_size, cores, threads, horovod, expected, setenv, monkeypatch):
     assert environment.outnumbered(local_size, cores, threads, horovod) is expected
-    for name in ("OMPI_MCA_mpi_yield_when_idle", "HOROVOD_CYCLE_TIME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(local_size))
-    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+    monkeypatch.delenv("OMPI_MCA_mpi_yield_when_idle", raising=False)
+    setenv(f"OMPI_COMM_WORLD_LOCAL_SIZE={local_size} OMP_NUM_THREADS={threads}")
     monkeypatch.setattr(environment, "available_cores", lambda: cores)
     monkeypatch.setattr(environment, "_has_distribution", lambda name: horovod and name == "horovod")
     environment.prepare_environment()
@@ -278,8 +271,6 @@ def test_ranks_yield_where_their_threads_and_horovods_outnumber_the_cores(
     ],
 )
 def test_mpi_starts_without_libfabric_where_all_ranks_are_on_one_node(size, local_size, given, expected, monkeypatch):
-    for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "launcher_size", lambda: size)
     if local_size:
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(local_size))
@@ -289,6 +280,5 @@ def test_mpi_starts_without_libfabric_where_all_ranks_are_on_one_node(size, loca
     assert env == ({"OMPI_MCA_btl": given} if given else {})
 
 
-def test_the_cores_are_shared_out_where_no_number_of_threads_is_asked_for(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_the_cores_are_shared_out_where_no_number_of_threads_is_asked_for():
     assert [environment.threads_per_rank(n, 8) for n in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]
