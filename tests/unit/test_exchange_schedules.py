@@ -117,16 +117,9 @@ def test_ring_blends_with_the_left_neighbour_and_keeps_the_mean_over_populations
     magnitude = abs(before) + abs(left)
     assert (abs(after - ((1 - c) * before + c * left)) <= 3 * EPS * magnitude).all()  # three roundings, and c's own
     assert (abs(after.mean(0, dtype=np.float64) - before.mean(0)) <= 3 * EPS * magnitude.mean(0)).all()
-
-
-@given(st.integers(0, 99), st.integers(1, 5))
-def test_ring_of_two_equal_populations_with_one_half_is_the_average(seed, m):
-    standings = Standings(np.zeros(2 * m), np.ones(2 * m), [m, m])
-    theta = np.random.default_rng(seed).standard_normal((2, LENGTH)).astype(np.float32)
-    ring = carry(schedule("ring", standings), theta.copy(), 0.5)
-    np.testing.assert_array_equal(ring[0], ring[1])
-    # Halving is exact and m theta rounds once more than the ring does: half a unit of the larger magnitude each.
-    assert (abs(ring - average(standings, theta)) <= 2 * EPS * abs(theta).max(0)).all()
+    if len(theta) == 2:
+        same, other = carry(plan, theta.copy(), 0.5)  # the average, with the same bits on both sides
+        np.testing.assert_array_equal(same, other)
 
 
 @given(ecospheres(dead=True, least=2), st.sampled_from(POLICIES))
