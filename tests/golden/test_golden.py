@@ -57,17 +57,10 @@ def test_eight_workers_move_their_rates_as_before(column):
 
 def test_three_rounds_on_the_digits_learn_as_before(tmp_path):
     command = [sys.executable, "EOA-SAM/EOASAM.py", "--preset", "smoke", "--precision", "float32", "--rounds", "3"]
+    command += ["--out", str(tmp_path / "run")]
     environment = {k: v for k, v in os.environ.items() if k != "ECOSPHERE_FAULT"}
-    # One thread, so that sums do not depend on the number of cores.
-    environment["OMP_NUM_THREADS"] = "1"
-    done = subprocess.run(
-        [*command, "--out", str(tmp_path / "run")],
-        cwd=HERE.parents[1],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    environment["OMP_NUM_THREADS"] = "1"  # so that sums do not depend on the number of cores
+    done = subprocess.run(command, cwd=HERE.parents[1], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     with open(tmp_path / "run" / "metrics.csv", encoding="utf-8", newline="") as file:
         rows = [{name: float(line[name]) for name in ("lr", "train_loss", "val_accuracy")} for line in csv.DictReader(file)]

@@ -25,3 +25,12 @@ def alone():
     from common.parallel.topology import build_topology
 
     return build_topology([PopulationSpec("gwo", 1, "sgd")])
+
+
+@pytest.fixture
+def one():
+    """A group of this process alone, with counters of its own."""
+    from common.parallel.comm import Group, Traffic
+    from common.parallel.mpi import MPI
+
+    return Group(MPI.COMM_SELF, Traffic())

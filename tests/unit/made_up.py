@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pandas as pd
 
-from experiments.packed import PackedRun, options_of, pack
+from experiments.packed import PackedRun, options_of, pack, read_runs
 from experiments.registry import Experiment, Table, Tune
 from report.records import TableRecords
 
 EOA = ({"species": "gwo", "workers": 2, "optimizer": "asam"}, {"species": "woa", "workers": 2, "optimizer": "asam"})
 ROUNDS, ROUND_IMAGES = 4, 5 * 8
+MACHINE = {"processor": "Example", "cores": 2, "memory_gib": 8.0}
+COLUMNS = ["round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy"]
 
 
 def one_population(method, optimizer="sgd", workers=4):
@@ -18,35 +20,34 @@ def one_population(method, optimizer="sgd", workers=4):
     return ({"species": method, "workers": workers, "optimizer": optimizer},)
 
 
-def add_run(folder, name, seed=0, test=0.9, method="eoa", populations=EOA, diverged_after=None, **more):
-    """One run of four ranks: ROUNDS rounds of five steps of eight images. more: `change` (of its rounds, a function),
-    `summary`, `environment` (keys to add), `options` (of the script), `side_by_side`; the rest goes into its configuration.
+def add_run(
+    folder,
+    name,
+    seed=0,
+    test=0.9,
+    method="eoa",
+    populations=EOA,
+    diverged_after=None,
+    change=lambda rounds: rounds,
+    options="",
+    side_by_side=False,
+    summary=(),
+    environment=(),
+    **config,
+):
+    """One run of four ranks: ROUNDS rounds of five steps of eight images. change: of its rounds; options: of the script;
+    summary, environment, config: keys to add.
     """
     rounds = ROUNDS if diverged_after is None else diverged_after
-    change, options = more.pop("change", lambda frame: frame), more.pop("options", "")
-    added, environment, beside = more.pop("summary", {}), more.pop("environment", {}), more.pop("side_by_side", False)
     ranks = sum(p["workers"] for p in populations)
-    config = {
-        **{"method": method, "dataset": "digits", "model": "cnn", "width": 2, "seed": seed, "ranks": ranks},
-        **{
-            "rounds": ROUNDS,
-            "population_list": list(populations),
-            "batch_size": 8,
-            "round_steps": 5,
-            "statistics_images": 2000,
-        },
-        **more,
-    }
-    told = {
-        **{"command": f"mpirun -np 4 python EOA-SAM/EOASAM.py --seed {seed}", "device": "cpu"},
-        **{"processor": "Example", "cores": 2, "memory_gib": 8.0, **environment},
-    }
-    rates = change(rounds_of(populations, rounds, test, method))
-    directory = folder / "runs" / f"{name}-seed{seed}"
+    whole = {"method": method, "dataset": "digits", "model": "cnn", "width": 2, "seed": seed, "ranks": ranks, "rounds": ROUNDS}
+    whole |= {"population_list": list(populations), "batch_size": 8, "round_steps": 5, "statistics_images": 2000, **config}
+    told = {"command": f"mpirun -np 4 python EOA-SAM/EOASAM.py --seed {seed}", "device": "cpu", **MACHINE, **dict(environment)}
+    ended = summary_of(whole, populations, rounds, test, seed, diverged_after) | dict(summary)
+    run = PackedRun(name, seed, "EOA-SAM/EOASAM.py", ranks, options_of(options.split()), side_by_side, whole, told, ended)
+    directory = folder / "runs" / run.id
     directory.mkdir(parents=True)
-    rates.to_csv(directory / "metrics.csv", index=False)
-    summary = summary_of(config, populations, rounds, test, seed, diverged_after) | added
-    run = PackedRun(name, seed, "EOA-SAM/EOASAM.py", ranks, options_of(options.split()), beside, config, told, summary)
+    change(rounds_of(populations, rounds, test, method)).to_csv(directory / "metrics.csv", index=False)
     pack(run, directory, folder)
     return run
 
@@ -66,48 +67,29 @@ def summary_of(config, populations, rounds, test, seed, diverged_after):
 
 def rounds_of(populations, rounds, test, method):
     """Fitness rises with the rounds and falls with (rank + t) mod 4; of the ecosphere rates differ by rank."""
-    workers = [(k, p) for k, p in enumerate(populations) for _ in range(p["workers"])]
-    lines = [
-        {
-            **{"round": t, "rank": rank, "population": k, "species": p["species"], "optimizer": p["optimizer"]},
-            **{"lr": 0.1 / (t + 1) * (1 + 0.1 * rank * (method == "eoa"))},
-            **dict.fromkeys(("fitness", "val_accuracy"), round(test - 0.3 / (t + 1) - 0.01 * ((rank + t) % 4), 6)),
-        }
-        for t in range(rounds)
-        for rank, (k, p) in enumerate(workers)
-    ]
-    columns = ("round", "rank", "population", "species", "optimizer", "lr", "fitness", "val_accuracy")
-    return pd.DataFrame(lines, columns=list(columns))
+    workers = [(k, p["species"], p["optimizer"]) for k, p in enumerate(populations) for _ in range(p["workers"])]
+    lines = []
+    for t in range(rounds):
+        for rank, worker in enumerate(workers):
+            fitness = round(test - 0.3 / (t + 1) - 0.01 * ((rank + t) % 4), 6)
+            lines.append((t, rank, *worker, 0.1 / (t + 1) * (1 + 0.1 * rank * (method == "eoa")), fitness, fitness))
+    return pd.DataFrame(lines, columns=COLUMNS)
 
 
 def add_search(folder, strategy, seed=0, test=0.9, **config):
     """Four trials on two ranks, the last of which failed; 0.5, 0.7 and 0.6 in the order of their ends."""
-    config = {
-        "strategy": strategy,
-        "dataset": "mnist",
-        "trials": 4,
-        "rounds": 1,
-        "train_images": 5000,
-        "space_name": "mnist",
-        **config,
-    }
+    whole = {"strategy": strategy, "dataset": "mnist", "trials": 4, "rounds": 1, "train_images": 5000, "space_name": "mnist"}
     summary = {"method": strategy, "dataset": "mnist", "model": "DHPO-CNN-1", "ranks": 2, "workers": 2, "steps": 3}
     summary |= {"validation_accuracy": test + 0.01, "test_accuracy": test, "trial_seconds": 72.0, "commit": "abc1234"}
-    summary |= {
-        "trials": {"complete": 3, "pruned": 0, "failed": 1},
-        "seconds": {"setup": 1, "search": 40.0 + seed, "winner": 2},
-    }
-    directory = folder / "runs" / f"search-{strategy}-seed{seed}"
+    summary["trials"] = {"complete": 3, "pruned": 0, "failed": 1}
+    summary["seconds"] = {"setup": 1, "search": 40.0 + seed, "winner": 2}
+    told = {"command": f"python DHPO.py {seed}", **MACHINE}
+    run = PackedRun(f"search-{strategy}", seed, "DHPO/DHPO.py", 2, {}, False, {**whole, **config}, told, summary)
+    directory = folder / "runs" / run.id
     directory.mkdir(parents=True)
-    trials = {
-        "id": range(4),
-        "state": ["complete"] * 3 + ["failed"],
-        "value": [0.7, 0.5, 0.6, np.nan],
-        "end": [2.0, 1.0, 3.0, 4.0],
-    }
-    pd.DataFrame({**trials, "seed": 0}).to_csv(directory / "trials.csv", index=False)
-    told = {"command": f"python DHPO.py {seed}", "processor": "Example", "cores": 2, "memory_gib": 8.0}
-    pack(PackedRun(f"search-{strategy}", seed, "DHPO/DHPO.py", 2, {}, False, config, told, summary), directory, folder)
+    trials = {"id": range(4), "state": ["complete"] * 3 + ["failed"], "value": [0.7, 0.5, 0.6, np.nan]}
+    pd.DataFrame({**trials, "end": [2.0, 1.0, 3.0, 4.0], "seed": 0}).to_csv(directory / "trials.csv", index=False)
+    pack(run, directory, folder)
 
 
 def table(kind, *experiments, first_steps=()):
@@ -123,8 +105,6 @@ def experiment(name, label, at=None, rates=(), options="", ranks=4):
 
 def records(folder, registered, profile="smoke"):
     """The records of one table."""
-    from experiments.packed import read_runs
-
     return TableRecords(profile, registered, tuple(read_runs(folder)), folder)
 
 

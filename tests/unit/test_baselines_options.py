@@ -1,30 +1,16 @@
 """Options of the baselines: defaults by method, refusals, and replayed rates."""
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from test_cli import load_script, undocumented
+from experiment_scripts import command_line, script, values
 
-from common.training.options import parse_args
-
-FOLDER = Path(__file__).parents[2] / "baselines"
+BASELINES = "baselines/Baselines"
 
 
-@pytest.fixture(scope="module")
-def script():
-    with pytest.MonkeyPatch.context() as patch:
-        yield load_script("Baselines", patch, FOLDER)
-
-
-def settled(script, options, ranks=4):
-    args, given = parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()])
-    return script.resolve(args, given, ranks)
-
-
-def test_every_option_has_a_help_text(script):
-    assert undocumented(script.Args) == []
+def settled(options, ranks=4):
+    return script(BASELINES).resolve(*command_line(BASELINES, options), ranks)
 
 
 @pytest.mark.parametrize(
@@ -52,21 +38,17 @@ def test_every_option_has_a_help_text(script):
         ("--replay somewhere", {"method": "replay", "batch_size": 64}),
     ],
 )
-def test_what_a_method_takes_where_nothing_else_is_asked_for(script, options, expected):
-    args = settled(script, options)
-    assert {name: getattr(args, name) for name in expected} == expected
+def test_what_a_method_takes_where_nothing_else_is_asked_for(options, expected):
+    assert values(settled(options), expected) == expected
 
 
 @pytest.mark.parametrize(("method", "power"), [("linear", 1.0), ("sqrt", 0.5)])
 @pytest.mark.parametrize("batch", [32, 128, 512])
-def test_scaled_rates_rise_from_eta0_to_a_power_of_the_batch_and_fall_by_a_cosine(script, method, power, batch):
+def test_scaled_rates_rise_from_eta0_to_a_power_of_the_batch_and_fall_by_a_cosine(method, power, batch):
     """k = batch / 128; an epoch of warm-up, which is two rounds here, from eta0 where that is lower."""
-    args = settled(script, f"--method {method} --batch-size {batch} --learning-rate 0.3 --rounds 10", ranks=1)
-    world = SimpleNamespace(size=1)
-    run = SimpleNamespace(
-        topology=SimpleNamespace(world=world), epoch_steps=40, plan=SimpleNamespace(steps=20, batch_size=batch)
-    )
-    rule = script.rate_rule(args, run)
+    args = settled(f"--method {method} --batch-size {batch} --learning-rate 0.3 --rounds 10", ranks=1)
+    topology, plan = SimpleNamespace(world=SimpleNamespace(size=1)), SimpleNamespace(steps=20, batch_size=batch)
+    rule = script(BASELINES).rate_rule(args, SimpleNamespace(topology=topology, epoch_steps=40, plan=plan))
     peak = 0.3 * (batch / 128) ** power
 
     def annealed(rounds):

@@ -1,22 +1,15 @@
 """Checkpoints: what goes in comes out; a damaged or unfinished round is passed over for the one before it."""
 
 import math
-import tempfile
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common.parallel.comm import Group, Traffic
-from common.parallel.mpi import MPI
 from common.training import checkpoint
-
-
-@pytest.fixture
-def one():
-    return Group(MPI.COMM_SELF, Traffic())
 
 
 def tensors(t):
@@ -33,9 +26,7 @@ def save(directory, one, *rounds):
 
 
 def assert_loads(directory, one, t):
-    loaded = checkpoint.load_latest(directory, one)
-    assert loaded is not None
-    found, (read, said) = loaded
+    found, (read, said) = checkpoint.load_latest(directory, one)
     assert (found, said) == (t, numbers(t))
     assert read.keys() == tensors(t).keys()
     assert all(torch.equal(value, tensors(t)[name]) for name, value in read.items())
@@ -45,14 +36,19 @@ def file_of(directory, t):
     return directory / f"round-{t:05d}" / "rank-00000.safetensors"
 
 
-def test_the_newest_round_comes_back_bit_for_bit(tmp_path, one):
-    save(tmp_path, one, 0, 1, 2)
-    assert_loads(tmp_path, one, 2)
+def names_in(directory):
+    return sorted(path.name for path in directory.iterdir())
+
+
+def test_the_newest_round_comes_back_bit_for_bit_and_only_the_last_ones_are_kept(tmp_path, one):
+    save(tmp_path, one, *range(5))
+    assert_loads(tmp_path, one, 4)
+    assert names_in(tmp_path) == [f"round-{t:05d}" for t in range(5 - checkpoint.KEEP, 5)]
 
 
 def test_numbers_round_trip_with_every_digit(tmp_path, one):
     said = {"rate": 0.1 + 0.2, "best": -math.inf, "none": None, "rows": [1e-300, 5e-324]}
-    checkpoint.save(tmp_path, 0, one, {"x": torch.tensor([float("nan"), -0.0])}, said)
+    checkpoint.save(tmp_path, 0, one, {"x": torch.tensor([math.nan, -0.0])}, said)
     _, (read, back) = checkpoint.load_latest(tmp_path, one)
     assert back == said
     assert math.isnan(read["x"][0])
@@ -68,15 +64,13 @@ def test_tensors_are_saved_as_they_were_at_the_call(tmp_path, one):
     assert torch.equal(read["transposed"], torch.eye(3, 2))
 
 
-def test_without_a_checkpoint_there_is_nothing_to_load(tmp_path, one):
+def test_without_a_whole_checkpoint_there_is_nothing_to_load(tmp_path, one):
     assert checkpoint.load_latest(tmp_path / "absent", one) is None
     assert checkpoint.load_latest(tmp_path, one) is None
-
-
-def test_only_the_last_rounds_are_kept(tmp_path, one):
-    save(tmp_path, one, *range(5))
-    kept = sorted(p.name for p in tmp_path.iterdir())
-    assert kept == [f"round-{t:05d}" for t in range(5 - checkpoint.KEEP, 5)]
+    save(tmp_path, one, 0, 1)
+    for t in (0, 1):
+        file_of(tmp_path, t).write_bytes(b"")
+    assert checkpoint.load_latest(tmp_path, one) is None
 
 
 def test_a_round_that_is_run_again_replaces_its_checkpoint(tmp_path, one):
@@ -85,46 +79,26 @@ def test_a_round_that_is_run_again_replaces_its_checkpoint(tmp_path, one):
     assert_loads(tmp_path, one, 3)
 
 
-def test_a_file_cut_off_at_any_byte_is_passed_over_for_the_round_before(tmp_path, one):
+def test_a_file_that_is_missing_cut_off_at_any_byte_or_of_another_program_is_passed_over_for_the_round_before(tmp_path, one):
     save(tmp_path, one, 0, 1)
-    whole = file_of(tmp_path, 1).read_bytes()
-    for length in range(len(whole)):
-        file_of(tmp_path, 1).write_bytes(whole[:length])
+    path = file_of(tmp_path, 1)
+    whole = path.read_bytes()
+    others = [safetensors.torch.save(tensors(1), m) for m in (None, {"format": "pt"}, {"numbers": "{not json"})]
+    for content in [*(whole[:length] for length in range(len(whole))), *others]:
+        path.write_bytes(content)
         assert_loads(tmp_path, one, 0)
-    file_of(tmp_path, 1).write_bytes(whole)
+    path.unlink()
+    assert_loads(tmp_path, one, 0)
+    path.write_bytes(whole)
     assert_loads(tmp_path, one, 1)
 
 
 @settings(max_examples=40)
 @given(st.binary(max_size=300))
-def test_a_file_of_anything_is_passed_over(content):
-    one = Group(MPI.COMM_SELF, Traffic())
-    with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder), one, 0, 1)
-        file_of(Path(folder), 1).write_bytes(content)
-        assert_loads(Path(folder), one, 0)
-
-
-def test_a_safetensors_file_of_another_program_is_passed_over(tmp_path, one):
-    from safetensors.torch import save_file
-
+def test_a_file_of_anything_is_passed_over(tmp_path, one, content):
     save(tmp_path, one, 0, 1)
-    for metadata in (None, {"format": "pt"}, {"numbers": "{not json"}):
-        save_file(tensors(1), file_of(tmp_path, 1), metadata)
-        assert_loads(tmp_path, one, 0)
-
-
-def test_a_missing_file_is_passed_over(tmp_path, one):
-    save(tmp_path, one, 0, 1)
-    file_of(tmp_path, 1).unlink()
+    file_of(tmp_path, 1).write_bytes(content)
     assert_loads(tmp_path, one, 0)
-
-
-def test_when_every_round_is_damaged_there_is_nothing_to_load(tmp_path, one):
-    save(tmp_path, one, 0, 1)
-    for t in (0, 1):
-        file_of(tmp_path, t).write_bytes(b"")
-    assert checkpoint.load_latest(tmp_path, one) is None
 
 
 @pytest.mark.parametrize("before", ["the folder", "the file", "the rename"])
@@ -156,7 +130,7 @@ def test_rounds_that_single_ranks_save_are_kept_until_two_newer_ones_are_whole(t
         for t in rounds:
             checkpoint.save_own(tmp_path, t, rank, tensors(t), numbers(t))
     checkpoint.forget(tmp_path, 2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["round-00002", "round-00003", "round-00004"]
+    assert names_in(tmp_path) == ["round-00002", "round-00003", "round-00004"]
     checkpoint.forget_from(tmp_path, 4)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["round-00002", "round-00003"]
+    assert names_in(tmp_path) == ["round-00002", "round-00003"]
     assert_loads(tmp_path, one, 3)

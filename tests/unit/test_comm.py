@@ -3,21 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from common.parallel.comm import Group, Traffic, finite_mean_
-from common.parallel.mpi import MPI
-
-
-@pytest.fixture
-def one():
-    return Group(MPI.COMM_SELF, Traffic())
+from common.parallel.comm import finite_mean_
 
 
-def test_the_mean_over_one_finite_rank_is_its_own_values_bit_for_bit(one):
+def test_the_mean_over_one_finite_rank_is_its_own_values_bit_for_bit_whatever_the_flag_says(one):
     values = torch.randn(9, generator=torch.Generator().manual_seed(0))
-    buffer = torch.cat([values, torch.tensor([7.0])])
-    assert finite_mean_(one, buffer, "test") == 1
-    assert torch.equal(buffer[:-1], values)
+    for left_by_an_earlier_round in (7.0, float("nan")):
+        buffer = torch.cat([values, torch.tensor([left_by_an_earlier_round])])
+        assert finite_mean_(one, buffer, "test") == 1
+        assert torch.equal(buffer, torch.cat([values, torch.ones(1)]))
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
@@ -27,10 +24,11 @@ def test_one_rank_with_a_number_that_is_not_finite_gives_zeros_and_nobody(one, b
     assert torch.equal(buffer, torch.zeros(4))
 
 
-def test_the_flag_left_by_an_earlier_round_is_no_value(one):
-    buffer = torch.tensor([1.0, 2.0, float("nan")])
-    assert finite_mean_(one, buffer, "test") == 1
-    assert buffer.tolist() == [1.0, 2.0, 1.0]
+@given(st.floats(-9, 9, width=32), st.integers(0, 5))
+def test_a_weighted_mean_of_one_rank_is_its_values_whatever_the_weight(one, value, weight):
+    buffer = torch.tensor([value, 7.0])
+    assert finite_mean_(one, buffer, "test", weight) == weight
+    assert buffer[0].item() == pytest.approx(value if weight else 0.0, rel=1e-6)
 
 
 def test_verbs_in_a_group_of_one_change_nothing_and_send_nothing(one):

@@ -4,14 +4,12 @@ import gzip
 import hashlib
 import os
 import struct
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from common.data import files
 from common.data.files import RAW_FILES, RawFile
 from common.data.registry import SOURCES
 from common.data.sources import _read
@@ -21,6 +19,10 @@ from common.vision import import_torchvision
 NAMES = [file.name for file in RAW_FILES["mnist"]]
 TRAIN_IMAGES, TRAIN_LABELS, TEST_IMAGES, TEST_LABELS = NAMES
 SIZES = {"train": 60, "t10k": 20}
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
 
 
 def idx(array):
@@ -39,7 +41,7 @@ def raw(tmp_path, monkeypatch):
         n = SIZES[name.split("-")[0]]
         array = rng.integers(0, 256, (n, 28, 28)) if "images" in name else np.arange(n) % 10
         (folder / name).write_bytes(idx(array))
-        known.append(RawFile(name, array.shape, hashlib.md5(idx(array)).hexdigest()))
+        known.append(RawFile(name, array.shape, md5(idx(array))))
     monkeypatch.setitem(RAW_FILES, "mnist", tuple(known))
 
     def no_network(*args, **options):
@@ -56,12 +58,6 @@ def refusal(raw):
     return str(error.value)
 
 
-def swap(raw, one, other):
-    (raw / one).rename(raw / "aside")
-    (raw / other).rename(raw / one)
-    (raw / "aside").rename(raw / other)
-
-
 def test_files_as_published_are_read(raw):
     source, train, test = _read("mnist", raw.parents[1], 0)
     assert (source.title, train.images.shape, test.images.shape) == ("MNIST", (60, 28, 28, 1), (20, 28, 28, 1))
@@ -71,8 +67,10 @@ def test_files_as_published_are_read(raw):
 
 def test_training_and_test_files_swapped(raw):
     """The labels go along, so nothing but the counts and the checksums tells."""
-    swap(raw, TRAIN_IMAGES, TEST_IMAGES)
-    swap(raw, TRAIN_LABELS, TEST_LABELS)
+    for one, other in ((TRAIN_IMAGES, TEST_IMAGES), (TRAIN_LABELS, TEST_LABELS)):
+        (raw / one).rename(raw / "aside")
+        (raw / other).rename(raw / one)
+        (raw / "aside").rename(raw / other)
     line = refusal(raw)
     assert f"{raw / TRAIN_IMAGES} holds 20 images of 28 x 28 pixels and not 60 images of 28 x 28 pixels" in line
     assert "--data-dir" in line
@@ -83,30 +81,27 @@ def test_labels_of_the_other_part(raw):
     assert f"{raw / TRAIN_LABELS} holds 20 labels and not 60 labels" in refusal(raw)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_single_bit(raw, name):
-    content = bytearray((raw / name).read_bytes())
-    content[-1] ^= 1
-    (raw / name).write_bytes(content)
-    line = refusal(raw)
-    assert f"{raw / name} is not the published file: its MD5 is {hashlib.md5(content).hexdigest()}, not" in line
+CHANGES = {  # what is written instead, and what the line has to name besides the file
+    "a bit": (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "is not the published file: its MD5 is {md5}, not"),
+    "shorter": (lambda content: content[:-1], "has {size:,} bytes and not {before:,}"),
+    "longer": (lambda content: content + b"\0", "has {size:,} bytes and not {before:,}"),
+    "empty": (lambda content: b"", "has {size:,} bytes and not {before:,}"),
+    "compressed": (gzip.compress, "has {size:,} bytes and not {before:,}"),
+    "other magic": (lambda content: b"\1\1\1\1" + content[4:], ""),
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("change", ["shorter", "longer", "empty", "other magic", "compressed"])
+@pytest.mark.parametrize("change", CHANGES)
 def test_other_sizes_and_contents(raw, name, change):
     path = raw / name
-    content, before = path.read_bytes(), path.stat().st_size
-    changed = {
-        **{"shorter": content[:-1], "longer": content + b"\0", "empty": b"", "compressed": gzip.compress(content)},
-        "other magic": b"\1\1\1\1" + content[4:],
-    }
-    path.write_bytes(changed[change])
+    before = path.read_bytes()
+    make, said = CHANGES[change]
+    after = make(before)
+    path.write_bytes(after)
     line = refusal(raw)
-    assert str(path) in line
-    if change != "other magic":
-        assert f"{len(changed[change]):,} bytes and not {before:,}" in line
-    assert "--dataset digits" in line
+    assert f"{path} {said.format(size=len(after), before=len(before), md5=md5(after))}" in line
+    assert ("--data-dir" if change == "a bit" else "--dataset digits") in line
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -144,10 +139,10 @@ def test_labels_that_are_no_classes_or_all_the_same(raw, monkeypatch, labels):
     assert "MNIST has labels of 10 classes, 0 to 9, but one of its parts has" in refusal(raw)
 
 
-def test_sizes_in_bytes_are_the_published_ones():
-    for name in ("mnist", "fashion-mnist"):
-        assert [file.bytes for file in RAW_FILES[name]] == [47_040_016, 60_008, 7_840_016, 10_008]
-        assert len({file.md5 for file in RAW_FILES[name]}) == 4
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
+def test_sizes_in_bytes_are_the_published_ones(name):
+    assert [file.bytes for file in RAW_FILES[name]] == [47_040_016, 60_008, 7_840_016, 10_008]
+    assert len({file.md5 for file in RAW_FILES[name]}) == 4
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
@@ -155,18 +150,10 @@ def test_the_checksums_are_those_of_what_torchvision_unpacks(name):
     """The archives, whose checksums torchvision knows, hold the files that we know; where they have been downloaded."""
     kind = getattr(import_torchvision().datasets, SOURCES[name].torchvision)
     folder = Path(os.environ.get("EOA_DATA", "data")) / kind.__name__ / "raw"
-    for (archive, md5), file in zip(kind.resources, RAW_FILES[name], strict=True):
+    for (archive, checksum), file in zip(kind.resources, RAW_FILES[name], strict=True):
         if not (folder / archive).exists():
             pytest.skip(f"{archive} of {SOURCES[name].title} is not in {folder}")
         packed = (folder / archive).read_bytes()
-        assert hashlib.md5(packed).hexdigest() == md5
         unpacked = gzip.decompress(packed)
-        assert (archive, hashlib.md5(unpacked).hexdigest()) == (f"{file.name}.gz", file.md5)
-        assert len(unpacked) == file.bytes
-
-
-def test_the_digest_of_an_array_is_that_of_its_file():
-    for shape in ((3, 28, 28), (7,)):
-        array = np.random.default_rng(1).integers(0, 10, shape)
-        assert files._idx_md5(array) == hashlib.md5(idx(array)).hexdigest()
-        assert replace(RawFile("", shape, ""), name="x").bytes == len(idx(array))
+        assert md5(packed) == checksum
+        assert (archive, md5(unpacked), len(unpacked)) == (f"{file.name}.gz", file.md5, file.bytes)

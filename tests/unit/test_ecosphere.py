@@ -4,8 +4,7 @@ from math import cos, pi
 
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import nn
+from small import batches, closure_of, perceptron, plain_step
 
 from common.ecosphere.exchange import POLICIES, Exchange
 from common.ecosphere.membership import Membership, join
@@ -19,19 +18,9 @@ from common.training.worker import reductions_of
 ROUNDS, STEPS, ETA0, K = 4, 3, 0.1, 2.0
 
 
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
-
-
 def ecosphere_of_one(alone, settings=None, policy="average"):
     rates = EcosphereRates([PopulationSpec("gwo", 1, "sgd")], ETA0, ROUNDS, [K * 128], 7, settings)
-    return Membership(alone, network(), rates, Exchange(policy))
-
-
-def batches(t):
-    generator = torch.Generator().manual_seed(t)
-    return [(torch.randn(8, 5, generator=generator), torch.randint(3, (8,), generator=generator)) for _ in range(STEPS)]
+    return Membership(alone, perceptron(batch_norm=True), rates, Exchange(policy))
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -39,24 +28,15 @@ def batches(t):
 def test_one_worker_trains_as_a_plain_loop_with_the_base_rates_bit_for_bit(alone, rule, policy):
     ecosphere = ecosphere_of_one(alone, EoaSettings(base_rule=rule), policy)
     model, optimizer = ecosphere.model, WeightOptimizer(ecosphere.model, OptimizerSettings("sgd"), reductions_of(alone))
-    plain = network()
+    plain = perceptron(batch_norm=True)
     reference = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=0.9, weight_decay=5e-4)
     b = K * ETA0  # the start, without noise
     for t in range(ROUNDS):
-        for step, (images, labels) in enumerate(batches(t)):
-
-            def closure(images=images, labels=labels):
-                model.zero_gradient()
-                loss = F.cross_entropy(model.module(images), labels)
-                loss.backward()
-                return loss.detach()
-
-            optimizer.step(closure, ecosphere.rate_at(t + step / STEPS))
-            reference.zero_grad()
-            F.cross_entropy(plain(images), labels).backward()
+        for step, batch in enumerate(batches(STEPS, seed=t)):
+            optimizer.step(closure_of(model, batch), ecosphere.rate_at(t + step / STEPS))
             warm = ETA0 + (b - ETA0) * step / STEPS if t == 0 else b  # one epoch, here one round
             reference.param_groups[0]["lr"] = warm
-            reference.step()
+            plain_step(plain, reference, batch)
         end = ecosphere.end_round(t, 0.1 * t)
         assert end.finite
         x = b

@@ -1,14 +1,13 @@
 """Parts of elastic averaging: look-ahead momentum, its network, crops, and image orders per worker."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from experiment_scripts import presets
 from hypothesis import given
 from hypothesis import strategies as st
-from test_cli import load_script
 from torch import nn
 
 from benchmarks import elastic_theory as stability
@@ -42,19 +41,11 @@ def test_look_ahead_momentum_is_m1_and_m2(eta, delta, decay):
     torch.testing.assert_close(x.detach(), slow)
 
 
-class Quadratic(nn.Module):
-    """w, whose loss is h w^2 / 2."""
-
-    def __init__(self):
-        super().__init__()
-        self.w = nn.Parameter(torch.tensor([1.0]))
-
-
 @pytest.mark.parametrize("delta", [0.0, 0.9])
 def test_the_weight_optimizer_with_an_elastic_coupling_is_eamsgd(alone, delta):
     """One worker, tau = 1: the map of S6 on (x, v, centre), with (7.2)'s order: pull formed before, applied after the step."""
-    model = FlatModel(Quadratic())
-    x = model.parameters.data
+    model = FlatModel(nn.Linear(1, 1, bias=False))
+    x = model.parameters.data.fill_(1.0)
     master = CenterVariable(torch.tensor([3.0]))
     settings = OptimizerSettings(name="nesterov", momentum=delta, weight_decay=0.0)
     coupling = Elastic(x, master, 0.2, 1)
@@ -62,15 +53,14 @@ def test_the_weight_optimizer_with_an_elastic_coupling_is_eamsgd(alone, delta):
 
     def closure():
         model.zero_gradient()
-        loss = (model.module.w**2).sum() / 2
+        loss = model.module.weight.square().sum() / 2
         loss.backward()
         return loss.detach()
 
     for _ in range(6):
         optimizer.step(closure, 0.1)
     state = np.linalg.matrix_power(stability.synchronous_eamsgd(0.1, 0.2, 0.2, delta), 6) @ [1.0, 0.0, 3.0]
-    assert float(x) == pytest.approx(state[0], rel=1e-5)
-    assert float(master.centre) == pytest.approx(state[2], rel=1e-5)
+    assert [float(x), float(master.centre)] == pytest.approx(state[[0, 2]], rel=1e-5)
     assert optimizer.clock == 6
 
 
@@ -82,9 +72,7 @@ def test_the_papers_network_has_its_size():
     assert model_title("easgd-cnn", 16, 8) == "EASGD-CNN-8"
     small = MODELS["easgd-cnn"](Shape(1, 10, image_size=24, width=1))
     assert small(torch.zeros(1, 1, 24, 24)).shape == (1, 10)
-    assert all(
-        layer.bias.detach().abs().max().item() == 0 for layer in small.layers if isinstance(layer, (nn.Conv2d, nn.Linear))
-    )
+    assert not any(layer.bias.any() for layer in small.layers if isinstance(layer, (nn.Conv2d, nn.Linear)))
     for size, width in ((23, 1), (28, 0)):
         with pytest.raises(UsageError, match="at least"):
             MODELS["easgd-cnn"](Shape(3, 10, image_size=size, width=width))
@@ -96,18 +84,16 @@ def test_crops_are_windows_of_the_image_mirrored_or_not(seed, size, unit):
     images = torch.from_numpy(rng.integers(0, 256, (5, 8, 8, 3), dtype=np.uint8))
     source = SOURCES["cifar10"]
     augmenter = CroppingAugmenter(images, in_unit_range(source) if unit else source, size)
-    mean, std = (torch.tensor((of_unit,) * 3 if unit else own) for of_unit, own in ((0.0, source.mean), (1.0, source.std)))
-    scaled = (images / 255 - mean) / std
+    mean, std = (torch.tensor(values) for values in (((0.0,) * 3, (1.0,) * 3) if unit else (source.mean, source.std)))
+    scaled = ((images / 255 - mean) / std).permute(0, 3, 1, 2)
     draws, everything = augmenter.draw(seed, 1, worker=2), torch.arange(5)
     batch = augmenter.augmented(everything, draws)
     assert batch.shape == (5, 3, size, size)
-    for i, (top, left, flip) in enumerate(draws.tolist()):
-        window = scaled[i, top : top + size, left : left + size].permute(2, 0, 1)
-        assert window.shape == (3, size, size)
-        torch.testing.assert_close(batch[i], window.flip(2) if flip else window, rtol=1e-5, atol=1e-5)
-    middle = (8 - size) // 2
-    plain = scaled[:, middle : middle + size, middle : middle + size].permute(0, 3, 1, 2)
-    torch.testing.assert_close(augmenter.plain(everything), plain, rtol=1e-5, atol=1e-5)
+    for ours, image, (top, left, flip) in zip(batch, scaled, draws.tolist(), strict=True):
+        window = image[:, top : top + size, left : left + size]
+        torch.testing.assert_close(ours, window.flip(2) if flip else window, rtol=1e-5, atol=1e-5)
+    middle = slice((8 - size) // 2, (8 - size) // 2 + size)
+    torch.testing.assert_close(augmenter.plain(everything), scaled[:, :, middle, middle], rtol=1e-5, atol=1e-5)
 
 
 def moments(data):
@@ -138,16 +124,15 @@ def test_crops_of_what_was_downloaded_are_normalised(alone, name, crop):
 
 
 @pytest.mark.parametrize(
-    ("folder", "script", "preset", "pixels"),
+    ("path", "names", "pixels"),
     [
-        *(("EASGD", "EASGD", preset, "unit") for preset in ("cpu", "paper")),
-        *(("PSO-PS", "PSOPS", preset, "normalised") for preset in ("cpu", "paper")),
-        ("DHPO", "DHPO", "paper", "normalised"),
+        ("EASGD/EASGD", ("cpu", "paper"), "unit"),
+        ("PSO-PS/PSOPS", ("cpu", "paper"), "normalised"),
+        ("DHPO/DHPO", ("paper",), "normalised"),
     ],
 )
-def test_only_elastic_averaging_was_published_with_pixels_in_0_to_1(monkeypatch, folder, script, preset, pixels):
-    args = load_script(script, monkeypatch, Path(__file__).parents[2] / folder).PRESETS[preset]
-    assert (args.crop, args.pixels) == (28, pixels)
+def test_only_elastic_averaging_was_published_with_pixels_in_0_to_1(path, names, pixels):
+    assert {(presets(path)[name].crop, presets(path)[name].pixels) for name in names} == {(28, pixels)}
 
 
 def test_workers_have_orders_and_crops_of_their_own():

@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 
 from common.ecosphere.end_of_round import elect
 from common.ecosphere.standings import Standings
-from common.parallel.comm import Group, Traffic
-from common.parallel.mpi import MPI
 
 
 @st.composite
@@ -59,10 +57,6 @@ def test_a_population_is_alive_if_any_worker_is(standings):
         assert not standings.alive[standings.worst_population]
 
 
-def test_the_lowest_rank_leads_among_equals():
-    assert Standings(np.array([0.5, 0.9, 0.9, 0.9]), np.array([9.0, 0.1, 0.2, 0.2]), [2, 2]).leader == 2
-
-
-def test_alone_one_elects_oneself_with_the_very_numbers():
-    standings = elect(Group(MPI.COMM_SELF, Traffic()), 1 / 3, 0.1, [1])
+def test_alone_one_elects_oneself_with_the_very_numbers(one):
+    standings = elect(one, 1 / 3, 0.1, [1])
     assert (standings.leader, standings.leader_rate, standings.fitness[0]) == (0, 0.1, 1 / 3)

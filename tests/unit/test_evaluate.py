@@ -10,45 +10,31 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from small import convolutions, pictures
 from torch import nn
 
-from common.data.augment import Augmenter
-from common.data.dataset import ImageDataset, Texts, open_data
+from common.data.dataset import Texts, open_data
 from common.data.options import DataOptions
 from common.data.registry import SOURCES
 from common.evaluate import COMPARED, REPORTED, STATISTICS_BATCH, Evaluator, evaluate
 from common.models import build_model
 from common.models.batch_norm import fresh_statistics, frozen_batch_norm, running_statistics
 from common.models.flat import FlatModel
-from common.parallel.comm import Group, Traffic, finite_mean_
-
-PADDED = replace(SOURCES["digits"], pad=3)  # so much that augmented images have other statistics than plain ones
 
 
-def pictures(n, source=PADDED, seed=0):
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8)
-    return ImageDataset(Augmenter(torch.from_numpy(images), source), torch.from_numpy(rng.integers(0, 10, n)))
-
-
-def network(seed=1):
-    torch.manual_seed(seed)
-    layers = [nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten()]
-    return nn.Sequential(*layers, nn.Linear(4 * 16, 10))
+def padded(n, seed=0):
+    """So much that augmented images have other statistics than plain ones."""
+    return pictures(n, replace(SOURCES["digits"], pad=3), seed)
 
 
 def slow_statistics(module, batches):
     """Mean over batches of batch means and unbiased batch variances of what every layer sees, recomputed in float64."""
     seen = {}
-    for images in batches:
-        x = images
+    for x in batches:
         for k, layer in enumerate(module):
             if isinstance(layer, nn.BatchNorm2d):
-                mean, var = x.double().mean((0, 2, 3)), x.double().var((0, 2, 3))
-                seen.setdefault(k, []).append((mean, var))
-                biased = x.var((0, 2, 3), unbiased=False)
-                x = (x - x.mean((0, 2, 3))[:, None, None]) / (biased[:, None, None] + layer.eps).sqrt()
-                x = x * layer.weight[:, None, None] + layer.bias[:, None, None]
+                seen.setdefault(k, []).append((x.double().mean((0, 2, 3)), x.double().var((0, 2, 3))))
+                x = F.batch_norm(x, None, None, layer.weight, layer.bias, training=True, eps=layer.eps)
             else:
                 x = layer(x)
     return [torch.stack(values).mean(0) for pairs in seen.values() for values in zip(*pairs, strict=True)]
@@ -56,7 +42,7 @@ def slow_statistics(module, batches):
 
 @pytest.mark.parametrize("images", [COMPARED, REPORTED, 1])
 def test_statistics_are_the_mean_over_equal_batches_of_augmented_images(images):
-    train, module = pictures(700), network()
+    train, module = padded(700), convolutions()
     with torch.no_grad():
         for statistic in running_statistics(module):
             statistic.fill_(torch.nan)  # whatever was there before
@@ -74,7 +60,7 @@ def test_statistics_are_the_mean_over_equal_batches_of_augmented_images(images):
 
 @given(st.integers(2, 300), st.integers(1, 400), st.integers(0, 5))
 def test_batches_are_equal_disjoint_and_as_many_images_as_wanted_or_there_are(n, images, t):
-    train = pictures(n)
+    train = padded(n)
     taken, _, batches = Evaluator(train, "float32", seed=1)._draw(images, t)
     count, size = batches.shape
     assert len(taken) == batches.numel() == len(set(batches.flatten().tolist()))
@@ -85,7 +71,7 @@ def test_batches_are_equal_disjoint_and_as_many_images_as_wanted_or_there_are(n,
 
 
 def test_rounds_and_seeds_draw_others_and_ranks_do_not_matter():
-    train = pictures(500)
+    train = padded(500)
 
     def drawn(seed, t):
         taken, draws, _ = Evaluator(train, "float32", seed)._draw(COMPARED, t)
@@ -97,7 +83,7 @@ def test_rounds_and_seeds_draw_others_and_ranks_do_not_matter():
 
 
 def test_measuring_leaves_generators_counters_momentum_and_mode_as_they_were():
-    module, train = build_model("wrn", 1, 10, depth=10, width=1, dropout=0.3), pictures(100)
+    module, train = build_model("wrn", 1, 10, depth=10, width=1, dropout=0.3), padded(100)
     module.train()
     torch.manual_seed(1)
     random.seed(1)
@@ -119,7 +105,7 @@ def test_measuring_leaves_generators_counters_momentum_and_mode_as_they_were():
 def test_weights_trained_at_rate_0_keep_statistics_that_are_those_measured(alone):
     """After many forward passes of training without a step, running statistics and measured ones describe the same thing."""
     train = open_data(DataOptions(dataset="digits"), alone, 0).train
-    module = network()
+    module = convolutions()
     optimizer = torch.optim.SGD(module.parameters(), 0.1, momentum=0.9)
     rng = np.random.default_rng(0)
     for step in range(450):
@@ -146,11 +132,11 @@ def test_weights_trained_at_rate_0_keep_statistics_that_are_those_measured(alone
 
 
 def test_weights_are_evaluated_with_their_own_statistics_and_the_model_is_left_as_it_was():
-    train, model = pictures(300), FlatModel(network())
+    train, model = padded(300), FlatModel(convolutions())
     evaluator = Evaluator(train, "float32", seed=2)
     others = model.parameters.detach() * 1.3
     before = model.state.detach().clone()
-    splits = [pictures(50, seed=4), pictures(30, seed=5)]
+    splits = [padded(50, seed=4), padded(30, seed=5)]
     judged = evaluator.of_weights(model, others, splits, None, t=1)
     assert torch.equal(model.state.detach(), before)
     model.parameters.data.copy_(others)
@@ -173,23 +159,8 @@ def test_networks_without_batch_norm_are_left_alone():
 def test_layers_that_keep_no_statistics_are_not_touched():
     module = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, track_running_stats=False), nn.Flatten(), nn.LazyLinear(10))
     module(torch.zeros(2, 1, 8, 8))
-    Evaluator(pictures(50), "float32", seed=0).measure_statistics(module, None)
+    Evaluator(padded(50), "float32", seed=0).measure_statistics(module, None)
     assert running_statistics(module) == []
     with fresh_statistics(module), frozen_batch_norm(module):
         assert module[1].track_running_stats is False
     assert module[1].track_running_stats is False
-
-
-@given(st.lists(st.tuples(st.floats(-9, 9, width=32), st.integers(0, 5)), min_size=1, max_size=5))
-def test_a_weighted_mean_of_one_rank_is_its_values_whatever_the_weight(values):
-    one = Group(_alone_comm(), Traffic())
-    for value, weight in values:
-        buffer = torch.tensor([value, 7.0])
-        assert finite_mean_(one, buffer, "test", weight) == weight
-        assert buffer[0].item() == pytest.approx(value if weight else 0.0, rel=1e-6)
-
-
-def _alone_comm():
-    from common.parallel.mpi import MPI
-
-    return MPI.COMM_SELF

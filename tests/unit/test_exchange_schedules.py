@@ -68,7 +68,7 @@ def test_in_a_round_nobody_sends_or_receives_twice(world, policy):
 
 
 @given(ecospheres())
-def test_average_is_the_size_weighted_mean_with_the_same_bits_everywhere(world):
+def test_average_is_the_size_weighted_mean_with_the_same_bits_everywhere_and_of_itself(world):
     standings, theta = world
     n, m = len(standings.sizes), np.array(standings.sizes, dtype=np.float64)[:, None]
     mean = (m * theta).sum(0) / m.sum()
@@ -77,20 +77,9 @@ def test_average_is_the_size_weighted_mean_with_the_same_bits_everywhere(world):
     # Each of log2 n + 2 additions, one product and one quotient rounds by half a unit of at most the sum of magnitudes.
     tolerance = (log2(n) + 4) * EPS * (m * abs(theta.astype(np.float64))).sum(0) / m.sum()
     assert (abs(after[0] - mean) <= tolerance).all()
-
-
-@given(ecospheres(least=2))
-def test_average_takes_log2_n_rounds_or_two_more_than_its_floor(world):
-    n = len(world[0].sizes)
-    assert len(schedule("average", world[0])) == (log2(n) if n & (n - 1) == 0 else floor(log2(n)) + 2)
-
-
-@given(ecospheres())
-def test_averaging_twice_equals_once(world):
-    standings, theta = world
-    once = average(standings, theta)
     # Equal inputs come back up to the roundings of m theta, of the sum and of the division.
-    np.testing.assert_allclose(average(standings, once.copy()), once, rtol=1e-6, atol=0)
+    np.testing.assert_allclose(average(standings, after.copy()), after, rtol=1e-6, atol=0)
+    assert len(schedule("average", standings)) == (log2(n) if n & (n - 1) == 0 else floor(log2(n)) + 2)
 
 
 @given(st.integers(0, 4), st.integers(0, 3), st.integers(0, 99))
@@ -101,31 +90,20 @@ def test_averaging_equal_thetas_changes_no_bit_for_powers_of_two(log_n, log_m, s
     np.testing.assert_array_equal(average(standings, theta.copy()), theta)
 
 
-@given(ecospheres())
-def test_best_leaves_the_leaders_bits_everywhere(world):
-    standings, theta = world
-    plan = schedule("best", standings)
-    assert len(plan) == ceil(log2(len(standings.sizes)))
-    expected = np.tile(theta[standings.best_population], (len(theta), 1))
-    np.testing.assert_array_equal(carry(plan, theta), expected)
-
-
+@pytest.mark.parametrize("policy", ["best", "migrate", "exploit", "none"])
 @given(ecospheres(least=2))
-def test_migrate_gives_the_worst_population_the_best_ones_theta_and_changes_nobody_else(world):
+def test_copies_are_of_the_very_bits_and_go_where_they_were_elected_to(policy, world):
     standings, theta = world
-    expected = theta.copy()
-    expected[standings.worst_population] = theta[standings.best_population]
-    np.testing.assert_array_equal(carry(schedule("migrate", standings), theta), expected)
-
-
-@given(ecospheres(least=2))
-def test_exploit_copies_as_elected_and_none_changes_no_weights(world):
-    standings, theta = world
-    expected = theta.copy()
-    for target, source in standings.copies.items():
-        expected[target] = theta[source]
-    np.testing.assert_array_equal(carry(schedule("exploit", standings), theta.copy()), expected)
-    assert schedule("none", standings) == []
+    n, best = len(standings.sizes), standings.best_population
+    copies, rounds = {
+        "best": (dict.fromkeys(range(n), best), ceil(log2(n))),
+        "migrate": ({standings.worst_population: best}, 1),
+        "exploit": (standings.copies, 1),
+        "none": ({}, 0),
+    }[policy]
+    plan = schedule(policy, standings)
+    assert len(plan) == rounds
+    np.testing.assert_array_equal(carry(plan, theta.copy()), [theta[copies.get(k, k)] for k in range(n)])
 
 
 @given(ecospheres(least=2), st.floats(0, 1))
@@ -139,16 +117,9 @@ def test_ring_blends_with_the_left_neighbour_and_keeps_the_mean_over_populations
     magnitude = abs(before) + abs(left)
     assert (abs(after - ((1 - c) * before + c * left)) <= 3 * EPS * magnitude).all()  # three roundings, and c's own
     assert (abs(after.mean(0, dtype=np.float64) - before.mean(0)) <= 3 * EPS * magnitude.mean(0)).all()
-
-
-@given(st.integers(0, 99), st.integers(1, 5))
-def test_ring_of_two_equal_populations_with_one_half_is_the_average(seed, m):
-    standings = Standings(np.zeros(2 * m), np.ones(2 * m), [m, m])
-    theta = np.random.default_rng(seed).standard_normal((2, LENGTH)).astype(np.float32)
-    ring = carry(schedule("ring", standings), theta.copy(), 0.5)
-    np.testing.assert_array_equal(ring[0], ring[1])
-    # Halving is exact and m theta rounds once more than the ring does: half a unit of the larger magnitude each.
-    assert (abs(ring - average(standings, theta)) <= 2 * EPS * abs(theta).max(0)).all()
+    if len(theta) == 2:
+        same, other = carry(plan, theta.copy(), 0.5)  # the average, with the same bits on both sides
+        np.testing.assert_array_equal(same, other)
 
 
 @given(ecospheres(dead=True, least=2), st.sampled_from(POLICIES))
@@ -170,9 +141,9 @@ def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world,
         np.testing.assert_array_equal(after[alive], before[alive])
 
 
-# Transfers of one theta, for n = 2, 3, 4, 5: n log2 n; with e populations beyond a power of two p, p log2 p + 2 e.
+# For n = 2, 3, 4, 5: n log2 n; with e populations beyond a power of two p, p log2 p + 2 e.
 @pytest.mark.parametrize(
-    ("policy", "thetas"),
+    ("policy", "transfers"),
     [
         ("average", [2, 4, 8, 10]),
         ("best", [1, 2, 3, 4]),
@@ -182,11 +153,18 @@ def test_a_population_without_finite_weights_is_rescued_and_spoils_nobody(world,
         ("none", [0, 0, 0, 0]),
     ],
 )
-def test_the_number_of_transfers(policy, thetas):
-    for n, expected in zip([2, 3, 4, 5], thetas, strict=True):
-        sizes = [1 + k % 3 for k in range(n)]
-        standings = Standings(np.linspace(0, 1, sum(sizes)), np.ones(sum(sizes)), sizes)
+def test_the_number_of_transfers(policy, transfers):
+    for n, expected in zip([2, 3, 4, 5], transfers, strict=True):
+        standings = Standings(np.linspace(0, 1, 2 * n), np.ones(2 * n), [2] * n)
         assert sum(map(len, schedule(policy, standings))) == expected
+
+
+@given(ecospheres(), st.sampled_from(POLICIES), st.integers(0, 1000))
+def test_the_slices_that_are_handed_over_add_up_to_every_transfers_numbers(world, policy, length):
+    standings, _ = world
+    plan, carriers = schedule(policy, standings), min(standings.sizes)
+    handed = sum(stop - start for transfers in plan for _ in transfers for start, stop in slice_bounds(length, carriers))
+    assert handed == length * sum(map(len, plan))
 
 
 @given(st.integers(0, 10**9), st.integers(1, 64))
@@ -204,6 +182,9 @@ def test_one_population_has_nothing_to_exchange(policy):
     assert schedule(policy, Standings(np.array([0.1, 0.2]), np.ones(2), [2])) == []
 
 
-def test_unknown_policies_are_refused():
+def test_unknown_policies_and_impossible_ring_weights_are_refused():
     with pytest.raises(UsageError, match=r"gossip.*average, kin, best, migrate, ring, exploit, none"):
         Exchange("gossip")
+    for c in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UsageError, match=str(c)):
+            Exchange("ring", c)

@@ -32,11 +32,12 @@ REPLAY = Experiment("replay", "replay", "baselines/Baselines.py", "--batch-size 
 PROFILE = Profile(
     "cpu", "cpu", 1, (Table("methods", "methods", "Methods", (EOA_RUN, REPLAY)), Table("tau", "periods", "Periods", (TUNED,)))
 )
+JOB = Job("tau", TUNED, 1, "0.4")
 
 
 class TestRegistry:
     @pytest.mark.parametrize("name", PROFILES)
-    def test_names_are_unique_and_scripts_and_replayed_experiments_exist(self, name):
+    def test_names_are_unique_and_scripts_replayed_experiments_and_jobs_are_found_by_theirs(self, name):
         profile = load_profile(name)
         assert len({t.name for t in profile.tables}) == len(profile.tables)
         experiments = [(t.name, e) for t, e in profile.experiments()]
@@ -49,12 +50,9 @@ class TestRegistry:
             assert (ROOT / experiment.script).exists()
             assert not experiment.replays or experiment.replays in {e.name for _, e in experiments}
         assert not set(by_name) & ({t.name for t in profile.tables} - {"vit", "vit-cifar10"})
-
-    @pytest.mark.parametrize("name", PROFILES)
-    def test_every_job_has_a_name_of_its_own(self, name):
-        jobs = make_jobs(load_profile(name), 3)
+        jobs = make_jobs(profile, 3)
         assert len({job.id for job in jobs}) == len(jobs)
-        assert all(job_of(load_profile(name), job.experiment.name, job.seed, job.value).table == job.table for job in jobs)
+        assert all(job_of(profile, job.experiment.name, job.seed, job.value).table == job.table for job in jobs)
 
     def test_tuned_rows_run_every_value_once_and_the_best_on_other_seeds(self):
         jobs = make_jobs(PROFILE, 3, ["easgd"])
@@ -155,66 +153,62 @@ def test_options_are_read_from_a_command_line_in_any_order_and_form(options):
 
 
 class TestThere:
-    @pytest.fixture
-    def results(self, tmp_path):
-        return tmp_path
-
-    def add(self, results, job, test=0.9, **more):
+    def add(self, tmp_path, job, test=0.9, **more):
         options = " ".join(word for pair in row_options(job).items() for word in pair)
         name, seed = job.name, job.seed
         script = {"populations": one_population("x", workers=job.experiment.ranks)}
-        folder = results / "cpu" / job.table
+        folder = tmp_path / "cpu" / job.table
         run = add_run(folder, name, seed, test, options=options, **script, **more)
         pack(replace(run, script=job.experiment.script), folder / "runs" / run.id, folder)
 
-    def test_a_run_is_there_with_the_script_ranks_and_options_of_its_row(self, results):
+    def test_a_run_is_there_with_the_script_ranks_and_options_of_its_row(self, tmp_path):
         job = job_of(PROFILE, "eoa", 0, None)
-        assert Records(PROFILE, results).find(job) is None
-        self.add(results, job)
-        assert Records(PROFILE, results).find(job)
+        assert Records(PROFILE, tmp_path).find(job) is None
+        self.add(tmp_path, job)
+        assert Records(PROFILE, tmp_path).find(job)
         for changed in ({"options": "--depth 4"}, {"ranks": 8}, {"script": "EOA-SAM/EOASAM-cifar100.py"}):
-            assert Records(PROFILE, results).find(replace(job, experiment=replace(EOA_RUN, **changed))) is None
+            assert Records(PROFILE, tmp_path).find(replace(job, experiment=replace(EOA_RUN, **changed))) is None
 
-    def test_the_value_that_was_best_on_validation_images_is_run_on_other_seeds(self, results):
+    def test_the_value_that_was_best_on_validation_images_is_run_on_other_seeds(self, tmp_path):
         low, high, other = make_jobs(PROFILE, 2, ["easgd"])
-        assert Records(PROFILE, results).resolve(other) is None
-        self.add(results, low, 0.8)
-        assert Records(PROFILE, results).resolve(other) is None, "not before all values have a record"
-        self.add(results, high, 0.9, diverged_after=2)
-        assert Records(PROFILE, results).resolve(other).value == "0.1", "a run that diverged is not chosen"
-        self.add(results, replace(other, value="0.1"))
-        assert Records(PROFILE, results).find(other).name == "easgd-0.1"
+        assert Records(PROFILE, tmp_path).resolve(other) is None
+        self.add(tmp_path, low, 0.8)
+        assert Records(PROFILE, tmp_path).resolve(other) is None, "not before all values have a record"
+        self.add(tmp_path, high, 0.9, diverged_after=2)
+        assert Records(PROFILE, tmp_path).resolve(other).value == "0.1", "a run that diverged is not chosen"
+        self.add(tmp_path, replace(other, value="0.1"))
+        assert Records(PROFILE, tmp_path).find(other).name == "easgd-0.1"
 
-    def test_a_plan_has_what_is_missing_and_what_that_needs(self, results):
-        args = argparse.Namespace(jobs=2, slurm=False, results=results, workers=8, fresh=False)
+    def test_a_plan_has_what_is_missing_and_what_that_needs(self, tmp_path):
+        args = argparse.Namespace(jobs=2, slurm=False, results=tmp_path, workers=8, fresh=False)
 
         def plan(only, seeds=1):
-            records = Records(PROFILE, results)
+            records = Records(PROFILE, tmp_path)
             todo = [job for job in make_jobs(PROFILE, seeds, only) if not main.is_there(records, job)]
             return {j["id"]: j for j in main.make_plan(PROFILE, main.with_needs(todo, records), args, 2)["jobs"]}
 
         assert list(plan(["replay"])) == ["replay-seed0", "eoa-seed0"]
         assert plan(["replay"])["replay-seed0"]["needs"] == ["eoa-seed0"]
-        self.add(results, job_of(PROFILE, "eoa", 0, None))
+        self.add(tmp_path, job_of(PROFILE, "eoa", 0, None))
         assert list(plan(["replay"])) == ["replay-seed0"]
         jobs = make_jobs(PROFILE, 1)
         source, replay = (job_of(PROFILE, name, 0, None) for name in ("eoa", "replay"))
         assert main.with_replays([source], jobs, PROFILE) == [source, replay], "rates that change are replayed again"
         assert plan(["replay"])["replay-seed0"]["needs"] == []
-        self.add(results, replay, summary={"replayed_weights": f"{0:064x}"})
+        self.add(tmp_path, replay, summary={"replayed_weights": f"{0:064x}"})
         assert not plan(["replay"])
-        (results / "cpu/methods/runs/eoa-seed0").rename(results / "before")
-        self.add(results, source, summary={"weights_sha256": f"{1:064x}"})
+        (tmp_path / "cpu/methods/runs/eoa-seed0").rename(tmp_path / "before")
+        self.add(tmp_path, source, summary={"weights_sha256": f"{1:064x}"})
         assert list(plan(["replay"])) == ["replay-seed0"], "the rates that it replayed are another run's"
         easgd = plan(["easgd"], 2)
         assert easgd["easgd-best-seed1"]["needs"] == ["easgd-0.1-seed0", "easgd-0.4-seed0"]
 
-    def test_of_profile_smoke_a_record_of_another_commit_is_not_there(self, results, monkeypatch):
+    def test_of_profile_smoke_a_record_of_another_commit_is_not_there(self, tmp_path, monkeypatch):
         smoke = replace(PROFILE, name="smoke")
         job = job_of(smoke, "eoa", 0, None)
-        self.add(results, job)
-        (results / "cpu").rename(results / "smoke")
-        records = Records(smoke, results)
+        self.add(tmp_path, job)
+        (tmp_path / "cpu").rename(tmp_path / "smoke")
+        records = Records(smoke, tmp_path)
         assert records.find(job)
         monkeypatch.setattr(main, "commit", lambda: "abc1234")
         assert main.is_there(records, job)
@@ -241,12 +235,12 @@ class TestJob:
 
     def test_command_lines(self, tmp_path):
         folder = ROOT / "results/cpu/tau/runs/easgd-0.4-seed1"
-        words = command(Job("tau", TUNED, 1, "0.4"), folder, "cpu", "mpirun")
+        words = command(JOB, folder, "cpu", "mpirun")
         assert " ".join(words) == (
             "mpirun --oversubscribe --bind-to none -np 3 python EASGD/EASGD.py --preset cpu --seed 1 "
             "--out results/cpu/tau/runs/easgd-0.4-seed1 --period 4 --learning-rate 0.4"
         )
-        assert command(Job("tau", TUNED, 1, "0.4"), folder, "cpu", "srun")[:3] == ["srun", "-n", "3"]
+        assert command(JOB, folder, "cpu", "srun")[:3] == ["srun", "-n", "3"]
 
     def test_a_replay_reads_the_rates_of_a_packed_run(self, tmp_path):
         add_run(tmp_path / "cpu/methods", "eoa", 0)
@@ -266,18 +260,16 @@ class TestJob:
         ],
     )
     def test_an_interrupted_run_goes_on_if_its_options_are_the_same(self, tmp_path, given, marker, goes_on):
+        assert not can_go_on(JOB, tmp_path), "there is no record"
         line = f"mpirun -np 3 python EASGD/EASGD.py --preset cpu --seed 1 --out x {given}"
         told = {"command": line, "ranks": 3, "commit": commit()}
         (tmp_path / "environment.json").write_text(json.dumps(told))
         if marker:
             (tmp_path / marker).touch()
-        assert can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path) == goes_on
+        assert can_go_on(JOB, tmp_path) == goes_on
         for other in ({"ranks": 4}, {"commit": "abc1234"}):
             (tmp_path / "environment.json").write_text(json.dumps(told | other))
-            assert not can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path)
-
-    def test_a_folder_without_a_record_is_begun_anew(self, tmp_path):
-        assert not can_go_on(Job("tau", TUNED, 1, "0.4"), tmp_path)
+            assert not can_go_on(JOB, tmp_path)
 
     def test_a_record_leaves_paths_out_and_knows_the_last_loss(self, tmp_path):
         content = {"config": {"out": "/x", "data_dir": "/y", "seed": 0}, "environment": {}, "summary": {"rounds": 2}}

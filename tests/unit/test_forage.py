@@ -10,11 +10,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from small import convolutions, pictures
 
-from common.data.augment import Augmenter
-from common.data.dataset import DataSet, ImageDataset
-from common.data.registry import SOURCES
 from common.ecosphere.exchange import Exchange, contributions
 from common.ecosphere.forage import DECADE, IMPROVED, SPECIFIED, ForageRates, round_lengths, scout, spread_at, weights_of
 from common.ecosphere.membership import Membership
@@ -51,16 +48,13 @@ def test_the_spread_narrows_linearly_to_its_floor():
     assert [round(spread_at(t, 10, IMPROVED), 12) for t in (0, 1, 2, 3, 9)] == [1.2, 0.6, 0.0, 0.0, 0.0]
 
 
-@given(st.lists(st.floats(0.1, 5), min_size=1, max_size=6), st.floats(0.01, 1))
-def test_weights_are_a_softmax_of_fitness(losses, temperature):
-    w = weights_of(-np.array(losses), temperature)
-    best = min(losses)
-    slow = np.array([math.exp((best - loss) / (temperature * best)) for loss in losses])
-    np.testing.assert_allclose(w, slow / slow.sum(), rtol=1e-9, atol=1e-300)
-
-
-def test_lost_populations_weigh_nothing():
-    assert weights_of(np.array([-np.inf, -2.0]), 0.02).tolist() == [0.0, 1.0]
+@given(st.floats(0.1, 5), st.lists(st.floats(0.1, 5) | st.just(math.inf), max_size=5), st.floats(0.01, 1))
+def test_weights_are_a_softmax_of_fitness_and_lost_populations_weigh_nothing(loss, others, temperature):
+    losses = np.array([loss, *others])
+    slow = np.exp((losses.min() - losses) / (temperature * losses.min()))
+    found = weights_of(-losses, temperature)
+    np.testing.assert_allclose(found, slow / slow.sum(), rtol=1e-9, atol=1e-300)
+    assert not found[np.isinf(losses)].any()
 
 
 @pytest.mark.parametrize("proposals", ["species", "spread"])
@@ -77,29 +71,35 @@ def logs_around(centre, rates):
     return sorted({round(math.log(x / centre), 9) for x in rates})
 
 
+def answer(rates, t, shown, population=0):
+    """The population's rates after round t."""
+    move = rates.rollback_rates if rates.is_trial(t) or not any(shown.alive) else rates.next
+    return move(t, shown, population)
+
+
 def play(rates, losses_at, rounds):
     """The rule's rates of `rounds` rounds against losses that depend on the rates alone, shape (rounds, n)."""
     history = []
-    x = rates._rates(0)
     for t in range(rounds):
+        x = rates._rates(t)
         history.append(x)
-        shown = standings(x, losses_at(x), [s.workers for s in rates.specs])
-        answer = rates.rollback_rates if rates.is_trial(t) or not any(shown.alive) else rates.next
-        answer(t, shown, 0)
-        x = rates._rates(t + 1)
+        answer(rates, t, standings(x, losses_at(x), [s.workers for s in rates.specs]))
     return np.array(history)
 
 
 @pytest.mark.parametrize("settings", [SPECIFIED, IMPROVED])
-def test_every_rank_computes_the_same_whatever_its_population(settings):
-    one, two = (ForageRates(SPECS, 0.1, LENGTHS, 3, settings) for _ in range(2))
-    shown = standings(one.start[[0, 4]], [1.0, 1.1])
+@given(saved=st.integers(0, 9), seed=st.integers(0, 99))
+def test_every_rank_computes_the_same_whatever_its_population_and_when_it_was_saved_bit_for_bit(settings, saved, seed):
+    one, two = (ForageRates(SPECS, 0.1, LENGTHS, seed, settings) for _ in range(2))
     for t in range(30):
-        call = "rollback_rates" if one.is_trial(t) else "next"
-        first = getattr(one, call)(t, shown, 0)
-        second = getattr(two, call)(t, shown, 1)
-        assert one.state() == two.state()
-        shown = standings([first[0], second[0]], [1.0, 1.1])
+        if t == saved:
+            two.load_state(json.loads(json.dumps(one.state())))
+        shown = standings([0.2 / (t + 1), 0.1], [1.0, 1.0 + 0.1 * t])
+        answer(one, t, shown, 0)
+        if t >= saved:
+            answer(two, t, shown, 1)
+            assert one.state() == two.state()
+            np.testing.assert_array_equal(one._rates(t + 1), two._rates(t + 1))
 
 
 def test_the_centre_moves_to_where_the_loss_was_lower():
@@ -117,14 +117,13 @@ def test_scouts_find_the_decade_of_a_hill_wherever_they_start(populations, start
     specs = [PopulationSpec("gwo", 1, "sgd")] * populations
     rates = ForageRates(specs, 10.0**start, LENGTHS, 0)
     t = 0
-    x = rates.start
     while rates.is_trial(t):
-        rates.rollback_rates(t, standings(x, 1 + np.abs(np.log(x)) ** width, [1] * populations), 0)
-        t += 1
         x = rates._rates(t)
+        answer(rates, t, standings(x, 1 + np.abs(np.log(x)) ** width, [1] * populations))
+        t += 1
     assert t <= IMPROVED.scouting
     assert abs(rates.centre) <= DECADE
-    assert logs_around(math.exp(rates.centre), x)[0] == pytest.approx(-IMPROVED.widest)
+    assert logs_around(math.exp(rates.centre), rates._rates(t))[0] == pytest.approx(-IMPROVED.widest)
 
 
 def test_what_scouts_say():
@@ -174,27 +173,17 @@ def test_in_the_last_part_all_rates_agree_and_fall_linearly_to_zero(settings):
     np.testing.assert_allclose(of_rounds, a * (1 - done[first:-1]) / (1 - done[first]))
 
 
-@pytest.mark.parametrize("settings", [SPECIFIED, IMPROVED])
-def test_where_all_are_lost_the_centre_falls_below_the_lowest_rate(settings):
+@pytest.mark.parametrize(("settings", "scouting"), [(SPECIFIED, False), (IMPROVED, True), (IMPROVED, False)])
+def test_where_all_are_lost_at_any_time_the_centre_falls_a_decade_below_the_lowest_rate(settings, scouting):
     rates = ForageRates(SPECS, 10.0, LENGTHS, 0, settings)
-    lowest = rates.start.min()
-    moved = rates.rollback_rates(0, standings([1.0, 1.0], [np.inf, np.inf]), 0)
-    assert math.exp(rates.centre) == pytest.approx(lowest / 10)
-    assert moved.shape == (4,)
-    assert moved.max() <= lowest * (1 + 1e-9)
-
-
-@pytest.mark.parametrize("scouting", [True, False])
-def test_a_loss_at_any_time_of_the_improved_rule_goes_a_decade_below(scouting):
-    rates = ForageRates(SPECS, 1.0, LENGTHS, 0)
     rates.scouting = scouting
-    gone = standings([1.0, 1.0], [np.inf, np.inf])
-    for t in (2, rates.first_landing + 3):
-        before, lowest = rates.centre, rates.centre + rates._sigma(t) * min(rates.zeta)
-        moved = rates.rollback_rates(t, gone, 0)
-        assert rates.centre == pytest.approx(before - 2 * DECADE if rates.is_trial(t) else lowest - DECADE)
+    for t in (0, 2, rates.first_landing + 3):
+        lowest = rates.centre + rates._sigma(t) * min(rates.zeta)
+        moved = rates.rollback_rates(t, standings([1.0, 1.0], [np.inf, np.inf]), 0)
+        assert rates.centre == pytest.approx(lowest - DECADE)
         assert moved.shape == (4,)
         assert (moved > 0).all()
+        assert moved.max() <= math.exp(lowest) * (1 + 1e-9)
 
 
 @pytest.mark.parametrize("species", list(SPECIES))
@@ -220,10 +209,16 @@ def test_a_single_population_has_nothing_to_compare_and_keeps_its_rate():
     np.testing.assert_allclose(play(rates, lambda x: np.ones(1), 20), 0.1)
 
 
-def test_scouting_rounds_are_taken_back(alone):
+@pytest.fixture
+def foraging(alone):
+    """An ecosphere of one worker that forages from a rate of 10, and its rule."""
+    rates = ForageRates([PopulationSpec("gwo", 1, "sgd")], 10.0, LENGTHS, 0)
+    return Membership(alone, convolutions(), rates, Exchange("kin")), rates
+
+
+def test_scouting_rounds_are_taken_back(foraging):
     """Two rounds, the second kept: after the first the weights are what they were, whatever they had become."""
-    rates = ForageRates([PopulationSpec("gwo", 1, "sgd")], 0.1, LENGTHS, 0)
-    ecosphere = Membership(alone, small_network(), rates, Exchange("kin"))
+    ecosphere, rates = foraging
     model = ecosphere.model
     before = model.state.detach().clone()
     rates.scouting = True
@@ -236,30 +231,13 @@ def test_scouting_rounds_are_taken_back(alone):
     assert not torch.equal(model.state, before)
 
 
-def test_an_ecosphere_that_forages_goes_on_with_its_last_finite_weights(alone):
-    rates = ForageRates([PopulationSpec("gwo", 1, "sgd")], 10.0, LENGTHS, 0)
-    ecosphere = Membership(alone, small_network(), rates, Exchange("kin"))
-    model = ecosphere.model
-    kept = model.state.detach().clone()
-    model.state.detach().fill_(float("nan"))
-    end = ecosphere.end_round(0, 0.5)
-    assert not end.finite
-    assert torch.equal(model.state, kept)
+def test_an_ecosphere_that_forages_goes_on_with_its_last_finite_weights(foraging):
+    ecosphere, _ = foraging
+    kept = ecosphere.model.state.detach().clone()
+    ecosphere.model.state.detach().fill_(torch.nan)
+    assert not ecosphere.end_round(0, 0.5).finite
+    assert torch.equal(ecosphere.model.state, kept)
     assert ecosphere.rate == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize("settings", [SPECIFIED, IMPROVED])
-@pytest.mark.parametrize("saved", [1, 5])
-def test_a_saved_search_goes_on_bit_for_bit(settings, saved):
-    one, two = (ForageRates(SPECS, 0.1, LENGTHS, 5, settings) for _ in range(2))
-    for t in range(10):
-        if t == saved:
-            two.load_state(json.loads(json.dumps(one.state())))
-        shown = standings([0.2 / (t + 1), 0.1], [1.0, 1.0 + 0.1 * t])
-        call = "rollback_rates" if one.is_trial(t) else "next"
-        moved = getattr(one, call)(t, shown, 1)
-        if t >= saved:
-            np.testing.assert_array_equal(getattr(two, call)(t, shown, 1), moved)
 
 
 def test_kin_are_the_populations_within_five_percent_of_the_leader():
@@ -270,44 +248,34 @@ def test_kin_are_the_populations_within_five_percent_of_the_leader():
     assert contributions("kin", accuracies).tolist() == [2, 0, 0]
 
 
-def some_data(n=200):
-    rng = np.random.default_rng(0)
-    images = torch.from_numpy(rng.integers(0, 256, (n, 8, 8, 1), dtype=np.uint8))
-    pictures = ImageDataset(Augmenter(images, SOURCES["digits"]), torch.from_numpy(rng.integers(0, 10, n)))
-    return DataSet(SOURCES["digits"], pictures, pictures, pictures, pictures)
+@pytest.fixture
+def smoothed(alone):
+    """A network, an evaluator of its weights on some images, those images, and the smoother."""
+    model, data = FlatModel(convolutions()), pictures(200)
+    evaluator = Evaluator(data, "float32", seed=0)
+    return model, evaluator, data, SmoothedWeights(model, evaluator, data, alone.population)
 
 
-def small_network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 10))
-
-
-def test_smoothed_weights_are_an_exponential_average_from_the_rounds_start(alone):
-    model = FlatModel(small_network())
-    data = some_data()
-    smoother = SmoothedWeights(model, Evaluator(data.train, "float32", seed=0), data.fitness, alone.population)
+def test_smoothed_weights_are_an_exponential_average_from_the_rounds_start(smoothed):
+    model, _, _, smoother = smoothed
     slow = model.parameters.detach().clone()
     smoother.begin_round()
     for step in range(4):
-        with torch.no_grad():
-            model.parameters += 0.1 * (step + 1)
+        model.parameters.data += 0.1 * (step + 1)
         smoother.after_step()
         slow = 0.8 * slow + 0.2 * model.parameters.detach()
     torch.testing.assert_close(smoother.average, slow, rtol=1e-5, atol=1e-6)
 
 
-def test_fitness_is_minus_the_loss_of_smoothed_weights_with_measured_statistics_and_leaves_no_trace(alone):
-    model, data = FlatModel(small_network()), some_data()
-    evaluator = Evaluator(data.train, "float32", seed=0)
-    smoother = SmoothedWeights(model, evaluator, data.fitness, alone.population)
-    with torch.no_grad():
-        model.parameters.mul_(1.5)
+def test_fitness_is_minus_the_loss_of_smoothed_weights_with_measured_statistics_and_leaves_no_trace(smoothed):
+    model, evaluator, data, smoother = smoothed
+    model.parameters.data.mul_(1.5)
     before = model.state.detach().clone()
     result = smoother.evaluate(t=4)
     assert torch.equal(model.state, before)
-    plain = small_network()  # the average still is where the smoother began
+    plain = convolutions()  # the average still is where the smoother began
     evaluator.measure_statistics(plain, None, t=4)
-    expected = evaluate(plain, data.fitness, "float32")
+    expected = evaluate(plain, data, "float32")
     assert result.loss == pytest.approx(expected.loss, rel=1e-5)
     assert result.fitness == -result.loss
     assert result.accuracy == pytest.approx(expected.accuracy)

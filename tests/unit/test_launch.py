@@ -16,19 +16,25 @@ from common.parallel import environment, faults, launch
 
 @pytest.fixture(autouse=True)
 def no_launcher(monkeypatch):
-    foreign = (
-        "OMPI_COMM",
-        "PMI_",
-        "PMIX_",
-        "SLURM_",
-        "MPI4PY_",
-        "HOROVOD_",
-        "OMP_",
-        "ECOSPHERE_",
-        *environment.LOCAL_SIZE_VARIABLES,
-    )
-    for name in [name for name in os.environ if name.startswith(foreign)]:
+    foreign = ("OMPI_COMM", "PMI_", "PMIX_", "SLURM_", "MPI4PY_", "HOROVOD_", "OMP_", "ECOSPHERE_")
+    for name in [name for name in os.environ if name.startswith((*foreign, *environment.LOCAL_SIZE_VARIABLES))]:
         monkeypatch.delenv(name)
+
+
+def variables(text):
+    """NAME=value ... as a dictionary; the last of a name counts."""
+    return dict(word.split("=", 1) for word in text.split())
+
+
+@pytest.fixture
+def setenv(monkeypatch):
+    """Sets variables written as NAME=value ..."""
+
+    def set_all(text):
+        for name, value in variables(text).items():
+            monkeypatch.setenv(name, value)
+
+    return set_all
 
 
 def leave_with(error):
@@ -71,91 +77,71 @@ def test_only_rank_zero_speaks_under_every_launcher(rank_name, size_name, least,
         assert capsys.readouterr().out == expected
 
 
-BATCH = {
-    "SLURM_JOB_ID": "7",
-    "SLURM_JOBID": "7",
-    "SLURM_NODELIST": "n1",
-    "SLURM_NTASKS": "8",
-    "SLURM_PROCID": "0",
-    "SLURM_LOCALID": "0",
-}
-SHELL = {**BATCH, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PTY_PORT": "34889"}  # an interactive step
-STEP = {**BATCH, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5"}
+BATCH = "SLURM_JOB_ID=7 SLURM_JOBID=7 SLURM_NODELIST=n1 SLURM_NTASKS=8 SLURM_PROCID=0 SLURM_LOCALID=0"
+SHELL = f"{BATCH} SLURM_STEP_ID=4294967290 SLURM_STEP_NUM_TASKS=1 SLURM_PTY_PORT=34889"  # an interactive step
+STEP = f"{BATCH} SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=8 SLURM_PROCID=5"
+MPIRUN = "OMPI_COMM_WORLD_RANK=2 OMPI_COMM_WORLD_SIZE=4"
 
 
 @pytest.mark.parametrize(
-    ("variables", "launched"),
+    ("given", "launched"),
     [
-        ({}, None),
-        ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8"}, None),  # salloc's shell on the login node
-        ({"SLURM_PROCID": "0"}, None),
+        ("", None),
+        ("SLURM_JOB_ID=7 SLURM_NTASKS=8", None),  # salloc's shell on the login node
+        ("SLURM_PROCID=0", None),
         (BATCH, None),  # python in an sbatch script
         (SHELL, None),  # srun --pty bash, and salloc where it starts an interactive step
-        ({**SHELL, "SLURM_STEP_ID": "0", "PMI_RANK": "0", "PMI_SIZE": "1", "PMI_FD": "13"}, None),  # the same with PMI-2
-        ({**SHELL, "SLURM_STEP_ID": "0", "PMIX_RANK": "0"}, None),  # and with PMIx
+        (f"{SHELL} SLURM_STEP_ID=0 PMI_RANK=0 PMI_SIZE=1 PMI_FD=13", None),  # the same with PMI-2
+        (f"{SHELL} SLURM_STEP_ID=0 PMIX_RANK=0", None),  # and with PMIx
         (STEP, (5, 8)),  # srun -n 8 python
-        ({**STEP, "PMI_RANK": "5", "PMI_SIZE": "8"}, (5, 8)),
-        ({**STEP, "PMIX_RANK": "5"}, (5, 8)),
-        ({**SHELL, "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, (2, 4)),  # mpirun in such a shell
-        ({**STEP, "OMPI_COMM_WORLD_RANK": "2", "OMPI_COMM_WORLD_SIZE": "4"}, (2, 4)),
-        ({**SHELL, "PMI_RANK": "2", "PMI_SIZE": "4"}, (2, 4)),  # MPICH's mpiexec in it
-        ({"OMPI_COMM_WORLD_RANK": "0", "OMPI_COMM_WORLD_SIZE": "1"}, (0, 1)),  # mpirun -np 1
-        ({"PMI_RANK": "3", "PMI_SIZE": "4"}, (3, 4)),
-        ({"PMI_RANK": "x", "PMI_SIZE": "4"}, None),
-        ({"PMI_RANK": "\u00b2", "PMI_SIZE": "4"}, None),  # a digit, but no number
-        ({"PMI_RANK": "4", "PMI_SIZE": "4"}, None),
+        (f"{STEP} PMI_RANK=5 PMI_SIZE=8", (5, 8)),
+        (f"{STEP} PMIX_RANK=5", (5, 8)),
+        (f"{SHELL} {MPIRUN}", (2, 4)),  # mpirun in such a shell
+        (f"{STEP} {MPIRUN}", (2, 4)),
+        (f"{SHELL} PMI_RANK=2 PMI_SIZE=4", (2, 4)),  # MPICH's mpiexec in it
+        ("OMPI_COMM_WORLD_RANK=0 OMPI_COMM_WORLD_SIZE=1", (0, 1)),  # mpirun -np 1
+        ("PMI_RANK=3 PMI_SIZE=4", (3, 4)),
+        ("PMI_RANK=x PMI_SIZE=4", None),
+        ("PMI_RANK=\u00b2 PMI_SIZE=4", None),  # a digit, but no number
+        ("PMI_RANK=4 PMI_SIZE=4", None),
     ],
 )
-def test_what_counts_as_launched(variables, launched, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    rank, size = launched or (0, None)
-    assert (environment.launcher_rank(), environment.launcher_size()) == (rank, size)
+def test_what_counts_as_launched(given, launched, setenv):
+    setenv(given)
+    assert (environment.launcher_rank(), environment.launcher_size()) == (launched or (0, None))
 
 
-@pytest.mark.parametrize(
-    ("variables", "hidden"),
-    [(SHELL, True), (STEP, False), (BATCH, False), ({**SHELL, "PMIX_RANK": "0"}, False), ({**SHELL, "PMI_FD": "13"}, False)],
-)
-def test_mpi_starts_outside_an_interactive_step(variables, hidden, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
+@pytest.mark.parametrize("given", [SHELL, STEP, BATCH, f"{SHELL} PMIX_RANK=0", f"{SHELL} PMI_FD=13"])
+def test_mpi_starts_outside_an_interactive_step(given, setenv):
+    setenv(given)
     before = dict(os.environ)
     with environment.outside_slurm_step():
-        assert ("SLURM_STEP_ID" in variables and "SLURM_STEP_ID" not in os.environ) == hidden
+        assert ("SLURM_STEP_ID" in before and "SLURM_STEP_ID" not in os.environ) == (given == SHELL)
     assert dict(os.environ) == before
-
-
-def ask(code, **variables):
-    """What a short program prints with these variables set; its exit code and both streams."""
-    environment = {**os.environ, **variables}
-    environment.pop("OPAL_PREFIX", None)
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", timeout=60, check=False)
 
 
 STARTED = "from common.parallel.mpi import MPI; print(MPI.Query_thread() == MPI.THREAD_MULTIPLE, MPI.COMM_WORLD.size)"
 
 
 @pytest.mark.parametrize(
-    "variables",
+    "given",
     [
-        pytest.param({"SLURM_PROCID": "0"}, id="procid alone"),
-        pytest.param(BATCH, id="batch script"),
-        pytest.param(SHELL, id="interactive step"),
-        pytest.param({"MPI4PY_RC_THREAD_LEVEL": "single"}, id="thread level"),
-        pytest.param({"MPI4PY_RC_INITIALIZE": "0", "MPI4PY_RC_FINALIZE": "no", "MPI4PY_RC_THREADS": "off"}, id="initialize"),
+        "SLURM_PROCID=0",
+        BATCH,
+        SHELL,
+        "MPI4PY_RC_THREAD_LEVEL=single",
+        "MPI4PY_RC_INITIALIZE=0 MPI4PY_RC_FINALIZE=no MPI4PY_RC_THREADS=off",
     ],
+    ids=["procid alone", "batch script", "interactive step", "thread level", "initialize"],
 )
-def test_mpi_starts_with_variables_of_others(variables):
-    done = ask(STARTED, **variables)
-    assert done.returncode == 0, done
-    assert done.stdout.splitlines()[-1] == "True 1", done
-    assert done.stderr == "", done
-    notes = [line for line in done.stdout.splitlines() if line.startswith("note: ")]
-    assert [note.split()[1].split("=")[0] for note in notes] == sorted(
-        (name for name in variables if name.startswith("MPI4PY")), key=list(variables).index
-    )
+def test_mpi_starts_with_variables_of_others(given, setenv, monkeypatch):
+    setenv(given)
+    monkeypatch.delenv("OPAL_PREFIX", raising=False)
+    done = subprocess.run([sys.executable, "-c", STARTED], capture_output=True, encoding="utf-8", timeout=60, check=False)
+    *notes, started = done.stdout.splitlines()
+    assert (done.returncode, started, done.stderr) == (0, "True 1", ""), done
+    contradictions = [name for name in variables(given) if name.startswith("MPI4PY")]
+    assert [note.split("=")[0] for note in notes] == [f"note: {name}" for name in contradictions]
 
 
 def test_mpi4py_is_told_what_we_need_and_only_contradictions_are_named(monkeypatch, capsys):
@@ -168,11 +154,8 @@ def test_mpi4py_is_told_what_we_need_and_only_contradictions_are_named(monkeypat
     assert vars(mpi4py.rc) == {"initialize": True, "finalize": True, "threads": True, "thread_level": "multiple"}
     assert capsys.readouterr().out == ""
     environment.prepare_mpi4py({"MPI4PY_RC_THREADS": "False", "MPI4PY_RC_THREAD_LEVEL": "funneled"})
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" is ")[0] for line in lines] == [
-        "note: MPI4PY_RC_THREADS=False",
-        "note: MPI4PY_RC_THREAD_LEVEL=funneled",
-    ]
+    notes = [line.split(" is ")[0] for line in capsys.readouterr().out.splitlines()]
+    assert notes == ["note: MPI4PY_RC_THREADS=False", "note: MPI4PY_RC_THREAD_LEVEL=funneled"]
 
 
 @pytest.mark.parametrize(
@@ -266,13 +249,9 @@ def test_a_fault_happens_only_where_and_when_it_was_asked_for(monkeypatch):
         (2, 8, 4, False, False),
     ],
 )
-def test_ranks_yield_where_their_threads_and_horovods_outnumber_the_cores(
-    local_size, cores, threads, horovod, expected, monkeypatch
-):
-    for name in ("OMPI_MCA_mpi_yield_when_idle", "HOROVOD_CYCLE_TIME"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(local_size))
-    monkeypatch.setenv("OMP_NUM_THREADS", str(threads))
+def test_ranks_yield_where_all_threads_outnumber_the_cores(local_size, cores, threads, horovod, expected, setenv, monkeypatch):
+    monkeypatch.delenv("OMPI_MCA_mpi_yield_when_idle", raising=False)
+    setenv(f"OMPI_COMM_WORLD_LOCAL_SIZE={local_size} OMP_NUM_THREADS={threads}")
     monkeypatch.setattr(environment, "available_cores", lambda: cores)
     monkeypatch.setattr(environment, "_has_distribution", lambda name: horovod and name == "horovod")
     environment.prepare_environment()
@@ -291,8 +270,6 @@ def test_ranks_yield_where_their_threads_and_horovods_outnumber_the_cores(
     ],
 )
 def test_mpi_starts_without_libfabric_where_all_ranks_are_on_one_node(size, local_size, given, expected, monkeypatch):
-    for name in ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS"):
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(environment, "launcher_size", lambda: size)
     if local_size:
         monkeypatch.setenv("OMPI_COMM_WORLD_LOCAL_SIZE", str(local_size))
@@ -302,6 +279,5 @@ def test_mpi_starts_without_libfabric_where_all_ranks_are_on_one_node(size, loca
     assert env == ({"OMPI_MCA_btl": given} if given else {})
 
 
-def test_the_cores_are_shared_out_where_no_number_of_threads_is_asked_for(monkeypatch):
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+def test_the_cores_are_shared_out_where_no_number_of_threads_is_asked_for():
     assert [environment.threads_per_rank(n, 8) for n in (1, 2, 3, 8, 16)] == [8, 4, 2, 1, 1]

@@ -5,10 +5,11 @@ import copy
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
+from small import batches, closure_of, perceptron, plain_step
 from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from common.coupling.synchronous import GradientAccumulation, LocalSteps, SyncSchedule, outer_nesterov
 from common.models.flat import FlatModel
@@ -37,12 +38,16 @@ class Workers:
 
 
 @given(lengths, rates, momenta, st.integers(0, 99))
-def test_the_outer_step_is_torchs_nesterov_on_the_pseudogradient(n, nu, mu, seed):
-    means = draw(seed, 6, n)
+def test_the_outer_step_is_torchs_nesterov_on_the_pseudogradient_or_a_look_ahead_in_other_variables(n, nu, mu, seed):
+    """y moves by a velocity that is a sum over all of the past; x is y looking ahead once more: x = y - nu mu V."""
     theirs = nn.Parameter(draw(seed + 1, n))
     reference = torch.optim.SGD([theirs], nu, mu, nesterov=mu > 0)
     x, v = theirs.detach().clone(), torch.zeros(n, dtype=torch.float64)
-    for mean in means:
+    y, past = x, []
+    for mean in draw(seed, 6, n):
+        past.append(x - mean)
+        velocity = sum(mu ** (len(past) - 1 - k) * d for k, d in enumerate(past))
+        y = y - nu * velocity
         theirs.grad = theirs.detach() - mean
         reference.step()
         before = x.clone(), v.clone()
@@ -50,27 +55,8 @@ def test_the_outer_step_is_torchs_nesterov_on_the_pseudogradient(n, nu, mu, seed
         assert torch.equal(x, before[0])
         assert torch.equal(v, before[1])
         x, v = new
+        torch.testing.assert_close(x, y - nu * mu * velocity, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(x, theirs.detach())
-
-
-@given(rates, momenta, st.integers(0, 99))
-def test_the_outer_step_is_nesterovs_look_ahead_in_other_variables(nu, mu, seed):
-    """y moves by a velocity that is a sum over all of the past; x is y looking ahead once more: x = y - nu mu V."""
-    means, start = draw(seed, 5), float(draw(seed + 2, 1))
-    x, v = torch.tensor([start], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    y, past = start, []
-    for mean in means.tolist():
-        past.append(float(x) - mean)
-        x, v = outer_nesterov(x, torch.tensor([mean], dtype=torch.float64), v, nu, mu)
-        velocity = sum(mu ** (len(past) - 1 - k) * d for k, d in enumerate(past))
-        y -= nu * velocity
-        assert float(x) == pytest.approx(y - nu * mu * velocity, rel=1e-9, abs=1e-9)
-
-
-@given(lengths, st.integers(0, 99))
-def test_an_outer_rate_of_one_without_momentum_is_the_mean(n, seed):
-    x, mean = draw(seed, n), draw(seed + 1, n)
-    torch.testing.assert_close(outer_nesterov(x, mean, torch.zeros_like(x), 1.0, 0.0)[0], mean)
 
 
 @given(st.integers(1, 9), st.integers(1, 60), st.integers(0, 70))
@@ -163,16 +149,6 @@ def test_what_a_checkpoint_keeps_of_local_steps_goes_on_bit_for_bit(outer):
     assert torch.equal(x, again)
 
 
-def network():
-    torch.manual_seed(0)
-    return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
-
-
-def batches(count):
-    generator = torch.Generator().manual_seed(1)
-    return [(torch.randn(4, 5, generator=generator), torch.randint(3, (4,), generator=generator)) for _ in range(count)]
-
-
 def gathering_optimizer(alone, module, period, steps):
     model = FlatModel(module)
     gathered = GradientAccumulation(model.parameters.data, alone.population, SyncSchedule(period, steps).due)
@@ -180,73 +156,61 @@ def gathering_optimizer(alone, module, period, steps):
     return model, WeightOptimizer(model, settings, reductions_of(alone), coupling=gathered)
 
 
-def step(model, optimizer, batch, spoil=False):
-    def closure():
-        model.zero_gradient()
-        loss = F.cross_entropy(model.module(batch[0]), batch[1])
-        loss.backward()
-        if spoil:
-            model.gradient[1] = torch.nan
-        return loss.detach()
-
-    optimizer.step(closure, 0.2)
+def plain_sgd():
+    """The same network in plain PyTorch, and its optimizer."""
+    plain = perceptron()
+    return plain, torch.optim.SGD(plain.parameters(), 0.2, 0.9, weight_decay=0.05)
 
 
 @pytest.mark.parametrize("spoilt", [None, 1])
 @given(period=st.integers(1, 5), steps=st.integers(2, 11))
 def test_gathered_gradients_are_those_of_one_large_batch(alone, spoilt, period, steps):
     """Remaining gradients at the end make a step of their own; non-finite gradients are not counted."""
-    plain = network()
-    model, optimizer = gathering_optimizer(alone, copy.deepcopy(plain), period, steps)
-    reference = torch.optim.SGD(plain.parameters(), 0.2, 0.9, weight_decay=0.05)
+    model, optimizer = gathering_optimizer(alone, perceptron(), period, steps)
     given_ = batches(steps)
     for t, batch in enumerate(given_):
         before = model.parameters.detach().clone()
-        step(model, optimizer, batch, spoil=t == spoilt)
+        optimizer.step(closure_of(model, batch, spoil=t == spoilt), 0.2)
         moved = not torch.equal(model.parameters.detach(), before)
         due = (t + 1) % period == 0 or t + 1 == steps
         gathered = range(t // period * period, t + 1)
         assert moved == (due and any(k != spoilt for k in gathered)), "not where there is nothing to step with"
+    plain, sgd = plain_sgd()
     for first in range(0, steps, period):
-        part = [b for t, b in enumerate(given_[first : first + period], first) if t != spoilt]
-        if not part:
-            continue
-        images, labels = (torch.cat(together) for together in zip(*part, strict=True))
-        reference.zero_grad()
-        F.cross_entropy(plain(images), labels).backward()
-        reference.step()
-    flat = torch.cat([p.detach().flatten() for p in plain.parameters()])
-    torch.testing.assert_close(model.parameters.detach(), flat, rtol=1e-5, atol=1e-6)  # sums in another order
+        part = [batch for t, batch in enumerate(given_[first : first + period], first) if t != spoilt]
+        if part:
+            plain_step(plain, sgd, [torch.cat(together) for together in zip(*part, strict=True)])
+    expected = parameters_to_vector(plain.parameters())
+    torch.testing.assert_close(model.parameters.detach(), expected, rtol=1e-5, atol=1e-6)  # sums in another order
 
 
-def test_gathering_every_step_is_plain_training_bit_for_bit_and_resumes_in_mid_air(alone):
-    plain = network()
-    model, optimizer = gathering_optimizer(alone, copy.deepcopy(plain), 1, 6)
-    reference = torch.optim.SGD(plain.parameters(), 0.2, 0.9, weight_decay=0.05)
+def test_gathering_every_step_is_plain_training_bit_for_bit(alone):
+    model, optimizer = gathering_optimizer(alone, perceptron(), 1, 6)
+    plain, sgd = plain_sgd()
     for batch in batches(6):
-        step(model, optimizer, batch)
-        reference.zero_grad()
-        F.cross_entropy(plain(batch[0]), batch[1]).backward()
-        reference.step()
-    assert all(torch.equal(a, b) for a, b in zip(model.module.parameters(), plain.parameters(), strict=True))
+        optimizer.step(closure_of(model, batch), 0.2)
+        plain_step(plain, sgd, batch)
+    assert torch.equal(model.parameters.detach(), parameters_to_vector(plain.parameters()))
 
-    model, optimizer = gathering_optimizer(alone, network(), 3, 9)
+
+def test_gathering_resumes_in_mid_air(alone):
+    model, optimizer = gathering_optimizer(alone, perceptron(), 3, 9)
     for batch in batches(4):
-        step(model, optimizer, batch)
+        optimizer.step(closure_of(model, batch), 0.2)
     again, other = gathering_optimizer(alone, copy.deepcopy(model.module), 3, 9)
     other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
     other.clock = optimizer.clock
     for name, value in optimizer.coupling.tensors().items():
         other.coupling.tensors()[name].copy_(value)
     for batch in batches(9)[4:]:
-        step(model, optimizer, batch)
-        step(again, other, batch)
+        optimizer.step(closure_of(model, batch), 0.2)
+        other.step(closure_of(again, batch), 0.2)
     assert torch.equal(model.state, again.state)
 
 
 def test_forgetting_is_a_fresh_start(alone):
-    model, optimizer = gathering_optimizer(alone, network(), 1, 6)
-    step(model, optimizer, batches(1)[0])
+    model, optimizer = gathering_optimizer(alone, perceptron(), 1, 6)
+    optimizer.step(closure_of(model, *batches(1)), 0.2)
     (momentum,) = optimizer.momentum()
     assert momentum.any()
     optimizer.forget()

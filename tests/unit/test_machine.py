@@ -41,49 +41,42 @@ def v1(folder, quota, period=100000):
     return {f"{base}/cpu.cfs_quota_us": f"{quota}\n", f"{base}/cpu.cfs_period_us": f"{period}\n"}
 
 
-def test_version_1_counts_the_group_and_all_around_it(tree):
-    root = tree(V1, V1_MOUNT, {**v1("/job/step", -1), **v1("/job", 250000), **v1("", 400000)})
-    assert cores(root) == [2.5, 4.0]
+def v2(folder, text):
+    return {f"sys/fs/cgroup{folder}/cpu.max": text}
 
 
-def test_version_2_counts_the_group_and_all_around_it(tree):
-    files = {f"sys/fs/cgroup/{name}/cpu.max": text for name, text in {"a/b": "max 100000\n", "a": "50000 100000\n"}.items()}
-    assert cores(tree("0::/a/b\n", V2_MOUNT, files)) == [0.5]
-
-
-def test_both_versions_beside_each_other(tree):
-    mounts = V1_MOUNT + V2_MOUNT.replace("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
-    files = {**v1("/job/step", 300000), "sys/fs/cgroup/unified/a/cpu.max": "200000 100000"}
-    assert cores(tree(V1 + "0::/a\n", mounts, files)) == [2.0, 3.0]
+UNIFIED = V2_MOUNT.replace("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+DOCKER = V2_MOUNT.replace("0:26 /", "0:26 /docker/abc", 1)
+ESCAPED = V2_MOUNT.replace("/sys/fs/cgroup", "/my\\040groups")
 
 
 @pytest.mark.parametrize(
-    ("cgroup", "mounted"),
+    ("cgroup", "mounts", "files", "expected"),
     [
-        ("0::/", "/"),  # a container with a namespace of its own
-        ("0::/docker/abc", "/docker/abc"),  # one that sees the host's paths
-        ("0::/docker/abc", "/"),  # one whose path is not among what is mounted
-        ("0::/../other", "/"),  # a process of another namespace
+        # The group and all around it.
+        (V1, V1_MOUNT, {**v1("/job/step", -1), **v1("/job", 250000), **v1("", 400000)}, [2.5, 4.0]),
+        ("0::/a/b\n", V2_MOUNT, {**v2("/a/b", "max 100000\n"), **v2("/a", "50000 100000\n")}, [0.5]),
+        (f"{V1}0::/a\n", V1_MOUNT + UNIFIED, {**v1("/job/step", 300000), **v2("/unified/a", "200000 100000")}, [2.0, 3.0]),
+        # In a container what is mounted is the group.
+        ("0::/", V2_MOUNT, v2("", "150000 100000"), [1.5]),  # with a namespace of its own
+        ("0::/docker/abc", DOCKER, v2("", "150000 100000"), [1.5]),  # one that sees the host's paths
+        ("0::/docker/abc", V2_MOUNT, v2("", "150000 100000"), [1.5]),  # one whose path is not among what is mounted
+        ("0::/../other", V2_MOUNT, v2("", "150000 100000"), [1.5]),  # a process of another namespace
+        ("0::/", ESCAPED, {"my groups/cpu.max": "100000 50000"}, [2.0]),
+        # What is no limit is none.
+        *(
+            ("0::/", V2_MOUNT, v2("", text), [])
+            for text in ("max 100000", "", "x y", "100000", "0 100000", "100000 0", "-1 100000")
+        ),
     ],
 )
-def test_in_a_container_what_is_mounted_is_the_group(tree, cgroup, mounted):
-    mount = V2_MOUNT.replace("0:26 /", f"0:26 {mounted}", 1)
-    assert cores(tree(cgroup, mount, {"sys/fs/cgroup/cpu.max": "150000 100000"})) == [1.5]
-
-
-def test_blanks_in_a_mount_point_are_escaped(tree):
-    mount = V2_MOUNT.replace("/sys/fs/cgroup", "/my\\040groups")
-    assert cores(tree("0::/", mount, {"my groups/cpu.max": "100000 50000"})) == [2.0]
-
-
-@pytest.mark.parametrize("text", ["max 100000", "", "x y", "100000", "0 100000", "100000 0", "-1 100000"])
-def test_what_is_no_limit_is_none(tree, text):
-    assert cores(tree("0::/", V2_MOUNT, {"sys/fs/cgroup/cpu.max": text})) == []
+def test_quotas_are_those_of_the_group_and_of_all_around_it(tree, cgroup, mounts, files, expected):
+    assert cores(tree(cgroup, mounts, files)) == expected
 
 
 @pytest.mark.parametrize("missing", ["proc/self/cgroup", "proc/self/mountinfo", "sys/fs/cgroup/cpu.max"])
 def test_what_cannot_be_read_is_none(tree, missing):
-    root = tree("0::/", V2_MOUNT, {"sys/fs/cgroup/cpu.max": "50000 100000"})
+    root = tree("0::/", V2_MOUNT, v2("", "50000 100000"))
     (root / missing).unlink()
     (root / missing).mkdir()  # unreadable as a file, for root as well
     assert cores(root) == []
@@ -96,12 +89,8 @@ def test_a_quota_is_rounded_down_to_at_least_one_core(tree, monkeypatch, quota, 
     assert machine.available_cores(tree(V1, V1_MOUNT, v1("/job", quota))) == expected
 
 
-def test_without_a_quota_the_affinity_counts(tree):
+def test_without_a_quota_the_affinity_counts_and_launch_counts_the_same(tree):
     assert machine.available_cores(tree(V1, V1_MOUNT, {})) == len(os.sched_getaffinity(0))
-
-
-def test_launch_counts_the_same_cores():
-
     assert environment.available_cores is machine.available_cores
 
 
@@ -122,9 +111,7 @@ def test_a_quota_is_shared_out_among_those_it_holds_for():
     assert share_of_cores(visible, [[common], [common], [], []], 2) == 4  # the others have a quarter of the cores
 
 
-@given(
-    st.integers(1, 32), st.integers(1, 16), st.floats(0.01, 64, allow_nan=False), st.integers(0, 15)
-)  # cores, ranks, quota over all of them
+@given(cores=st.integers(1, 32), ranks=st.integers(1, 16), quota=st.floats(0.01, 64), me=st.integers(0, 15))
 def test_all_ranks_together_never_exceed_the_quota_unless_each_has_one_thread(cores, ranks, quota, me):
     limits = [[Quota(quota, (0, 1), "/")]] * ranks
     share = share_of_cores([list(range(cores))] * ranks, limits, me % ranks)
@@ -165,18 +152,15 @@ def test_the_age_counts_from_the_start_of_the_process():
     assert abs(ages[0] - ages[1]) < 0.05
 
 
-def test_where_the_kernel_does_not_tell_the_age_counts_from_the_import(tmp_path):
+def test_the_age_is_read_from_what_the_kernel_tells_and_0_where_it_does_not(tmp_path):
     assert machine.process_age(tmp_path) == 0.0
-    (tmp_path / "proc/self").mkdir(parents=True)
-    (tmp_path / "proc/self/stat").write_text("1 (a) b) S 0", encoding="utf-8")
+    stat = tmp_path / "proc/self/stat"
+    stat.parent.mkdir(parents=True)
+    stat.write_text("1 (a) b) S 0", encoding="utf-8")
     assert machine.process_age(tmp_path) == 0.0
-
-
-def test_a_name_with_blanks_and_brackets_does_not_move_the_fields(tmp_path):
-    (tmp_path / "proc/self").mkdir(parents=True)
     started = round((time.clock_gettime(time.CLOCK_BOOTTIME) - 7) * os.sysconf("SC_CLK_TCK"))
-    fields = ["S", *("0" for _ in range(18)), str(started), "0"]
-    (tmp_path / "proc/self/stat").write_text(f"1 (my ) prog) {' '.join(fields)}", encoding="utf-8")
+    # Blanks and brackets in a name do not move the fields.
+    stat.write_text(f"1 (my ) prog) S {'0 ' * 18}{started} 0", encoding="utf-8")
     assert 6.9 < machine.process_age(tmp_path) < 12
 
 
