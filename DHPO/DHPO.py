@@ -319,7 +319,7 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
         print(f"resuming after {ended} trials; unfinished trials, to be restarted: {begun}", flush=True)
     elif args.resume:
         print(f"nothing to resume in {journal.directory}: starting", flush=True)
-    return Coordinator(search, journal, lambda number: say_trial(search, number))
+    return Coordinator(search, lambda number: say_trial(search, number))
 
 
 def workers_of(args: Args, workers: int) -> str:

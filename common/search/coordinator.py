@@ -24,7 +24,6 @@ from typing import Any, Protocol, TypeAlias
 from common.parallel.backoff import PollingBackoff
 from common.parallel.comm import Tag
 from common.parallel.mpi import MPI
-from common.search.journal import Journal
 from common.search.search import Search
 from common.search.space import Setting
 from common.search.trial import State
@@ -81,15 +80,13 @@ Answer: TypeAlias = Task | bool | None
 
 
 class Coordinator:
-    """The search, its clock and its journal, on rank 0; replies to messages.
+    """The search and its clock, on rank 0; replies to messages.
 
     progress: called with the id of a trial when it has ended, or will be retried.
     """
 
-    def __init__(
-        self, search: Search, journal: Journal | None = None, progress: Callable[[int], None] = lambda number: None
-    ) -> None:
-        self.search, self.journal, self.progress = search, journal, progress
+    def __init__(self, search: Search, progress: Callable[[int], None] = lambda number: None) -> None:
+        self.search, self.progress = search, progress
         self.told = 0  # workers informed that the search is over
         self.broken = False  # the job is about to abort: no more trials are assigned
         self._began = time.monotonic() - search.now  # the clock continues from the journal
@@ -128,10 +125,9 @@ class Coordinator:
         for worker, trial in self.search.assign(self.now):
             answers.append((worker, Task(trial.id, trial.setting, self.search.judges)))
         if self.search.is_over:
-            answers += [(worker, None) for worker in self.search.dismiss()]
-            self.told += sum(answer is None for _, answer in answers)
-        if self.journal is not None:
-            self.journal.snapshot_if_due(self.search)
+            dismissed = self.search.dismiss()
+            answers += [(worker, None) for worker in dismissed]
+            self.told += len(dismissed)
         return answers
 
     def _end(self, result: Result) -> None:

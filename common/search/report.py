@@ -1,7 +1,6 @@
 """Output of a search besides its journal: trials.csv, best.json, and the command that trains the best setting.
 
-    config.json  environment.json  journal.jsonl  snapshot.json  trials.csv  best.json
-    summary.json  weights.safetensors  figures/*.png
+    config.json  environment.json  journal.jsonl  trials.csv  best.json  summary.json  weights.safetensors  figures/*.png
 
 Columns and keys: results/README.md.
 """

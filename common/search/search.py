@@ -9,7 +9,7 @@ place that changes trials: a search is rebuilt by applying the events of its jou
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
 from typing import Any
@@ -45,7 +45,6 @@ class Search:
         trials: all proposed trials, by id.
         free: whether pruning uses all other trials as known at that time, instead of those their proposals may use.
         log: called with every event before it takes effect.
-        events: number of events so far.
         sessions: start in seconds, and number of workers, of the first session and of every resumption.
     """
 
@@ -63,7 +62,6 @@ class Search:
         self.pruner, self.free, self.log = pruner, free, log
         self.trials: list[Trial] = []
         self.sessions: list[tuple[float, int]] = []
-        self.events = 0
         self.now = 0.0
         self.keys: set[Key] = set()
         self.exhausted = False
@@ -232,7 +230,6 @@ class Search:
 
         Raises ValueError, KeyError or IndexError for an event that cannot come next.
         """
-        self.events += 1
         self.now = max(self.now, event.get("time", 0.0))
         match event["event"]:
             case "session":
@@ -278,11 +275,3 @@ class Search:
             self._best = max(self._best, trial.value)
         while self._ended < len(self.trials) and self.trials[self._ended].has_ended:
             self._ended += 1
-
-    def restore(self, trials: Iterable[Trial], sessions: list[tuple[float, int]], events: int, now: float) -> None:
-        """Restore a snapshot into a fresh search; later events are applied afterwards."""
-        self.trials, self.sessions, self.events, self.now = list(trials), sessions, events, now
-        self.keys = {key_of(t.setting) for t in self.trials}
-        self._running = self.count(State.RUNNING)
-        self._best = max((t.value for t in self.trials if t.state is State.COMPLETE and t.value is not None), default=-math.inf)
-        self._ended = next((t.id for t in self.trials if not t.has_ended), len(self.trials))

@@ -1,9 +1,8 @@
 """One evaluation of one setting, from its proposal to its end. Pure; no MPI."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from common.search.space import Setting
 
@@ -53,15 +52,6 @@ class Trial:
         if self.state is State.FAILED or self.value is None:
             return -1.0, -math.inf
         return math.inf if self.state is State.COMPLETE else float(len(self.curve)), self.value
-
-    def as_dict(self) -> dict[str, Any]:
-        """For a snapshot; `Trial.of` reads it back."""
-        return {**asdict(self), "parents": list(self.parents)}
-
-    @classmethod
-    def of(cls, content: dict[str, Any]) -> "Trial":
-        """The trial of a snapshot."""
-        return cls(**{**content, "parents": tuple(content["parents"]), "state": State(content["state"])})
 
 
 def best_first(trials: list[Trial]) -> list[Trial]:

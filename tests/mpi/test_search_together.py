@@ -146,13 +146,13 @@ def test_the_journal_is_small_and_goes_on_where_it_ends(shared_dir):
     def search_with(journal, trials):
         search = Search(Steady(SPACE, 4, Order(5)), Limits(trials), SIZE, seed=2, log=journal.record)
         journal.recover(search)
-        return Coordinator(search, journal)
+        return Coordinator(search)
 
     def objective(task, report):
         return value(task.setting)
 
-    run(objective, lambda: search_with(Journal(shared_dir, 10), 7))
-    search = run(objective, lambda: search_with(Journal(shared_dir, 10), 15))
+    run(objective, lambda: search_with(Journal(shared_dir), 7))
+    search = run(objective, lambda: search_with(Journal(shared_dir), 15))
     if search:
         whole = Search(Steady(SPACE, 4, Order(5)), Limits(15), 1, seed=2)
         play(whole, lambda t: 1.0, value)
