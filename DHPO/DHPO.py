@@ -38,7 +38,7 @@ from common.search.search import Limits, Search
 from common.search.space import Space, read_space
 from common.search.steady_state import Order, Steady
 from common.search.strategies import Evolution, Grid, Random, Strategy
-from common.search.trial import State, Trial
+from common.search.trial import ENDED, State, Trial
 from common.search.worker import run
 from common.training.options import CommonArgs, headline, make_presets, parse_args, resolve_precision
 from common.training.provenance import all_reduce, commit, environment
@@ -315,7 +315,7 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
         name = "population" if args.strategy == "evolution" else "lag"
         print(f"note: --{name} {most} keeps at most {most} of {workers} workers busy", flush=True)
     if search.trials:
-        ended, begun = search.count(State.COMPLETE, State.PRUNED, State.FAILED), search.count(State.RUNNING)
+        ended, begun = search.count(*ENDED), search.count(State.RUNNING)
         print(f"resuming after {ended} trials; unfinished trials, to be restarted: {begun}", flush=True)
     elif args.resume:
         print(f"nothing to resume in {journal.directory}: starting", flush=True)
@@ -330,11 +330,10 @@ def workers_of(args: Args, workers: int) -> str:
 
 def why(search: Search) -> str:
     """Why a search has ended before all its trials, '' if it has not."""
-    limits = search.limits
-    if search.best and search.best.value is not None and search.best.value >= limits.target:
-        return f"the target of {limits.target:g} is reached"
-    if search.now >= limits.seconds:
-        return f"the {limits.seconds:g} s are over"
+    if search.has_reached_target:
+        return f"the target of {search.limits.target:g} is reached"
+    if search.now >= search.limits.seconds:
+        return f"the {search.limits.seconds:g} s are over"
     return "all settings of the space are tried" if search.exhausted else ""
 
 
@@ -345,8 +344,10 @@ def say_trial(search: Search, number: int) -> None:
     states = {State.COMPLETE: "", State.WAITING: " to be tried again"}
     state = states.get(trial.state, f" {trial.state}")
     so_far = f"best {best.value:.4f} (trial {best.id})" if best else "nothing yet"
-    ended = search.count(State.COMPLETE, State.PRUNED, State.FAILED)
-    print(f"{ended}/{search.limits.trials}  trial {number}{state}: {what} | {so_far} | {search.now:.0f} s", flush=True)
+    print(
+        f"{search.count(*ENDED)}/{search.limits.trials}  trial {number}{state}: {what} | {so_far} | {search.now:.0f} s",
+        flush=True,
+    )
 
 
 def say_end(summary: dict[str, Any], directory: Path) -> None:

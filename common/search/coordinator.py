@@ -109,7 +109,7 @@ class Coordinator:
             match message:
                 case Report():
                     goes_on = self.search.report(message.id, message.step, message.value)
-                    if self.search.judges:
+                    if self.search.pruner:
                         answers.append((worker, goes_on))
                 case Result():
                     self._end(message)
@@ -123,7 +123,7 @@ class Coordinator:
         if self.broken:
             return answers
         for worker, trial in self.search.assign(self.now):
-            answers.append((worker, Task(trial.id, trial.setting, self.search.judges)))
+            answers.append((worker, Task(trial.id, trial.setting, self.search.pruner is not None)))
         if self.search.is_over:
             dismissed = self.search.dismiss()
             answers += [(worker, None) for worker in dismissed]

@@ -22,7 +22,7 @@ from common.search.journal import differences
 from common.search.search import Search
 from common.search.simulation import utilisation
 from common.search.space import Space
-from common.search.trial import State, Trial
+from common.search.trial import ENDED, Trial
 from common.training.eoa import EoaArgs
 from common.training.options import SIZES, TEXT_SIZES, CommonArgs
 
@@ -52,7 +52,7 @@ def totals(search: Search) -> dict[str, Any]:
     """Entries of summary.json on the whole search."""
     ended = [t for t in search.trials if t.has_ended]
     return {
-        "trials": {str(state): search.count(state) for state in (State.COMPLETE, State.PRUNED, State.FAILED)},
+        "trials": {str(state): search.count(state) for state in ENDED},
         "steps": sum(len(t.curve) for t in ended),
         "attempts_repeated": sum(t.attempts for t in search.trials),
         "trial_seconds": sum(t.cost for t in ended),

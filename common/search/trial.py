@@ -17,6 +17,9 @@ class State(StrEnum):
     FAILED = "failed"  # raised an error, or its value is not finite
 
 
+ENDED = (State.COMPLETE, State.PRUNED, State.FAILED)
+
+
 @dataclass
 class Trial:
     """Record of one trial.
@@ -42,7 +45,7 @@ class Trial:
     @property
     def has_ended(self) -> bool:
         """Whether it is complete, pruned or failed."""
-        return self.state in (State.COMPLETE, State.PRUNED, State.FAILED)
+        return self.state in ENDED
 
     @property
     def merit(self) -> tuple[float, float]:
@@ -55,5 +58,5 @@ class Trial:
 
 
 def best_first(trials: list[Trial]) -> list[Trial]:
-    """Trials by merit; the earlier one first among equals."""
-    return sorted(trials, key=lambda t: (-t.merit[0], -t.merit[1], t.id))
+    """Trials by merit; among equals in their given order, which is by id."""
+    return sorted(trials, key=lambda trial: trial.merit, reverse=True)
