@@ -98,8 +98,7 @@ def _ends(variable: Variable) -> Sequence[Value]:
 
 def _built(variable: Variable) -> Sequence[Value]:
     """Every depth, since some depths make no network; the ends of other variables, and of more than MOST_DEPTHS depths."""
-    every = variable.values or ()
-    return every if variable.name == "depth" and len(every) <= MOST_DEPTHS else _ends(variable)
+    return variable.values if variable.name == "depth" and len(variable.values) <= MOST_DEPTHS else _ends(variable)
 
 
 @contextmanager

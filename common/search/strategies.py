@@ -54,11 +54,11 @@ class Strategy(Protocol):
     proposal; otherwise each worker gets the next trial as soon as it is free.
     """
 
-    static: bool
+    static: bool = True
 
     def needs(self, i: int) -> int | None:
         """Number of first trials that must have ended before proposal i, which uses them; None for all that have ended."""
-        ...
+        return 0
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """Trial i, or trials i, i + 1, ...; [] if no settings are left."""
@@ -66,16 +66,11 @@ class Strategy(Protocol):
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Strategy):
     """All points of a grid in random order; `size` values of each variable without its own `grid`."""
 
     space: Space
     size: int = 4
-    static = True
-
-    def needs(self, i: int) -> int | None:
-        """No trials."""
-        return 0
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """The next i + GRID_CHUNK points; points that differ only in variables that do not exist are duplicates."""
@@ -89,15 +84,10 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Strategy):
     """Independent settings; trial i has a generator of its own, so no two workers draw the same."""
 
     space: Space
-    static = True
-
-    def needs(self, i: int) -> int | None:
-        """No trials."""
-        return 0
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One setting that was not proposed before."""
@@ -106,7 +96,7 @@ class Random:
 
 
 @dataclass(frozen=True)
-class Evolution:
+class Evolution(Strategy):
     """The reference project's (mu + mu) evolution: mutation only, truncation, generations with a barrier.
 
     Means and deviations are of positions on each variable's scale, in units of its range; the reference's variables have a
@@ -116,7 +106,6 @@ class Evolution:
     space: Space
     population: int = 4
     mutation: float = 0.2
-    static = True
 
     def needs(self, i: int) -> int:
         """Number of trials in earlier generations."""
@@ -182,7 +171,7 @@ def mutate(
     Variables that the child has and the parent lacks are drawn.
     """
 
-    def gene(variable: Variable, _: Setting) -> Value:
+    def gene(variable: Variable) -> Value:
         """One variable of the child."""
         if variable.name not in parent:
             return variable.draw(rng)
@@ -202,6 +191,5 @@ def draw_new(space: Space, keys: AbstractSet[Key], rng: np.random.Generator) -> 
         setting = space.draw(rng)
         if key_of(setting) not in keys:
             return setting
-    everything = space.every_setting()
-    left = [s for s in everything if key_of(s) not in keys] if everything is not None else []
+    left = [s for s in space.every_setting() if key_of(s) not in keys]
     return left[rng.integers(len(left))] if left else None

@@ -93,7 +93,7 @@ class TestImportance:
 
 def test_a_logit_scale_is_a_range_of_logits_for_optuna():
     space = Space.of({"p": {"kind": "float", "low": 0.1, "high": 0.9, "scale": "logit"}})
-    (trial,) = study_of(space, drawn(space, 1, lambda s: 1.0), {0}).get_trials()
+    (trial,) = study_of(space, drawn(space, 1, lambda s: 1.0)).get_trials()
     assert trial.distributions["p"].high == pytest.approx(math.log(9))
     assert space.variables[0].from_scale(trial.params["p"]) == drawn(space, 1, lambda s: 1.0)[0].setting["p"]
 
