@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from common.parallel.backoff import PollingBackoff
 from common.parallel.comm import Tag
@@ -135,18 +135,6 @@ class Coordinator:
         self.progress(result.id)
 
 
-class Line(Protocol):
-    """Connection of a rank to the coordinator."""
-
-    def tell(self, message: Message) -> None:
-        """Send a message without a reply."""
-        ...
-
-    def ask(self, message: Message) -> Answer:
-        """Send a message and wait for the reply."""
-        ...
-
-
 class Direct:
     """Connection of a single rank: direct calls."""
 
@@ -235,3 +223,6 @@ class Server(threading.Thread):
             self.answers.put(answer)
         else:
             self.comm.send(answer, dest=worker * self.size, tag=Tag.ANSWER)  # it is blocked in `ask`
+
+
+Line: TypeAlias = Direct | Distant | Server  # `tell` sends a message without a reply, `ask` one and waits for the reply

@@ -1,6 +1,8 @@
 """Pruning of trials: the median rule, and asynchronous successive halving. Pure.
 
 Larger values are better. Both rules use the curves of other trials as far as they are known; no trial waits for another.
+Optuna's pruners decide otherwise: its median is of complete trials alone, of their values at the step instead of their best so
+far, and of the first trials at a rung its halving continues the best one instead of all.
 """
 
 import statistics

@@ -67,8 +67,7 @@ class Steady(Asynchronous):
                 child = breed(self.space, parents[0].setting, parents[1].setting, rng)
                 if key_of(child) not in known.keys:
                     return [Proposal(child, tuple(dict.fromkeys(p.id for p in parents)))]
-        setting = draw_new(self.space, known.keys, rng)
-        return [] if setting is None else [Proposal(setting)]
+        return draw_new(self.space, known.keys, rng)
 
 
 def tournament(pool: list[Trial], rng: np.random.Generator) -> Trial:

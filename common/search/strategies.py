@@ -91,8 +91,7 @@ class Random(Strategy):
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One setting that was not proposed before."""
-        setting = draw_new(self.space, known.keys, generators(i))
-        return [] if setting is None else [Proposal(setting)]
+        return draw_new(self.space, known.keys, generators(i))
 
 
 @dataclass(frozen=True)
@@ -116,16 +115,10 @@ class Evolution(Strategy):
         first = self.needs(i)
         rng = generators(first)
         if first == 0:
-            return self._first(rng)[i:]
+            return self._filled({}, set(), rng)[i:]
         before = known.trials[:first]
         keys = {key_of(t.setting) for t in before}
         return self.children(best_first(list(before))[: self.population], keys, rng)[i - first :]
-
-    def _first(self, rng: np.random.Generator) -> list[Proposal]:
-        settings: dict[Key, Setting] = {}
-        while len(settings) < self.population and (setting := draw_new(self.space, settings.keys(), rng)) is not None:
-            settings[key_of(setting)] = setting
-        return [Proposal(s) for s in settings.values()]
 
     def children(self, parents: list[Trial], keys: AbstractSet[Key], rng: np.random.Generator) -> list[Proposal]:
         """Mutate all parents until there are at least `population` new settings; returns a random sample of these.
@@ -141,13 +134,14 @@ class Evolution(Strategy):
                 child = mutate(self.space, parent.setting, deviations, self.mutation, rng)
                 if key_of(child) not in keys:  # the parents are among them
                     found.setdefault(key_of(child), Proposal(child, (parent.id,)))
-        while len(found) < self.population:
-            setting = draw_new(self.space, keys | found.keys(), rng)
-            if setting is None:
-                break
-            found[key_of(setting)] = Proposal(setting)
-        candidates = list(found.values())
+        candidates = self._filled(found, keys, rng)
         return [candidates[c] for c in rng.permutation(len(candidates))[: self.population]]
+
+    def _filled(self, found: dict[Key, Proposal], keys: AbstractSet[Key], rng: np.random.Generator) -> list[Proposal]:
+        """The proposals found so far, and random ones until there are `population`, if that many are left."""
+        while len(found) < self.population and (new := draw_new(self.space, keys | found.keys(), rng)):
+            found |= {key_of(proposal.setting): proposal for proposal in new}
+        return list(found.values())
 
 
 def mutation_deviations(space: Space, settings: Sequence[Setting]) -> dict[str, float]:
@@ -185,11 +179,11 @@ def mutate(
     return space.build(gene)
 
 
-def draw_new(space: Space, keys: AbstractSet[Key], rng: np.random.Generator) -> Setting | None:
-    """A random setting not among `keys`; None if a finite space is exhausted, or GIVE_UP draws found none in another."""
+def draw_new(space: Space, keys: AbstractSet[Key], rng: np.random.Generator) -> list[Proposal]:
+    """A random setting not among `keys`; [] if a finite space is exhausted, or GIVE_UP draws found none in another."""
     for _ in range(GIVE_UP):
         setting = space.draw(rng)
         if key_of(setting) not in keys:
-            return setting
+            return [Proposal(setting)]
     left = [s for s in space.every_setting() if key_of(s) not in keys]
-    return left[rng.integers(len(left))] if left else None
+    return [Proposal(left[rng.integers(len(left))])] if left else []

@@ -41,8 +41,7 @@ class Tpe(Asynchronous):
             study.tell(trial, state=TrialState.FAIL)  # only its suggestion is needed
             if key_of(setting) not in known.keys:
                 return [Proposal(setting)]
-        fallback = draw_new(self.space, known.keys, rng)
-        return [] if fallback is None else [Proposal(fallback)]
+        return draw_new(self.space, known.keys, rng)
 
 
 def study_of(space: Space, trials: Iterable[Trial], running: Iterable[Trial] = ()) -> optuna.Study:

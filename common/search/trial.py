@@ -8,7 +8,7 @@ from common.search.space import Setting
 
 
 class State(StrEnum):
-    """State of a trial."""
+    """State of a trial. Journals have these words; Optuna's TrialState has others, and takes a second to import."""
 
     WAITING = "waiting"  # proposed and not yet assigned, or to be retried
     RUNNING = "running"
