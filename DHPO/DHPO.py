@@ -28,10 +28,10 @@ from common.parallel import launch, machine
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology, split_world, world_size
 from common.paths import data_directory
-from common.search.checks import Trials, check_searchable, check_training
+from common.search.checks import check_searchable, check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import Journal
-from common.search.objective import Training, population_specs, sizes_of, with_setting
+from common.search.objective import Training, Trials
 from common.search.pruning import Halving, Median, Pruner
 from common.search.report import check_same_search, command_of, totals, write_trials
 from common.search.search import Limits, Search
@@ -122,12 +122,12 @@ def main() -> None:
     ranks = world_size()
     space = read_checked_space(args, given, ranks)
     topology = build_topology([PopulationSpec("search", ranks, args.optimizer)], "worker", horovod=False)
-    trial = trial_topology(args, topology)
+    trial = trial_topology(trials_of(args), topology)
     torch.set_num_threads(args.threads)
     directory = choose_directory(args.out, "dhpo", args.dataset, args.seed, args.resume, topology)
     training = build_objective(args, topology, trial)
     with topology.world.raise_together():
-        check_training(space, args, training.data, args.ranks_per_trial)
+        check_training(space, training.trials, training.data)
     start_record(directory, args, space, training, topology)
     for line in (headline(f"Search by {args.strategy}", args.preset, PRESETS.expect), *training.data.source.notes):
         launch.say(line)
@@ -138,7 +138,7 @@ def main() -> None:
     search = run(training, lambda: coordinator(args, space, workers, journal), topology.world.comm, trial.world)
 
     if search:
-        write_trials(directory / "trials.csv", space, search.trials, training.seed_of)
+        write_trials(directory / "trials.csv", space, search.trials, training.trials.seed_of)
     best = topology.world.bcast_object(search and search.best)
     if best is None:
         launch.leave(1, f"no trial has reached a value; the errors are in {directory / 'trials.csv'}")
@@ -155,13 +155,13 @@ def build_objective(args: Args, topology: Topology, trial: Topology) -> Training
     looks = {"flip": args.flip, "pixels": args.pixels}
     data = open_data(args.dataset, where, topology, args.seed, *shares, *sizes, **looks)
     args = replace(args, precision=topology.world.bcast_object(resolve_precision(args.precision, topology.device.type)))
-    return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
+    return Training(trials_of(args), trial, data)
 
 
 def start_record(directory: Path, args: Args, space: Space, training: Training, topology: Topology) -> None:
     """Write config.json and environment.json; a resumed search must match the recorded one. Collective."""
     named = {"experiment": "dhpo", "method": args.strategy, "space": space.as_dict(), "space_name": args.space}
-    config = {**vars(args), "precision": training.args.precision, **named}
+    config = {**vars(args), "precision": training.precision, **named}
     with topology.world.raise_together():
         if topology.world.rank == 0:
             check_same_search(directory, config)
@@ -181,8 +181,8 @@ def finish(
     reproducible.
     """
     began = time.perf_counter()
-    winner = training.train(best.setting, training.seed_of(best.id))
-    module, data, precision, group = winner.model.module, training.data, training.args.precision, training.topology.world
+    winner = training.train(best.setting, training.trials.seed_of(best.id))
+    module, data, precision, group = winner.model.module, training.data, training.precision, training.topology.world
     validation = evaluate(module, data.validation, precision, group)
     test = evaluate(module, data.test, precision, group)  # the only use of the test images
     if search is None:
@@ -191,7 +191,7 @@ def finish(
     from common.search.importance import importance
 
     shares = importance(space, search.trials, args.seed)
-    settled = settings_of(args, training, best)
+    settled = settings_of(training, best)
     command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
     about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": settled.seed, "command": command}
     summary = {
@@ -225,10 +225,16 @@ def finish(
     say_end(summary, directory)
 
 
-def settings_of(args: Args, training: Training, trial: Trial) -> CommonArgs:
+def trials_of(args: Args) -> Trials:
+    """What all trials share."""
+    own_seeds = args.trial_seeds == "own"
+    return Trials(args, args.objective, args.schedule, args.populations, args.ranks_per_trial, own_seeds)
+
+
+def settings_of(training: Training, trial: Trial) -> CommonArgs:
     """The options of a trial, with its batch size rounded to divide by the ranks."""
-    settled = with_setting(training.args, trial.setting, args.objective, args.populations, training.seed_of(trial.id))
-    return replace(settled, batch_size=sizes_of(settled, len(training.data.train), args.ranks_per_trial)[0])
+    args = training.trials.options(trial.setting, training.trials.seed_of(trial.id))
+    return replace(args, batch_size=training.trials.sizes(args, len(training.data.train))[0])
 
 
 def read_checked_space(args: Args, given: set[str], ranks: int) -> Space:
@@ -252,8 +258,7 @@ def read_checked_space(args: Args, given: set[str], ranks: int) -> Space:
         )
     if args.strategy == "grid":
         space.grid_shape(args.grid_size)  # refuses what is too large to be listed
-    trials = Trials(args, args.objective, args.schedule, args.populations, args.ranks_per_trial)
-    check_searchable(space, trials, given)
+    check_searchable(space, trials_of(args), given)
     return space
 
 
@@ -272,13 +277,11 @@ def check_order(args: Args, given: set[str]) -> None:
         )
 
 
-def trial_topology(args: Args, topology: Topology) -> Topology:
+def trial_topology(trials: Trials, topology: Topology) -> Topology:
     """The ranks of one trial as a world of their own; Horovod is started on it if there are several."""
-    size = args.ranks_per_trial
-    specs = [PopulationSpec(args.schedule, size, args.optimizer)]
-    if args.objective == "eoa":
-        specs = population_specs(with_setting(args, {}, "eoa", args.populations, args.seed), size)
-    return build_topology(specs, comm=split_world(size)) if size > 1 else topology.alone()
+    if trials.ranks == 1:
+        return topology.alone()
+    return build_topology(trials.specs(trials.options({})), comm=split_world(trials.ranks))
 
 
 def strategy_of(args: Args, space: Space) -> Strategy:

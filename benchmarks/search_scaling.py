@@ -29,7 +29,7 @@ from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
 from common.paths import data_directory
 from common.search.coordinator import Coordinator
-from common.search.objective import Training
+from common.search.objective import Training, Trials
 from common.search.search import Limits, Search
 from common.search.simulation import Generations, Queue, log_normal, speed_up, utilisation
 from common.search.space import Space
@@ -152,7 +152,7 @@ def trained(args: Args, world: Group) -> list[str]:
     topology = build_topology([PopulationSpec("search", world.size, "sgd")], "worker", horovod=False)
     torch.set_num_threads(1)
     data = open_data(args.dataset, str(data_directory("auto")), topology, 0, 0.1, 0)
-    training = Training(options, topology.alone(), data)
+    training = Training(Trials(options), topology.alone(), data)
     parts = parts_of(world)
     rng = np.random.default_rng(0)
     training.train(SPACE.draw(rng), 0)  # warm

@@ -56,10 +56,11 @@ def run(
 
     objective: called as `objective(task, report)` on all ranks of a group; returns the value of the trial (larger is better).
     It may call `report(step, value so far)` after each step but the last, with steps 1, 2, 3, ...; this raises Stopped if the
-    trial is pruned, Diverged if the value is not finite. On rank 0 a thread serves the others meanwhile: an objective should not hold the GIL for long, as mpi4py's
-    lower-case `reduce` and `allreduce` do while they wait. make_coordinator: called on rank 0 only. group: ranks that evaluate
-    trials together, by default this rank alone; all groups have the same size and consecutive ranks. Raises UsageError if MPI
-    lacks MPI_THREAD_MULTIPLE, and an objective's error that not all ranks of a group raise.
+    trial is pruned, Diverged if the value is not finite. On rank 0 a thread serves the others meanwhile: an objective should
+    not hold the GIL for long, as mpi4py's lower-case `reduce` and `allreduce` do while they wait. make_coordinator: called on
+    rank 0 only. group: ranks that evaluate trials together, by default this rank alone; all groups have the same size and
+    consecutive ranks. Raises UsageError if MPI lacks MPI_THREAD_MULTIPLE, and an objective's error that not all ranks of a
+    group raise.
     """
     group = group or Group(MPI.COMM_SELF, Traffic())
     with Group(comm, Traffic()).raise_together():  # only rank 0 detects an unusable journal

@@ -17,7 +17,7 @@ from common.parallel.topology import build_topology, split_world
 from common.search.checks import check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import JOURNAL, Journal
-from common.search.objective import Training
+from common.search.objective import Training, Trials
 from common.search.pruning import Median
 from common.search.search import Limits, Search
 from common.search.simulation import Generations, Queue, log_normal, play, utilisation
@@ -205,7 +205,7 @@ def digits():
 
 def test_training_gives_the_same_values_on_any_number_of_ranks(digits):
     space = Space.of({"learning_rate": {"kind": "float", "low": 0.01, "high": 1.0, "scale": "log"}})
-    training = Training(ARGS, alone(), digits)
+    training = Training(Trials(ARGS), alone(), digits)
     search = run(training, lambda: Coordinator(Search(Steady(space, 2, Order(4)), Limits(6), SIZE)))
     values = WORLD.bcast([t.value for t in search.trials] if search else None)
     settings = WORLD.bcast([t.setting for t in search.trials] if search else None)
@@ -221,7 +221,7 @@ def test_groups_of_ranks_train_beside_each_other_and_do_not_mix(digits, kind):
     specs = [PopulationSpec(name, 2 // len(names), "sgd") for name in names]
     topology = build_topology(specs, horovod=False, comm=split_world(2))
     assert (topology.world.size, topology.world.rank) == (2, RANK % 2)
-    training = Training(ARGS, topology, digits, kind)
+    training = Training(Trials(ARGS, kind, ranks=2), topology, digits)
     reports = []
     if RANK // 2 % 2:
         training.train({"learning_rate": 0.3}, 5)  # another number of messages
@@ -232,6 +232,6 @@ def test_groups_of_ranks_train_beside_each_other_and_do_not_mix(digits, kind):
 
 
 def test_batches_that_there_are_too_few_images_for_are_refused_before_anybody_trains(digits):
-    check_training(Space.of({"batch_size": {"kind": "categorical", "choices": [16, 128]}}), ARGS, digits, 1)
+    check_training(Space.of({"batch_size": {"kind": "categorical", "choices": [16, 128]}}), Trials(ARGS), digits)
     with pytest.raises(UsageError, match="a batch of 4096"):
-        check_training(Space.of({"batch_size": {"kind": "int", "low": 16, "high": 4096}}), ARGS, digits, 1)
+        check_training(Space.of({"batch_size": {"kind": "int", "low": 16, "high": 4096}}), Trials(ARGS), digits)
