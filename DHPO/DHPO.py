@@ -12,7 +12,9 @@ mpirun --oversubscribe --bind-to none -np 4 python DHPO/DHPO.py --objective eoa 
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -44,11 +46,19 @@ from common.training.options import CommonArgs, headline, make_presets, parse_ar
 from common.training.provenance import all_reduce, commit, environment
 from common.training.record import choose_directory, write_json, write_weights
 
-STATIC = ("grid", "random", "evolution")
+STRATEGIES: dict[str, Callable[["Args", Space, Order], Strategy]] = {
+    "grid": lambda args, space, order: Grid(space, args.grid_size),
+    "random": lambda args, space, order: Random(space),
+    "evolution": lambda args, space, order: Evolution(space, args.population),
+    "async-evolution": lambda args, space, order: Steady(space, args.population, order),
+    "tpe": lambda args, space, order: import_module("common.search.tpe").Tpe(space, order),  # importing Optuna takes a second
+}
+ASYNCHRONOUS = ("async-evolution", "tpe")
 if TYPE_CHECKING:
     Schedule: TypeAlias = str
+    StrategyName: TypeAlias = str
 else:
-    Schedule = Literal[*SHAPES]
+    Schedule, StrategyName = Literal[*SHAPES], Literal[*STRATEGIES]
 
 
 @dataclass(frozen=True)
@@ -59,7 +69,7 @@ class Args(CommonArgs):
 
     resume: bool = False
     """continue the search in --out from its journal; the number of ranks may differ"""
-    strategy: Literal["grid", "random", "evolution", "async-evolution", "tpe"] = "async-evolution"
+    strategy: StrategyName = "async-evolution"
     """strategy that proposes settings (published: grid, random, evolution)"""
     space: PathText = "cifar10"
     """search space: a TOML file, or the name of one in DHPO/spaces"""
@@ -72,7 +82,7 @@ class Args(CommonArgs):
     order: Literal["lag", "free"] = "lag"
     """trials that a proposal or a pruning decision uses: those --lag before it (lag; results do not depend on timing or on the
     number of ranks), or all that have ended (free)"""
-    lag: Annotated[int, Range(1), For("strategy", ("async-evolution", "tpe"))] = 16
+    lag: Annotated[int, Range(1), For("strategy", ASYNCHRONOUS)] = 16
     """W: trial i waits for trials up to i - W and uses these; up to W workers are busy at a time"""
     pruning: Literal["none", "median", "halving"] = "none"
     """stop poor trials early: median rule, or asynchronous successive halving"""
@@ -266,7 +276,7 @@ def check_order(args: Args, given: set[str]) -> None:
     """Refuse an --order or --lag without effect. Raises UsageError."""
     if args.order == "free" and "lag" in given:
         raise UsageError("--order free has no lag: leave one of them out")
-    if args.strategy in STATIC and "order" in given and args.pruning == "none":
+    if args.strategy not in ASYNCHRONOUS and "order" in given and args.pruning == "none":
         raise UsageError(
             f"--order is for async-evolution and tpe, or for --pruning: {args.strategy} waits for all of a generation"
         )
@@ -286,19 +296,7 @@ def trial_topology(trials: Trials, topology: Topology) -> Topology:
 
 def strategy_of(args: Args, space: Space) -> Strategy:
     """The search strategy."""
-    order = Order(args.lag if args.order == "lag" else None)
-    match args.strategy:
-        case "grid":
-            return Grid(space, args.grid_size)
-        case "random":
-            return Random(space)
-        case "evolution":
-            return Evolution(space, args.population)
-        case "tpe":
-            from common.search.tpe import Tpe  # importing Optuna takes a second
-
-            return Tpe(space, order)
-    return Steady(space, args.population, order)
+    return STRATEGIES[args.strategy](args, space, Order(args.lag if args.order == "lag" else None))
 
 
 def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coordinator:

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 import torch
 
 from common.data.dataset import DataSet
-from common.ecosphere.species import DAMPINGS
+from common.ecosphere.exchange import POLICIES
+from common.ecosphere.species import DAMPINGS, SPACES
 from common.errors import UsageError
 from common.models import MODELS, build_model, without
 from common.optim.options import refuse_clipping, without_effect
@@ -27,8 +28,8 @@ SEARCHABLE = (  # options of a script that a space may name
 EOA_SEARCHABLE = {  # additional ones of an ecosphere, and their values
     "base_rate": ("best", "blend", "anneal"),
     "damping": tuple(DAMPINGS),
-    "lr_space": ("linear", "log"),
-    "exchange": ("average", "kin", "best", "migrate", "ring", "exploit", "none"),
+    "lr_space": SPACES,
+    "exchange": POLICIES,
 }
 WORDS = {"optimizer": OPTIMIZERS, "model": tuple(MODELS), **EOA_SEARCHABLE}
 RULES = ("optimizer", "clip_norm", *EOA_SEARCHABLE)  # options that may exclude each other
