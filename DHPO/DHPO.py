@@ -143,9 +143,8 @@ def main() -> None:
         launch.say(line)
     setup = machine.seconds_since_start()
 
-    journal = Journal(directory)
     workers = ranks // args.ranks_per_trial
-    search = run(training, lambda: coordinator(args, space, workers, journal), topology.world.comm, trial.world)
+    search = run(training, lambda: coordinator(args, space, workers, directory), topology.world.comm, trial.world)
 
     if search:
         write_trials(directory / "trials.csv", space, search.trials, training.trials.seed_of)
@@ -299,8 +298,9 @@ def strategy_of(args: Args, space: Space) -> Strategy:
     return STRATEGIES[args.strategy](args, space, Order(args.lag if args.order == "lag" else None))
 
 
-def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coordinator:
+def coordinator(args: Args, space: Space, workers: int, directory: Path) -> Coordinator:
     """The coordinator of the search, rebuilt from its journal; on rank 0."""
+    journal = Journal(directory)
     pruners: dict[str, Pruner] = {"median": Median(), "halving": Halving(args.rounds, args.reduction)}
     limits = Limits(args.trials, args.time_budget or math.inf, args.target or math.inf, args.retries)
     pruner, free = pruners.get(args.pruning), args.order == "free"
@@ -308,7 +308,7 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
     journal.recover(search)
     rounds = "" if "rounds" in space.names else f" of {args.rounds} round{'s'[: args.rounds > 1]}"
     print(
-        f"{workers_of(args, workers)}, {args.trials} trials{rounds} over {', '.join(space.names)}; record: {journal.directory}",
+        f"{workers_of(args, workers)}, {args.trials} trials{rounds} over {', '.join(space.names)}; record: {directory}",
         flush=True,
     )
     most = {"evolution": args.population, "async-evolution": args.lag, "tpe": args.lag}.get(args.strategy, workers)
@@ -319,7 +319,7 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
         ended, begun = search.count(*ENDED), search.count(State.RUNNING)
         print(f"resuming after {ended} trials; unfinished trials, to be restarted: {begun}", flush=True)
     elif args.resume:
-        print(f"nothing to resume in {journal.directory}: starting", flush=True)
+        print(f"nothing to resume in {directory}: starting", flush=True)
     return Coordinator(search, lambda number: say_trial(search, number))
 
 

@@ -69,6 +69,7 @@ class Search:
         self.best: Trial | None = None
         self._asking: deque[int] = deque()  # workers without a trial, to be assigned one
         self._idle: dict[int, None] = {}  # workers for which there was no trial, in order of arrival
+        # Trials that wait for a worker: for each its own with a static strategy, else for all the same.
         self._queues: list[deque[Trial]] = [deque() for _ in range(workers if strategy.static else 1)]
         self._ended = 0  # number of trials before the first that has not ended
         self._running = 0
