@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
 import torch
 
-from common.data.dataset import open_data
 from common.ecosphere.rates import SHAPES
 from common.errors import UsageError
 from common.evaluate import evaluate
@@ -29,7 +28,6 @@ from common.options import For, PathText, Range, check, flag
 from common.parallel import launch, machine
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology, split_world, world_size
-from common.paths import data_directory
 from common.search.checks import check_searchable, check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import Journal
@@ -45,6 +43,7 @@ from common.search.worker import run
 from common.training.options import CommonArgs, headline, make_presets, parse_args, resolve_precision
 from common.training.provenance import all_reduce, commit, environment
 from common.training.record import choose_directory, write_json, write_weights
+from common.training.setup import read_data
 
 STRATEGIES: dict[str, Callable[["Args", Space, Order], Strategy]] = {
     "grid": lambda args, space, order: Grid(space, args.grid_size),
@@ -158,11 +157,7 @@ def main() -> None:
 
 def build_objective(args: Args, topology: Topology, trial: Topology) -> Training:
     """The data, the same on all ranks, and the objective of a trial. Collective over the world."""
-    where = str(data_directory(args.data_dir))
-    shares = (args.val_fraction, args.fitness_images, args.train_images)
-    sizes = (args.image_size, args.crop_scale, args.crop)
-    looks = {"flip": args.flip, "pixels": args.pixels}
-    data = open_data(args.dataset, where, topology, args.seed, *shares, *sizes, **looks)
+    data = read_data(args, topology)
     args = replace(args, precision=topology.world.bcast_object(resolve_precision(args.precision, topology.device.type)))
     return Training(trials_of(args), trial, data)
 

@@ -18,7 +18,6 @@ from common.errors import Diverged, UsageError
 from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
 from common.models import build_model, load_published
 from common.models.flat import FlatModel, share_model
-from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, lr_scale
 from common.options import check
 from common.parallel.populations import PopulationSpec, default_populations, parse_populations
@@ -31,6 +30,7 @@ from common.training.eoa import EoaArgs
 from common.training.loop import Plan, train_round
 from common.training.options import CommonArgs, resolve_batch
 from common.training.round_ends import DataParallelEnd, EcosphereEnd, EndOfRound
+from common.training.setup import optimizer_settings
 from common.training.worker import Worker, build_worker
 
 NOT_COMPARED = EvalResult(0.0, 0.0, 0.0, 0.0)  # where all workers hold the same weights
@@ -150,31 +150,17 @@ class Training:
         ranks, specs = self.trials.ranks, self.trials.specs(args)
         topology = replace(self.topology, specs=specs)
         model = share_model(self._network(args), topology.world)
-        settings = _settings(args, topology.spec.optimizer)
+        settings = optimizer_settings(args, topology.spec.optimizer)
         scale = lr_scale(topology.spec.optimizer, args.learning_rate, args.adam_rate, args.momentum_factor)
         if not isinstance(args, EoaArgs):
             eta0 = args.learning_rate
             schedule = ScheduledRates(SHAPES[self.trials.schedule], eta0, eta0, ranks, args.rounds)
             worker = build_worker(topology, model, schedule, settings, scale)
             return worker, DataParallelEnd(worker)
+        settings = replace(settings, sam_scope=args.sam_scope, reset_momentum=args.momentum == "reset")
         rules = EoaSettings(base_rule=args.base_rate, rules=Rules(args.damping, args.lr_space))
         images = [batch * s.workers / ranks for s in specs]
         rates = EcosphereRates(specs, args.learning_rate, args.rounds, images, args.seed, rules, rounds_per_epoch)
         worker = build_worker(topology, model, rates, settings, scale, equal_weights=False)
         exchange = Exchange(args.exchange, args.ring_weight)
         return worker, EcosphereEnd(worker, Ecosphere(topology, model.state, rates, exchange))
-
-
-def _settings(args: CommonArgs, optimizer: str) -> OptimizerSettings:
-    """Settings of the weight optimizer, from the options."""
-    return OptimizerSettings(
-        name=optimizer,
-        momentum=args.momentum_factor,
-        weight_decay=args.weight_decay,
-        adam_decay=args.adam_decay,
-        rho=args.rho,
-        sam_scope=args.sam_scope if isinstance(args, EoaArgs) else "local",
-        clip_norm=args.clip_norm,
-        reset_momentum=isinstance(args, EoaArgs) and args.momentum == "reset",
-        seed=args.seed,
-    )

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from common.data.dataset import open_data
+from common.data.dataset import DataSet, open_data
 from common.ecosphere.rates import RateRule
 from common.errors import UsageError
 from common.evaluate import Evaluator
@@ -60,7 +60,9 @@ class Setup:
             self.note(
                 f"batch size {args.batch_size} of preset {args.preset} rounded to {batch_size}, a multiple of the workers"
             )
-        self._open_data(args)
+        faults.trip("data", topology.world.rank)
+        self.data = read_data(args, topology)
+        self.headlines.extend(self.data.source.notes)
         if wrong_classes_only:
             args = replace(args, label_smoothing=over_wrong_classes(args.label_smoothing, self.data.source.classes))
         self.args = args
@@ -68,15 +70,6 @@ class Setup:
         precision = topology.world.bcast_object(resolve_precision(args.precision, topology.device.type))
         self.plan = Plan(batch_size, args.round_steps or self.epoch_steps, args.label_smoothing, precision, args.accumulate)
         self.evaluator = Evaluator(self.data.train, precision, args.seed)
-
-    def _open_data(self, args: CommonArgs) -> None:
-        directory = str(data_directory(args.data_dir))
-        faults.trip("data", self.topology.world.rank)
-        shares = (args.val_fraction, args.fitness_images, args.train_images)
-        sizes = (args.image_size, args.crop_scale, args.crop)
-        looks: dict[str, Any] = {"flip": args.flip, "pixels": args.pixels}
-        self.data = open_data(args.dataset, directory, self.topology, args.seed, *shares, *sizes, **looks)
-        self.headlines.extend(self.data.source.notes)
 
     def _steps_per_epoch(self, batch_size: int) -> int:
         images, steps = len(self.data.train), len(self.data.train) // batch_size
@@ -128,18 +121,7 @@ class Setup:
         refuse_clipping(args.clip_norm, (spec.optimizer for spec in self.topology.specs))
         if args.momentum_factor == 0 and any(spec.optimizer == "schedulefree-sgd" for spec in self.topology.specs):
             raise UsageError("--momentum-factor 0: schedulefree-sgd takes gradients between two iterates; 0.9 is usual")
-        settings = OptimizerSettings(
-            name=name,
-            momentum=args.momentum_factor,
-            weight_decay=args.weight_decay,
-            adam_decay=args.adam_decay,
-            rho=args.rho,
-            sam_scope=sam_scope,
-            clip_norm=args.clip_norm,
-            reset_momentum=reset_momentum,
-            search=line_search,
-            seed=args.seed,
-        )
+        settings = optimizer_settings(args, name, sam_scope=sam_scope, reset_momentum=reset_momentum, search=line_search)
         return build_worker(self.topology, model, rates, settings, self._lr_scale(name), coupling, equal_weights)
 
     def _lr_scale(self, optimizer: str) -> float:
@@ -160,6 +142,29 @@ class Setup:
             case "all":
                 return self.data.batches(seed, t, batch // workers, 0, 1, steps, worker)
         return self.data.batches(seed, t, batch, worker, workers, steps)
+
+
+def read_data(args: CommonArgs, topology: Topology) -> DataSet:
+    """The data set that the options name, all splits. Collective over the world."""
+    directory = str(data_directory(args.data_dir))
+    shares = (args.val_fraction, args.fitness_images, args.train_images)
+    sizes = (args.image_size, args.crop_scale, args.crop)
+    looks: dict[str, Any] = {"flip": args.flip, "pixels": args.pixels}
+    return open_data(args.dataset, directory, topology, args.seed, *shares, *sizes, **looks)
+
+
+def optimizer_settings(args: CommonArgs, name: str, **own: Any) -> OptimizerSettings:
+    """Settings of the weight optimizer `name`, from the options. own: those that not all scripts have as options."""
+    return OptimizerSettings(
+        name=name,
+        momentum=args.momentum_factor,
+        weight_decay=args.weight_decay,
+        adam_decay=args.adam_decay,
+        rho=args.rho,
+        clip_norm=args.clip_norm,
+        seed=args.seed,
+        **own,
+    )
 
 
 def over_wrong_classes(smoothing: float, classes: int) -> float:
