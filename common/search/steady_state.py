@@ -37,7 +37,7 @@ LAG, FREE = Order(), Order(None)
 
 
 class Asynchronous(Strategy):
-    """A strategy without generations."""
+    """A strategy without generations. order: the trials that its proposals use."""
 
     static = False
     order: Order
