@@ -18,6 +18,7 @@ from common.data.options import is_text
 from common.errors import UsageError
 from common.models import without
 from common.optim.options import without_effect
+from common.options import flag
 from common.search.journal import differences
 from common.search.search import Search
 from common.search.simulation import utilisation
@@ -100,5 +101,4 @@ def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks
 
 def _option(name: str, value: Any) -> list[str]:
     """Command-line words of one option: flags without a value, floats in full precision."""
-    option = name.replace("_", "-")
-    return [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return [flag(name if value else f"no_{name}")] if isinstance(value, bool) else [flag(name), str(value)]

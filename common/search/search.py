@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from common.search.pruning import Pruner
@@ -188,9 +189,10 @@ class Search:
         if not self._may_propose or (bound is not None and self._ended < bound):
             return []
         known = Known(self.trials, bound, self.keys)
-        proposals = self.strategy.propose(i, known, partial(stream, self.seed, Purpose.PROPOSE))
+        proposed = self.strategy.propose(i, known, partial(stream, self.seed, Purpose.PROPOSE))
+        proposals = list(islice(proposed, self.limits.trials - i))
         self.exhausted = not proposals
-        for proposal in proposals[: self.limits.trials - i]:
+        for proposal in proposals:
             event = {"event": "propose", "id": len(self.trials), "setting": proposal.setting}
             self._happen({**event, "parents": list(proposal.parents)})
         return self.trials[i:]

@@ -6,7 +6,7 @@ numbers come from `generators(k)`, the generator of trial k, which starts with t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +19,6 @@ from common.search.trial import Trial, best_first
 
 LEAST_DEVIATION = 0.01  # of a mutation
 GIVE_UP = 100  # attempts to find a new setting
-GRID_CHUNK = 1000  # points of a grid that are built at a time, since most searches use few of many
 
 Generators: TypeAlias = Callable[[int], np.random.Generator]
 
@@ -60,8 +59,8 @@ class Strategy(Protocol):
         """Number of first trials that must have ended before proposal i, which uses them; None for all that have ended."""
         return 0
 
-    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """Trial i, or trials i, i + 1, ...; [] if no settings are left."""
+    def propose(self, i: int, known: Known, generators: Generators) -> Iterable[Proposal]:
+        """Trial i, or trials i, i + 1, ...; none if no settings are left."""
         ...
 
 
@@ -72,15 +71,14 @@ class Grid(Strategy):
     space: Space
     size: int = 4
 
-    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """The next i + GRID_CHUNK points; points that differ only in variables that do not exist are duplicates."""
+    def propose(self, i: int, known: Known, generators: Generators) -> Iterator[Proposal]:
+        """The points not proposed yet, made as they are taken; those that differ only where nothing exists are duplicates."""
         points = generators(0).permutation(math.prod(self.space.grid_shape(self.size)))
-        found: dict[Key, Setting] = {}
+        keys = set(known.keys)
         for setting in self.space.grid_points(points, self.size):
-            found.setdefault(key_of(setting), setting)
-            if len(found) == 2 * i + GRID_CHUNK:
-                break
-        return [Proposal(s) for s in islice(found.values(), i, None)]
+            if key_of(setting) not in keys:
+                keys.add(key_of(setting))
+                yield Proposal(setting)
 
 
 @dataclass(frozen=True)
