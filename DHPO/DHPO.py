@@ -169,8 +169,7 @@ def start_record(directory: Path, args: Args, space: Space, training: Training, 
     with topology.world.raise_together():
         if topology.world.rank == 0:
             check_same_search(directory, config)
-            inside = {"all_reduce": all_reduce(training.topology), "threads_per_rank": args.threads}
-            about = {**environment(topology), **inside}
+            about = {**environment(topology), "all_reduce": all_reduce(training.topology), "threads_per_rank": args.threads}
             directory.mkdir(parents=True, exist_ok=True)
             write_json(directory / "environment.json", about)
             write_json(directory / "config.json", config)
