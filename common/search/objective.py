@@ -13,20 +13,20 @@ from common.data.dataset import DataSet
 from common.ecosphere.end_of_round import Ecosphere
 from common.ecosphere.exchange import Exchange
 from common.ecosphere.rates import SHAPES, EcosphereRates, EoaSettings, ScheduledRates
-from common.ecosphere.species import SPECIES, Rules
+from common.ecosphere.species import Rules
 from common.errors import Diverged, UsageError
 from common.evaluate import REPORTED, EvalResult, Evaluator, evaluate
 from common.models import build_model, load_published
 from common.models.flat import FlatModel, share_model
-from common.optim.registry import OPTIMIZERS, lr_scale
+from common.optim.registry import lr_scale
 from common.options import check
-from common.parallel.populations import PopulationSpec, default_populations, parse_populations
+from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology
 from common.search.coordinator import Task
 from common.search.space import Setting, Value
 from common.search.worker import Reporter
 from common.seeding import Purpose, stream, torch_seed
-from common.training.eoa import EoaArgs
+from common.training.eoa import EoaArgs, population_specs
 from common.training.loop import Plan, train_round
 from common.training.options import CommonArgs, resolve_batch
 from common.training.round_ends import DataParallelEnd, EcosphereEnd, EndOfRound
@@ -76,10 +76,9 @@ class Trials:
 
     def specs(self, args: CommonArgs) -> list[PopulationSpec]:
         """The populations of a trial with these options, and their weight optimizers. Raises UsageError."""
-        if not isinstance(args, EoaArgs):
-            return [PopulationSpec(self.schedule, self.ranks, args.optimizer)]
-        wanted = default_populations(self.ranks) if args.populations == "auto" else args.populations
-        return parse_populations(wanted, self.ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
+        if isinstance(args, EoaArgs):
+            return population_specs(args, self.ranks)
+        return [PopulationSpec(self.schedule, self.ranks, args.optimizer)]
 
     def sizes(self, args: CommonArgs, images: int) -> tuple[int, int, int]:
         """Global batch, steps per round and steps per epoch of a trial. images: training images. Raises UsageError."""
