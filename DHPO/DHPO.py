@@ -12,7 +12,9 @@ mpirun --oversubscribe --bind-to none -np 4 python DHPO/DHPO.py --objective eoa 
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
 
@@ -27,27 +29,35 @@ from common.options import For, PathText, Range, check, flag
 from common.parallel import launch, machine
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology, split_world, world_size
-from common.search.checks import Trials, check_searchable, check_training
+from common.search.checks import check_searchable, check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import Journal
-from common.search.objective import Training, population_specs, sizes_of, with_setting
+from common.search.objective import Training, Trials
 from common.search.pruning import Halving, Median, Pruner
 from common.search.report import check_same_search, command_of, totals, write_trials
 from common.search.search import Limits, Search
 from common.search.space import Space, read_space
 from common.search.steady_state import Order, Steady
 from common.search.strategies import Evolution, Grid, Random, Strategy
-from common.search.trial import State, Trial
+from common.search.trial import ENDED, State, Trial
 from common.search.worker import run
 from common.training.options import CommonArgs, headline, make_presets, parse_args, resolve_precision
 from common.training.provenance import all_reduce, commit, environment
 from common.training.record import choose_directory, write_json, write_weights
 
-STATIC = ("grid", "random", "evolution")
+STRATEGIES: dict[str, Callable[["Args", Space, Order], Strategy]] = {
+    "grid": lambda args, space, order: Grid(space, args.grid_size),
+    "random": lambda args, space, order: Random(space),
+    "evolution": lambda args, space, order: Evolution(space, args.population),
+    "async-evolution": lambda args, space, order: Steady(space, args.population, order),
+    "tpe": lambda args, space, order: import_module("common.search.tpe").Tpe(space, order),  # importing Optuna takes a second
+}
+ASYNCHRONOUS = ("async-evolution", "tpe")
 if TYPE_CHECKING:
     Schedule: TypeAlias = str
+    StrategyName: TypeAlias = str
 else:
-    Schedule = Literal[*SHAPES]
+    Schedule, StrategyName = Literal[*SHAPES], Literal[*STRATEGIES]
 
 
 @dataclass(frozen=True)
@@ -58,7 +68,7 @@ class Args(CommonArgs):
 
     resume: bool = False
     """continue the search in --out from its journal; the number of ranks may differ"""
-    strategy: Literal["grid", "random", "evolution", "async-evolution", "tpe"] = "async-evolution"
+    strategy: StrategyName = "async-evolution"
     """strategy that proposes settings (published: grid, random, evolution)"""
     space: PathText = "cifar10"
     """search space: a TOML file, or the name of one in DHPO/spaces"""
@@ -71,7 +81,7 @@ class Args(CommonArgs):
     order: Literal["lag", "free"] = "lag"
     """trials that a proposal or a pruning decision uses: those --lag before it (lag; results do not depend on timing or on the
     number of ranks), or all that have ended (free)"""
-    lag: Annotated[int, Range(1), For("strategy", ("async-evolution", "tpe"))] = 16
+    lag: Annotated[int, Range(1), For("strategy", ASYNCHRONOUS)] = 16
     """W: trial i waits for trials up to i - W and uses these; up to W workers are busy at a time"""
     pruning: Literal["none", "median", "halving"] = "none"
     """stop poor trials early: median rule, or asynchronous successive halving"""
@@ -121,23 +131,22 @@ def main() -> None:
     ranks = world_size()
     space = read_checked_space(args, given, ranks)
     topology = build_topology([PopulationSpec("search", ranks, args.optimizer)], "worker", horovod=False)
-    trial = trial_topology(args, topology)
+    trial = trial_topology(trials_of(args), topology)
     torch.set_num_threads(args.threads)
     directory = choose_directory(args.out, "dhpo", args.dataset, args.seed, args.resume, topology)
     training = build_objective(args, topology, trial)
     with topology.world.raise_together():
-        check_training(space, args, training.data, args.ranks_per_trial)
+        check_training(space, training.trials, training.data)
     start_record(directory, args, space, training, topology)
     for line in (headline(f"Search by {args.strategy}", args.preset, PRESETS.expect), *training.data.source.notes):
         launch.say(line)
     setup = machine.seconds_since_start()
 
-    journal = Journal(directory)
     workers = ranks // args.ranks_per_trial
-    search = run(training, lambda: coordinator(args, space, workers, journal), topology.world.comm, trial.world)
+    search = run(training, lambda: coordinator(args, space, workers, directory), topology.world.comm, trial.world)
 
     if search:
-        write_trials(directory / "trials.csv", space, search.trials, training.seed_of)
+        write_trials(directory / "trials.csv", space, search.trials, training.trials.seed_of)
     best = topology.world.bcast_object(search and search.best)
     if best is None:
         launch.leave(1, f"no trial has reached a value; the errors are in {directory / 'trials.csv'}")
@@ -150,18 +159,17 @@ def build_objective(args: Args, topology: Topology, trial: Topology) -> Training
     """The data, the same on all ranks, and the objective of a trial. Collective over the world."""
     data = open_data(args, topology, args.seed)
     args = replace(args, precision=topology.world.bcast_object(resolve_precision(args.precision, topology.device.type)))
-    return Training(args, trial, data, args.objective, args.schedule, args.populations, args.trial_seeds == "own")
+    return Training(trials_of(args), trial, data)
 
 
 def start_record(directory: Path, args: Args, space: Space, training: Training, topology: Topology) -> None:
     """Write config.json and environment.json; a resumed search must match the recorded one. Collective."""
     named = {"experiment": "dhpo", "method": args.strategy, "space": space.as_dict(), "space_name": args.space}
-    config = {**vars(args), "precision": training.args.precision, **named}
+    config = {**vars(args), "precision": training.precision, **named}
     with topology.world.raise_together():
         if topology.world.rank == 0:
             check_same_search(directory, config)
-            inside = {"all_reduce": all_reduce(training.topology), "threads_per_rank": args.threads}
-            about = {**environment(topology), **inside}
+            about = {**environment(topology), "all_reduce": all_reduce(training.topology), "threads_per_rank": args.threads}
             directory.mkdir(parents=True, exist_ok=True)
             write_json(directory / "environment.json", about)
             write_json(directory / "config.json", config)
@@ -176,8 +184,8 @@ def finish(
     reproducible.
     """
     began = time.perf_counter()
-    winner = training.train(best.setting, training.seed_of(best.id))
-    module, data, precision, group = winner.model.module, training.data, training.args.precision, training.topology.world
+    winner = training.train(best.setting, training.trials.seed_of(best.id))
+    module, data, precision, group = winner.model.module, training.data, training.precision, training.topology.world
     validation = evaluate(module, data.validation, precision, group)
     test = evaluate(module, data.test, precision, group)  # the only use of the test images
     if search is None:
@@ -186,7 +194,7 @@ def finish(
     from common.search.importance import importance
 
     shares = importance(space, search.trials, args.seed)
-    settled = settings_of(args, training, best)
+    settled = settings_of(training, best)
     command = command_of(settled, best.setting, args.schedule, args.ranks_per_trial, args.threads)
     about = {"id": best.id, "value": best.value, "setting": best.setting, "seed": settled.seed, "command": command}
     summary = {
@@ -220,10 +228,16 @@ def finish(
     say_end(summary, directory)
 
 
-def settings_of(args: Args, training: Training, trial: Trial) -> CommonArgs:
+def trials_of(args: Args) -> Trials:
+    """What all trials share."""
+    own_seeds = args.trial_seeds == "own"
+    return Trials(args, args.objective, args.schedule, args.populations, args.ranks_per_trial, own_seeds)
+
+
+def settings_of(training: Training, trial: Trial) -> CommonArgs:
     """The options of a trial, with its batch size rounded to divide by the ranks."""
-    settled = with_setting(training.args, trial.setting, args.objective, args.populations, training.seed_of(trial.id))
-    return replace(settled, batch_size=sizes_of(settled, len(training.data.train), args.ranks_per_trial)[0])
+    args = training.trials.options(trial.setting, training.trials.seed_of(trial.id))
+    return replace(args, batch_size=training.trials.sizes(args, len(training.data.train))[0])
 
 
 def read_checked_space(args: Args, given: set[str], ranks: int) -> Space:
@@ -247,8 +261,7 @@ def read_checked_space(args: Args, given: set[str], ranks: int) -> Space:
         )
     if args.strategy == "grid":
         space.grid_shape(args.grid_size)  # refuses what is too large to be listed
-    trials = Trials(args, args.objective, args.schedule, args.populations, args.ranks_per_trial)
-    check_searchable(space, trials, given)
+    check_searchable(space, trials_of(args), given)
     return space
 
 
@@ -256,7 +269,7 @@ def check_order(args: Args, given: set[str]) -> None:
     """Refuse an --order or --lag without effect. Raises UsageError."""
     if args.order == "free" and "lag" in given:
         raise UsageError("--order free has no lag: leave one of them out")
-    if args.strategy in STATIC and "order" in given and args.pruning == "none":
+    if args.strategy not in ASYNCHRONOUS and "order" in given and args.pruning == "none":
         raise UsageError(
             f"--order is for async-evolution and tpe, or for --pruning: {args.strategy} waits for all of a generation"
         )
@@ -267,34 +280,21 @@ def check_order(args: Args, given: set[str]) -> None:
         )
 
 
-def trial_topology(args: Args, topology: Topology) -> Topology:
+def trial_topology(trials: Trials, topology: Topology) -> Topology:
     """The ranks of one trial as a world of their own; Horovod is started on it if there are several."""
-    size = args.ranks_per_trial
-    specs = [PopulationSpec(args.schedule, size, args.optimizer)]
-    if args.objective == "eoa":
-        specs = population_specs(with_setting(args, {}, "eoa", args.populations, args.seed), size)
-    return build_topology(specs, comm=split_world(size)) if size > 1 else topology.alone()
+    if trials.ranks == 1:
+        return topology.alone()
+    return build_topology(trials.specs(trials.options({})), comm=split_world(trials.ranks))
 
 
 def strategy_of(args: Args, space: Space) -> Strategy:
     """The search strategy."""
-    order = Order(args.lag if args.order == "lag" else None)
-    match args.strategy:
-        case "grid":
-            return Grid(space, args.grid_size)
-        case "random":
-            return Random(space)
-        case "evolution":
-            return Evolution(space, args.population)
-        case "tpe":
-            from common.search.tpe import Tpe  # importing Optuna takes a second
-
-            return Tpe(space, order)
-    return Steady(space, args.population, order)
+    return STRATEGIES[args.strategy](args, space, Order(args.lag if args.order == "lag" else None))
 
 
-def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coordinator:
+def coordinator(args: Args, space: Space, workers: int, directory: Path) -> Coordinator:
     """The coordinator of the search, rebuilt from its journal; on rank 0."""
+    journal = Journal(directory)
     pruners: dict[str, Pruner] = {"median": Median(), "halving": Halving(args.rounds, args.reduction)}
     limits = Limits(args.trials, args.time_budget or math.inf, args.target or math.inf, args.retries)
     pruner, free = pruners.get(args.pruning), args.order == "free"
@@ -302,7 +302,7 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
     journal.recover(search)
     rounds = "" if "rounds" in space.names else f" of {args.rounds} round{'s'[: args.rounds > 1]}"
     print(
-        f"{workers_of(args, workers)}, {args.trials} trials{rounds} over {', '.join(space.names)}; record: {journal.directory}",
+        f"{workers_of(args, workers)}, {args.trials} trials{rounds} over {', '.join(space.names)}; record: {directory}",
         flush=True,
     )
     most = {"evolution": args.population, "async-evolution": args.lag, "tpe": args.lag}.get(args.strategy, workers)
@@ -310,11 +310,11 @@ def coordinator(args: Args, space: Space, workers: int, journal: Journal) -> Coo
         name = "population" if args.strategy == "evolution" else "lag"
         print(f"note: --{name} {most} keeps at most {most} of {workers} workers busy", flush=True)
     if search.trials:
-        ended, begun = search.count(State.COMPLETE, State.PRUNED, State.FAILED), search.count(State.RUNNING)
+        ended, begun = search.count(*ENDED), search.count(State.RUNNING)
         print(f"resuming after {ended} trials; unfinished trials, to be restarted: {begun}", flush=True)
     elif args.resume:
-        print(f"nothing to resume in {journal.directory}: starting", flush=True)
-    return Coordinator(search, journal, lambda number: say_trial(search, number))
+        print(f"nothing to resume in {directory}: starting", flush=True)
+    return Coordinator(search, lambda number: say_trial(search, number))
 
 
 def workers_of(args: Args, workers: int) -> str:
@@ -325,11 +325,10 @@ def workers_of(args: Args, workers: int) -> str:
 
 def why(search: Search) -> str:
     """Why a search has ended before all its trials, '' if it has not."""
-    limits = search.limits
-    if search.best and search.best.value is not None and search.best.value >= limits.target:
-        return f"the target of {limits.target:g} is reached"
-    if search.now >= limits.seconds:
-        return f"the {limits.seconds:g} s are over"
+    if search.has_reached_target:
+        return f"the target of {search.limits.target:g} is reached"
+    if search.now >= search.limits.seconds:
+        return f"the {search.limits.seconds:g} s are over"
     return "all settings of the space are tried" if search.exhausted else ""
 
 
@@ -340,8 +339,10 @@ def say_trial(search: Search, number: int) -> None:
     states = {State.COMPLETE: "", State.WAITING: " to be tried again"}
     state = states.get(trial.state, f" {trial.state}")
     so_far = f"best {best.value:.4f} (trial {best.id})" if best else "nothing yet"
-    ended = search.count(State.COMPLETE, State.PRUNED, State.FAILED)
-    print(f"{ended}/{search.limits.trials}  trial {number}{state}: {what} | {so_far} | {search.now:.0f} s", flush=True)
+    print(
+        f"{search.count(*ENDED)}/{search.limits.trials}  trial {number}{state}: {what} | {so_far} | {search.now:.0f} s",
+        flush=True,
+    )
 
 
 def say_end(summary: dict[str, Any], directory: Path) -> None:

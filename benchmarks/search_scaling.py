@@ -28,7 +28,7 @@ from common.parallel.mpi import MPI
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import build_topology, world_size
 from common.search.coordinator import Coordinator
-from common.search.objective import Training
+from common.search.objective import Training, Trials
 from common.search.search import Limits, Search
 from common.search.simulation import Generations, Queue, log_normal, speed_up, utilisation
 from common.search.space import Space
@@ -151,7 +151,7 @@ def trained(args: Args, world: Group) -> list[str]:
     topology = build_topology([PopulationSpec("search", world.size, "sgd")], "worker", horovod=False)
     torch.set_num_threads(1)
     data = open_data(replace(options, fitness_images=0), topology, 0)
-    training = Training(options, topology.alone(), data)
+    training = Training(Trials(options), topology.alone(), data)
     parts = parts_of(world)
     rng = np.random.default_rng(0)
     training.train(SPACE.draw(rng), 0)  # warm

@@ -5,19 +5,18 @@ Ranges are checked at both ends, depths at every value.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 
 from common.data.dataset import DataSet
-from common.ecosphere.species.moves import DAMPINGS
+from common.ecosphere.exchange import POLICIES
+from common.ecosphere.species.moves import DAMPINGS, SPACES
 from common.errors import UsageError
 from common.models import MODELS, build_model, without
 from common.optim.options import refuse_clipping, without_effect
 from common.optim.registry import OPTIMIZERS, has_line_search, is_schedule_free
 from common.options import flag
-from common.parallel.populations import PopulationSpec
-from common.search.objective import population_specs, sizes_of, with_setting
+from common.search.objective import Trials
 from common.search.space import Setting, Space, Value, Variable
 from common.training.eoa import EoaArgs, check_sam_scope, check_search, check_space
 from common.training.options import CommonArgs
@@ -29,37 +28,13 @@ SEARCHABLE = (  # options of a script that a space may name
 EOA_SEARCHABLE = {  # additional ones of an ecosphere, and their values
     "base_rate": ("best", "blend", "anneal"),
     "damping": tuple(DAMPINGS),
-    "lr_space": ("linear", "log"),
-    "exchange": ("average", "kin", "best", "migrate", "ring", "exploit", "none"),
+    "lr_space": SPACES,
+    "exchange": POLICIES,
 }
 WORDS = {"optimizer": OPTIMIZERS, "model": tuple(MODELS), **EOA_SEARCHABLE}
 RULES = ("optimizer", "clip_norm", *EOA_SEARCHABLE)  # options that may exclude each other
 BUILT_BY = ("model", "depth", "width")
 MOST_DEPTHS = 100
-
-
-@dataclass(frozen=True)
-class Trials:
-    """Settings shared by all trials of a search.
-
-    base: options that are not searched. kind, schedule, populations: see `Training`. ranks: per trial.
-    """
-
-    base: CommonArgs
-    kind: str = "train"
-    schedule: str = "cosine"
-    populations: str = "auto"
-    ranks: int = 1
-
-    def options(self, setting: Setting) -> CommonArgs:
-        """Options of one trial. Raises UsageError."""
-        return with_setting(self.base, setting, self.kind, self.populations, self.base.seed)
-
-    def optimizers(self, args: CommonArgs) -> list[PopulationSpec]:
-        """The populations of one trial, for their weight optimizers. Raises UsageError."""
-        if isinstance(args, EoaArgs):
-            return population_specs(args, self.ranks)
-        return [PopulationSpec(self.schedule, self.ranks, args.optimizer)]
 
 
 def check_searchable(space: Space, trials: Trials, given: set[str]) -> None:
@@ -79,14 +54,14 @@ def check_searchable(space: Space, trials: Trials, given: set[str]) -> None:
     _check_use(space, trials, given)
 
 
-def check_training(space: Space, base: CommonArgs, data: DataSet, ranks: int) -> None:
+def check_training(space: Space, trials: Trials, data: DataSet) -> None:
     """Refuse batches larger than the training set, and networks that cannot be built. Raises UsageError."""
     for setting in space.corners(("batch_size",), _ends):
         with _named(setting):
-            sizes_of(with_setting(base, setting, "train", "auto", base.seed), len(data.train), ranks)
+            trials.sizes(trials.options(setting), len(data.train))
     source = data.source
     for setting in space.corners(BUILT_BY, _built):
-        args = with_setting(base, setting, "train", "auto", base.seed)
+        args = trials.options(setting)
         with _named(setting), torch.device("meta"):  # shapes alone
             build_model(args.model, source.channels, source.classes, args.depth, args.width, image_size=data.train.size)
 
@@ -98,8 +73,7 @@ def _ends(variable: Variable) -> Sequence[Value]:
 
 def _built(variable: Variable) -> Sequence[Value]:
     """Every depth, since some depths make no network; the ends of other variables, and of more than MOST_DEPTHS depths."""
-    every = variable.values or ()
-    return every if variable.name == "depth" and len(every) <= MOST_DEPTHS else _ends(variable)
+    return variable.values if variable.name == "depth" and len(variable.values) <= MOST_DEPTHS else _ends(variable)
 
 
 @contextmanager
@@ -127,7 +101,7 @@ def _check_values(variable: Variable, trials: Trials) -> None:
 
 def _check_rules(trials: Trials, args: CommonArgs) -> None:
     """Check the combination of weight optimizers and rate rules."""
-    specs = trials.optimizers(args)
+    specs = trials.specs(args)
     kinds = {s.optimizer for s in specs}
     searching = sorted(k for k in kinds if has_line_search(k))
     refuse_clipping(args.clip_norm, kinds)
@@ -163,7 +137,7 @@ def _check_use(space: Space, trials: Trials, given: set[str]) -> None:
 
 def _unused(trials: Trials, args: CommonArgs) -> set[str]:
     """Options without effect in a trial: those of other weight optimizers and other networks."""
-    names = set.intersection(*(without_effect(s.optimizer) for s in trials.optimizers(args)))
+    names = set.intersection(*(without_effect(s.optimizer) for s in trials.specs(args)))
     if isinstance(args, EoaArgs):
         names -= {"learning_rate"}  # rates move as multiples of it, with every optimizer
     return names.union(without(args.model))

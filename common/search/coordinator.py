@@ -19,12 +19,11 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from common.parallel.backoff import PollingBackoff
 from common.parallel.comm import Tag
 from common.parallel.mpi import MPI
-from common.search.journal import Journal
 from common.search.search import Search
 from common.search.space import Setting
 from common.search.trial import State
@@ -81,15 +80,13 @@ Answer: TypeAlias = Task | bool | None
 
 
 class Coordinator:
-    """The search, its clock and its journal, on rank 0; replies to messages.
+    """The search and its clock, on rank 0; replies to messages.
 
     progress: called with the id of a trial when it has ended, or will be retried.
     """
 
-    def __init__(
-        self, search: Search, journal: Journal | None = None, progress: Callable[[int], None] = lambda number: None
-    ) -> None:
-        self.search, self.journal, self.progress = search, journal, progress
+    def __init__(self, search: Search, progress: Callable[[int], None] = lambda number: None) -> None:
+        self.search, self.progress = search, progress
         self.told = 0  # workers informed that the search is over
         self.broken = False  # the job is about to abort: no more trials are assigned
         self._began = time.monotonic() - search.now  # the clock continues from the journal
@@ -112,7 +109,7 @@ class Coordinator:
             match message:
                 case Report():
                     goes_on = self.search.report(message.id, message.step, message.value)
-                    if self.search.judges:
+                    if self.search.pruner:
                         answers.append((worker, goes_on))
                 case Result():
                     self._end(message)
@@ -126,29 +123,16 @@ class Coordinator:
         if self.broken:
             return answers
         for worker, trial in self.search.assign(self.now):
-            answers.append((worker, Task(trial.id, trial.setting, self.search.judges)))
+            answers.append((worker, Task(trial.id, trial.setting, self.search.pruner is not None)))
         if self.search.is_over:
-            answers += [(worker, None) for worker in self.search.dismiss()]
-            self.told += sum(answer is None for _, answer in answers)
-        if self.journal is not None:
-            self.journal.snapshot_if_due(self.search)
+            dismissed = self.search.dismiss()
+            answers += [(worker, None) for worker in dismissed]
+            self.told += len(dismissed)
         return answers
 
     def _end(self, result: Result) -> None:
         self.search.end(result.id, result.state, result.value, self.now, result.cost, result.error)
         self.progress(result.id)
-
-
-class Line(Protocol):
-    """Connection of a rank to the coordinator."""
-
-    def tell(self, message: Message) -> None:
-        """Send a message without a reply."""
-        ...
-
-    def ask(self, message: Message) -> Answer:
-        """Send a message and wait for the reply."""
-        ...
 
 
 class Direct:
@@ -239,3 +223,6 @@ class Server(threading.Thread):
             self.answers.put(answer)
         else:
             self.comm.send(answer, dest=worker * self.size, tag=Tag.ANSWER)  # it is blocked in `ask`
+
+
+Line: TypeAlias = Direct | Distant | Server  # `tell` sends a message without a reply, `ask` one and waits for the reply

@@ -24,7 +24,7 @@ def write_figures(folder: Path, search: Search, space: Space, title: str) -> lis
     import matplotlib.pyplot as plt  # only here: a second to import
 
     plt.switch_backend("Agg")  # no window, whatever the desktop
-    study = study_of(space, search.trials, {trial.id for trial in search.trials})
+    study = study_of(space, search.trials)
     draw = optuna.visualization.matplotlib
     plots: dict[str, Callable[[optuna.Study], Any]] = {"history": draw.plot_optimization_history, "slices": draw.plot_slice}
     if any(len(trial.curve) > 1 for trial in search.trials):

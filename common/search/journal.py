@@ -1,33 +1,26 @@
-"""Recovery after a kill: every event of a search as a line of JSON, and periodic snapshots of all trials.
+"""Recovery after a kill: every event of a search as a line of `journal.jsonl`, flushed before the event takes effect.
 
-    journal.jsonl            one line per event, flushed before the event takes effect; never rewritten
-    snapshot.json            all trials after a number of events, so that a long journal is not replayed from its first line;
-                             written under a temporary name, fsynced and renamed; the previous one is kept
-
-A last line truncated by a kill is removed; its event has not taken effect.
+Lines are never rewritten, and a resumed search replays all of them (0.1 ms per trial). A last line truncated by a kill is
+removed; its event has not taken effect.
 """
 
 import fcntl
 import json
-import os
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, Any
 
 from common.errors import UsageError
 from common.search.search import Event, Search
-from common.search.trial import Trial
 
-JOURNAL, SNAPSHOT, PREVIOUS = "journal.jsonl", "snapshot.json", "snapshot.previous.json"
-EVERY = 200  # events between two snapshots
+JOURNAL = "journal.jsonl"
 
 
 class Journal:
     """The journal of one search, in a directory of its own; `Search.log` is its `record`."""
 
-    def __init__(self, directory: Path, every: int = EVERY) -> None:
-        self.directory, self.every = directory, every
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.file: IO[str] | None = None
-        self.covered = 0  # events in the newest snapshot
 
     def recover(self, search: Search) -> None:
         """Replay the journal into a fresh search, and open it for appending.
@@ -40,8 +33,7 @@ class Journal:
         lines = _whole_lines(path)
         if lines:
             _check_same(search, lines[0], path)
-        self._restore(search, len(lines))
-        for number, line in enumerate(lines[self.covered :], start=self.covered + 1):
+        for number, line in enumerate(lines, start=1):
             try:
                 search.apply(json.loads(line))
             except (ValueError, KeyError, IndexError, TypeError) as error:
@@ -53,39 +45,10 @@ class Journal:
         self.file.write(json.dumps(event) + "\n")
         self.file.flush()  # to the operating system: survives a kill, not a power failure
 
-    def snapshot_if_due(self, search: Search) -> None:
-        """Write a snapshot if there have been `every` events since the last one."""
-        if search.events - self.covered >= self.every:
-            self.snapshot(search)
-
-    def snapshot(self, search: Search) -> None:
-        """Write a snapshot atomically."""
-        path, temporary = self.directory / SNAPSHOT, self.directory / f"{SNAPSHOT}.tmp"
-        content = {"events": search.events, "time": search.now, "sessions": search.sessions}
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump({**content, "trials": [t.as_dict() for t in search.trials]}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        if self.file is not None:
-            os.fsync(self.file.fileno())  # a snapshot is never ahead of its journal
-        if path.exists():
-            os.replace(path, self.directory / PREVIOUS)
-        os.replace(temporary, path)
-        self.covered = search.events
-
     def close(self) -> None:
         """Close the file."""
         if self.file is not None:
             self.file.close()
-
-    def _restore(self, search: Search, lines: int) -> None:
-        """Restore the newest snapshot that the journal covers, if there is one."""
-        for name in (SNAPSHOT, PREVIOUS):
-            snapshot = _read(self.directory / name)
-            if snapshot is not None and snapshot.events <= lines:
-                search.restore(*snapshot)
-                self.covered = snapshot.events
-                return
 
 
 def differences(recorded: Any, given: Any, name: str = "") -> list[str]:
@@ -122,30 +85,8 @@ def _locked(path: Path) -> IO[str]:
     return file
 
 
-class Snapshot(NamedTuple):
-    """Arguments of `Search.restore`."""
-
-    trials: list[Trial]
-    sessions: list[tuple[float, int]]
-    events: int
-    now: float
-
-
-def _read(path: Path) -> Snapshot | None:
-    """Read a snapshot; None if it is missing or damaged."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        trials = [Trial.of(t) for t in content["trials"]]
-        sessions = [(moment, workers) for moment, workers in content["sessions"]]
-        return Snapshot(trials, sessions, int(content["events"]), float(content["time"]))
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        return None
-
-
 def _whole_lines(path: Path) -> list[str]:
     """The complete lines of a journal; an incomplete last line is removed from the file."""
-    if not path.exists():
-        return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):

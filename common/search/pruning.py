@@ -1,22 +1,18 @@
 """Pruning of trials: the median rule, and asynchronous successive halving. Pure.
 
-Larger values are better. Both rules use the curves of other trials as far as they are known; no trial waits for another.
+`keeps(curve, others)` says whether a trial continues. curve: its value after every step so far, larger is better. others: the
+other known trials, whose curves both rules use as far as they are known; no trial waits for another.
+
+Optuna's pruners decide otherwise: its median is of complete trials alone, of their values at the step instead of their best so
+far, and of the first trials at a rung its halving continues the best one instead of all.
 """
 
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TypeAlias
 
 from common.search.trial import State, Trial
-
-
-class Pruner(Protocol):
-    """A pruning rule."""
-
-    def keeps(self, curve: Sequence[float], others: Sequence[Trial]) -> bool:
-        """Whether a trial continues. curve: its value after every step so far. others: the other known trials."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -68,3 +64,6 @@ class Halving:
         n = len(seen) + 1
         better = sum(value > curve[-1] for value in seen)
         return n < self.reduction or better < max(1, n // self.reduction)
+
+
+Pruner: TypeAlias = Median | Halving

@@ -1,7 +1,6 @@
 """Output of a search besides its journal: trials.csv, best.json, and the command that trains the best setting.
 
-    config.json  environment.json  journal.jsonl  snapshot.json  trials.csv  best.json
-    summary.json  weights.safetensors  figures/*.png
+    config.json  environment.json  journal.jsonl  trials.csv  best.json  summary.json  weights.safetensors  figures/*.png
 
 Columns and keys: results/README.md.
 """
@@ -19,11 +18,12 @@ from common.data.options import is_text
 from common.errors import UsageError
 from common.models import without
 from common.optim.options import without_effect
+from common.options import flag
 from common.search.journal import differences
 from common.search.search import Search
 from common.search.simulation import utilisation
 from common.search.space import Space
-from common.search.trial import State, Trial
+from common.search.trial import ENDED, Trial
 from common.training.eoa import EoaArgs
 from common.training.options import SIZES, TEXT_SIZES, CommonArgs
 
@@ -53,7 +53,7 @@ def totals(search: Search) -> dict[str, Any]:
     """Entries of summary.json on the whole search."""
     ended = [t for t in search.trials if t.has_ended]
     return {
-        "trials": {str(state): search.count(state) for state in (State.COMPLETE, State.PRUNED, State.FAILED)},
+        "trials": {str(state): search.count(state) for state in ENDED},
         "steps": sum(len(t.curve) for t in ended),
         "attempts_repeated": sum(t.attempts for t in search.trials),
         "trial_seconds": sum(t.cost for t in ended),
@@ -101,5 +101,4 @@ def command_of(args: CommonArgs, searched: Collection[str], schedule: str, ranks
 
 def _option(name: str, value: Any) -> list[str]:
     """Command-line words of one option: flags without a value, floats in full precision."""
-    option = name.replace("_", "-")
-    return [f"--{'' if value else 'no-'}{option}"] if isinstance(value, bool) else [f"--{option}", str(value)]
+    return [flag(name if value else f"no_{name}")] if isinstance(value, bool) else [flag(name), str(value)]

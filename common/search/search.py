@@ -9,15 +9,16 @@ place that changes trials: a search is rebuilt by applying the events of its jou
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, is_dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from common.search.pruning import Pruner
 from common.search.space import Key, key_of
 from common.search.strategies import Known, Strategy
-from common.search.trial import State, Trial, best_first
+from common.search.trial import State, Trial
 from common.seeding import Purpose, stream
 
 Event = dict[str, Any]
@@ -45,8 +46,8 @@ class Search:
         trials: all proposed trials, by id.
         free: whether pruning uses all other trials as known at that time, instead of those their proposals may use.
         log: called with every event before it takes effect.
-        events: number of events so far.
         sessions: start in seconds, and number of workers, of the first session and of every resumption.
+        best: the complete trial with the highest value, the earliest of equal ones; None before there is one.
     """
 
     def __init__(
@@ -63,18 +64,16 @@ class Search:
         self.pruner, self.free, self.log = pruner, free, log
         self.trials: list[Trial] = []
         self.sessions: list[tuple[float, int]] = []
-        self.events = 0
         self.now = 0.0
         self.keys: set[Key] = set()
         self.exhausted = False
+        self.best: Trial | None = None
         self._asking: deque[int] = deque()  # workers without a trial, to be assigned one
         self._idle: dict[int, None] = {}  # workers for which there was no trial, in order of arrival
-        self._waiting: deque[Trial] = deque()  # trials for the next free worker
-        self._dealt: list[deque[Trial]] = [deque() for _ in range(workers)]  # queued trials by worker, of a static strategy
-        self._queued = 0  # number of trials in `_waiting` and `_dealt`
+        # Trials that wait for a worker: for each its own with a static strategy, else for all the same.
+        self._queues: list[deque[Trial]] = [deque() for _ in range(workers if strategy.static else 1)]
         self._ended = 0  # number of trials before the first that has not ended
         self._running = 0
-        self._best = -math.inf
 
     # ---- events ----
 
@@ -107,9 +106,8 @@ class Search:
 
     def dismiss(self) -> list[int]:
         """Remove and return the idle workers."""
-        workers = [*self._idle, *self._asking]
+        workers = list(self._idle)
         self._idle.clear()
-        self._asking.clear()
         return workers
 
     def report(self, number: int, step: int, value: float) -> bool:
@@ -135,10 +133,9 @@ class Search:
             state = State.FAILED
         event = {"event": "end", "id": number, "state": str(state), "value": value}
         self._happen({**event, "time": now, "cost": cost, "error": error})
-        if state is State.WAITING:  # a static strategy requeues it for the same worker
+        if state is State.WAITING:
             assert worker is not None
-            self._queued += 1
-            (self._dealt[worker] if self.strategy.static else self._waiting).append(trial)
+            self._queue_of(worker).append(trial)
 
     # ---- state ----
 
@@ -152,18 +149,12 @@ class Search:
     @property
     def is_over(self) -> bool:
         """Whether nothing is running and nothing more will be started."""
-        return self._running == 0 and (self._stopped or (not self._queued and not self._may_propose))
+        return self._running == 0 and (self._stopped or not (any(self._queues) or self._may_propose))
 
     @property
-    def judges(self) -> bool:
-        """Whether trials may be pruned at their reports."""
-        return self.pruner is not None
-
-    @property
-    def best(self) -> Trial | None:
-        """The complete trial with the highest value, the earliest of equal ones; None before there is one."""
-        complete = [t for t in self.trials if t.state is State.COMPLETE]
-        return best_first(complete)[0] if complete else None
+    def has_reached_target(self) -> bool:
+        """Whether a complete trial has reached the target value."""
+        return self.best is not None and self.best.value is not None and self.best.value >= self.limits.target
 
     def count(self, *states: State) -> int:
         """Trials in one of these states."""
@@ -173,7 +164,7 @@ class Search:
 
     @property
     def _stopped(self) -> bool:
-        return self.now >= self.limits.seconds or self._best >= self.limits.target
+        return self.now >= self.limits.seconds or self.has_reached_target
 
     @property
     def _may_propose(self) -> bool:
@@ -182,13 +173,14 @@ class Search:
     def _next_of(self, worker: int) -> Trial | None:
         if self._stopped:
             return None
-        if not self._queued and (self._running == 0 or not self.strategy.static):
+        if not any(self._queues) and (self._running == 0 or not self.strategy.static):
             self._queue(self._propose_batch() if self.strategy.static else self._propose())
-        source = self._dealt[worker] if self.strategy.static else self._waiting
-        if not source:
-            return None
-        self._queued -= 1
-        return source.popleft()
+        queue = self._queue_of(worker)
+        return queue.popleft() if queue else None
+
+    def _queue_of(self, worker: int) -> deque[Trial]:
+        """The queue of a worker: its own with a static strategy, else the one of all workers."""
+        return self._queues[worker if self.strategy.static else 0]
 
     def _propose(self) -> list[Trial]:
         """The next trials; [] if they have to wait for others, or there are none."""
@@ -197,9 +189,10 @@ class Search:
         if not self._may_propose or (bound is not None and self._ended < bound):
             return []
         known = Known(self.trials, bound, self.keys)
-        proposals = self.strategy.propose(i, known, partial(stream, self.seed, Purpose.PROPOSE))
+        proposed = self.strategy.propose(i, known, partial(stream, self.seed, Purpose.PROPOSE))
+        proposals = list(islice(proposed, self.limits.trials - i))
         self.exhausted = not proposals
-        for proposal in proposals[: self.limits.trials - i]:
+        for proposal in proposals:
             event = {"event": "propose", "id": len(self.trials), "setting": proposal.setting}
             self._happen({**event, "parents": list(proposal.parents)})
         return self.trials[i:]
@@ -212,13 +205,9 @@ class Search:
         return batch
 
     def _queue(self, batch: list[Trial]) -> None:
-        """Queue trials for the next free worker; of a static strategy, append a slice to each worker's own queue."""
-        self._queued += len(batch)
-        if not self.strategy.static:
-            self._waiting.extend(batch)
-            return
-        for worker, part in enumerate(split_evenly(len(batch), self.workers)):
-            self._dealt[worker].extend(batch[k] for k in part)
+        """Append a slice of the trials to each queue; of a static strategy, workers that get one are idle no longer."""
+        for worker, part in enumerate(split_evenly(len(batch), len(self._queues))):
+            self._queues[worker].extend(batch[k] for k in part)
             if part and worker in self._idle:
                 del self._idle[worker]
                 self._asking.append(worker)
@@ -232,7 +221,6 @@ class Search:
 
         Raises ValueError, KeyError or IndexError for an event that cannot come next.
         """
-        self.events += 1
         self.now = max(self.now, event.get("time", 0.0))
         match event["event"]:
             case "session":
@@ -275,14 +263,7 @@ class Search:
         trial.end = event["time"]
         if trial.state is State.COMPLETE and trial.value is not None:
             trial.curve.append(trial.value)  # of its last step
-            self._best = max(self._best, trial.value)
+            if self.best is None or (trial.merit, -trial.id) > (self.best.merit, -self.best.id):
+                self.best = trial
         while self._ended < len(self.trials) and self.trials[self._ended].has_ended:
             self._ended += 1
-
-    def restore(self, trials: Iterable[Trial], sessions: list[tuple[float, int]], events: int, now: float) -> None:
-        """Restore a snapshot into a fresh search; later events are applied afterwards."""
-        self.trials, self.sessions, self.events, self.now = list(trials), sessions, events, now
-        self.keys = {key_of(t.setting) for t in self.trials}
-        self._running = self.count(State.RUNNING)
-        self._best = max((t.value for t in self.trials if t.state is State.COMPLETE and t.value is not None), default=-math.inf)
-        self._ended = next((t.id for t in self.trials if not t.has_ended), len(self.trials))

@@ -12,17 +12,16 @@ import numpy as np
 
 from common.search.search import Limits, Search
 from common.search.space import Setting
-from common.search.steady_state import FREE, Order
+from common.search.steady_state import FREE, Asynchronous, Order
 from common.search.strategies import Generators, Known, Proposal, Strategy
 from common.search.trial import State, Trial
 
 
 @dataclass(frozen=True)
-class Generations:
+class Generations(Strategy):
     """A static strategy that proposes `size` trials at a time, with placeholder settings."""
 
     size: int
-    static = True
 
     def needs(self, i: int) -> int:
         """Number of trials in earlier generations."""
@@ -34,15 +33,10 @@ class Generations:
 
 
 @dataclass(frozen=True)
-class Queue:
-    """A strategy without generations."""
+class Queue(Asynchronous):
+    """A strategy without generations, with placeholder settings."""
 
     order: Order = FREE
-    static = False
-
-    def needs(self, i: int) -> int | None:
-        """See `Order.needs`."""
-        return self.order.needs(i)
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One trial."""

@@ -116,19 +116,16 @@ class Variable:
         return list(dict.fromkeys(self.from_scale(low + i * (high - low) / (n + 1)) for i in range(1, n + 1)))
 
     @property
-    def values(self) -> Sequence[Value] | None:
-        """All values; None for floats."""
-        if self.kind == "float":
-            return None
-        return range(int(self.low), int(self.high) + 1) if self.is_numeric else self.choices
+    def values(self) -> Sequence[Value]:
+        """All values of an integer or of choices; empty for a float."""
+        return range(int(self.low), int(self.high) + 1) if self.kind == "int" else self.choices
 
     def as_dict(self) -> dict[str, Any]:
         """As in a file; `Space.of` reads it back."""
-        bounds = {"low": self.low, "high": self.high, "scale": self.scale} if self.is_numeric else {}
-        choices = {} if self.is_numeric else {"choices": list(self.choices)}
+        bounds = {"low": self.low, "high": self.high, "scale": self.scale}
         grid = {"grid": self.grid} if self.grid else {}
         when = {"when": {name: list(values) for name, values in self.when}} if self.when else {}
-        return {"kind": self.kind, **bounds, **choices, **grid, **when}
+        return {"kind": self.kind, **(bounds if self.is_numeric else {"choices": list(self.choices)}), **grid, **when}
 
 
 @dataclass(frozen=True)
@@ -159,17 +156,17 @@ class Space:
         """Names of the variables, in order."""
         return [v.name for v in self.variables]
 
-    def build(self, value_of: Callable[[Variable, Setting], Value]) -> Setting:
-        """Build a setting by calling `value_of(variable, setting so far)` for every variable that exists."""
+    def build(self, value_of: Callable[[Variable], Value]) -> Setting:
+        """The setting with the value `value_of(variable)` of every variable that exists; called in order."""
         setting: Setting = {}
         for variable in self.variables:
             if variable.exists_in(setting):
-                setting[variable.name] = value_of(variable, setting)
+                setting[variable.name] = value_of(variable)
         return setting
 
     def draw(self, rng: np.random.Generator) -> Setting:
         """A random setting."""
-        return self.build(lambda variable, _: variable.draw(rng))
+        return self.build(lambda variable: variable.draw(rng))
 
     def grid_shape(self, default: int) -> tuple[int, ...]:
         """Number of grid values of each variable. Raises UsageError for more than LARGEST_GRID points."""
@@ -183,17 +180,31 @@ class Space:
         """Grid points by index: row-major, the last variable fastest; variables that do not exist are left out."""
         shape = self.grid_shape(default)
         values = {v.name: v.grid_values(default) for v in self.variables}
-        for index in indices:
+
+        def point(index: int) -> Setting:
+            """The grid point with this index."""
             places = dict(zip(self.names, np.unravel_index(index, shape), strict=True))
-            yield self.build(lambda variable, _, at=places: values[variable.name][at[variable.name]])  # type: ignore[misc]
+            return self.build(lambda variable: values[variable.name][places[variable.name]])
 
-    def every_setting(self) -> Iterator[Setting] | None:
-        """All settings of a finite space, None if a float is searched."""
-        if any(v.values is None for v in self.variables):
-            return None
-        return self._complete({}, 0, lambda variable: variable.values or ())
+        return map(point, indices)
 
-    def corners(self, names: Iterable[str], values_of: Callable[[Variable], Sequence[Value]]) -> Iterator[Setting]:
+    def every_setting(self) -> list[Setting]:
+        """All settings of a finite space; none if a float is searched."""
+        finite = all(v.values for v in self.variables)
+        return self.combinations(lambda variable: variable.values) if finite else []
+
+    def combinations(self, values_of: Callable[[Variable], Iterable[Value]]) -> list[Setting]:
+        """All settings with the values `values_of(variable)`, the last variable fastest."""
+        settings: list[Setting] = [{}]
+        for variable in self.variables:
+            extended: list[Setting] = []
+            for setting in settings:
+                exists = variable.exists_in(setting)
+                extended += [{**setting, variable.name: value} for value in values_of(variable)] if exists else [setting]
+            settings = extended
+        return settings
+
+    def corners(self, names: Iterable[str], values_of: Callable[[Variable], Sequence[Value]]) -> list[Setting]:
         """All settings of the variables with these names, and of those that their conditions refer to.
 
         values_of: test values of a variable; values named in conditions are added.
@@ -206,18 +217,7 @@ class Space:
                     wanted.add(name)
                     named.setdefault(name, set()).update(values)
         part = Space(tuple(v for v in self.variables if v.name in wanted))
-        return part._complete({}, 0, lambda v: list(dict.fromkeys([*values_of(v), *sorted(named.get(v.name, ()), key=str)])))
-
-    def _complete(self, setting: Setting, first: int, values_of: Callable[[Variable], Sequence[Value]]) -> Iterator[Setting]:
-        if first == len(self.variables):
-            yield setting
-            return
-        variable = self.variables[first]
-        if not variable.exists_in(setting):
-            yield from self._complete(setting, first + 1, values_of)
-            return
-        for value in values_of(variable):
-            yield from self._complete({**setting, variable.name: value}, first + 1, values_of)
+        return part.combinations(lambda v: dict.fromkeys([*values_of(v), *sorted(named.get(v.name, ()), key=str)]))
 
 
 def read_space(path: Path) -> Space:
@@ -240,7 +240,7 @@ def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variab
     if unknown := set(fields) - FIELDS:
         raise ValueError(f"unknown field {', '.join(sorted(unknown))}; there are {', '.join(sorted(FIELDS))}")
     kind = fields["kind"]
-    if not isinstance(kind, str) or kind not in KINDS:
+    if kind not in KINDS:
         raise ValueError(f"kind '{kind}' is none of {', '.join(KINDS)}")
     when = _conditions(fields.get("when", {}), earlier)
     if kind == "categorical":
@@ -249,7 +249,9 @@ def _variable(name: str, fields: Any, earlier: Mapping[str, Variable]) -> Variab
         return Variable(name, kind, choices=_choices(fields.get("choices")), when=when)
     if "choices" in fields:
         raise ValueError("choices are for kind categorical")
-    low, high, grid = (fields.get(field, default) for field, default in (("low", None), ("high", None), ("grid", 0)))
+    low: Any = fields.get("low")
+    high: Any = fields.get("high")
+    grid: Any = fields.get("grid", 0)
     if not all(_is_number(bound) and math.isfinite(bound) for bound in (low, high)):
         raise ValueError(f"low and high must be numbers, not {low} and {high}")
     if kind == "int" and not all(isinstance(bound, int) for bound in (low, high)):
@@ -293,7 +295,7 @@ def _conditions(when: Any, earlier: Mapping[str, Variable]) -> tuple[tuple[str, 
         if not values:
             raise ValueError(f"when: no value of {name} is named, so it would never exist")
         possible = earlier[name].values
-        if possible is None:
+        if not possible:
             raise ValueError(f"when: '{name}' is a float; conditions are on integers and choices")
         if missing := [v for v in values if v not in possible]:
             raise ValueError(f"when: {name} is never {', '.join(map(str, missing))}")

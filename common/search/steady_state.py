@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.search.space import Setting, Space, Value, Variable, key_of
-from common.search.strategies import GIVE_UP, Generators, Known, Proposal, draw_new
+from common.search.strategies import GIVE_UP, Generators, Known, Proposal, Strategy, draw_new
 from common.search.trial import State, Trial, best_first
 
 FRESH = 0.1  # p_init: a random setting instead of a child
@@ -36,18 +36,24 @@ class Order:
 LAG, FREE = Order(), Order(None)
 
 
+class Asynchronous(Strategy):
+    """A strategy without generations. order: the trials that its proposals use."""
+
+    static = False
+    order: Order
+
+    def needs(self, i: int) -> int | None:
+        """See `Order.needs`."""
+        return self.order.needs(i)
+
+
 @dataclass(frozen=True)
-class Steady:
+class Steady(Asynchronous):
     """Steady-state evolution on the best `population` of all trials that have ended."""
 
     space: Space
     population: int = 4
     order: Order = LAG
-    static = False
-
-    def needs(self, i: int) -> int | None:
-        """See `Order.needs`."""
-        return self.order.needs(i)
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One new setting: random until there is a population, then bred."""
@@ -61,8 +67,7 @@ class Steady:
                 child = breed(self.space, parents[0].setting, parents[1].setting, rng)
                 if key_of(child) not in known.keys:
                     return [Proposal(child, tuple(dict.fromkeys(p.id for p in parents)))]
-        setting = draw_new(self.space, known.keys, rng)
-        return [] if setting is None else [Proposal(setting)]
+        return draw_new(self.space, known.keys, rng)
 
 
 def tournament(pool: list[Trial], rng: np.random.Generator) -> Trial:
@@ -78,7 +83,7 @@ def breed(space: Space, first: Setting, second: Setting, rng: np.random.Generato
     """
     redrawn = space.names[rng.integers(len(space.names))] if rng.random() < REDRAWN else None
 
-    def gene(variable: Variable, _: Setting) -> Value:
+    def gene(variable: Variable) -> Value:
         name = variable.name
         mother, other = (second, first) if rng.random() < FROM_OTHER else (first, second)
         parent = mother if name in mother else other

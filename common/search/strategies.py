@@ -6,7 +6,7 @@ numbers come from `generators(k)`, the generator of trial k, which starts with t
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from itertools import islice
@@ -19,7 +19,6 @@ from common.search.trial import Trial, best_first
 
 LEAST_DEVIATION = 0.01  # of a mutation
 GIVE_UP = 100  # attempts to find a new setting
-GRID_CHUNK = 1000  # points of a grid that are built at a time, since most searches use few of many
 
 Generators: TypeAlias = Callable[[int], np.random.Generator]
 
@@ -54,59 +53,47 @@ class Strategy(Protocol):
     proposal; otherwise each worker gets the next trial as soon as it is free.
     """
 
-    static: bool
+    static: bool = True
 
     def needs(self, i: int) -> int | None:
         """Number of first trials that must have ended before proposal i, which uses them; None for all that have ended."""
-        ...
+        return 0
 
-    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """Trial i, or trials i, i + 1, ...; [] if no settings are left."""
+    def propose(self, i: int, known: Known, generators: Generators) -> Iterable[Proposal]:
+        """Trial i, or trials i, i + 1, ...; none if no settings are left."""
         ...
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(Strategy):
     """All points of a grid in random order; `size` values of each variable without its own `grid`."""
 
     space: Space
     size: int = 4
-    static = True
 
-    def needs(self, i: int) -> int | None:
-        """No trials."""
-        return 0
-
-    def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
-        """The next i + GRID_CHUNK points; points that differ only in variables that do not exist are duplicates."""
+    def propose(self, i: int, known: Known, generators: Generators) -> Iterator[Proposal]:
+        """The points not proposed yet, made as they are taken; those that differ only where nothing exists are duplicates."""
         points = generators(0).permutation(math.prod(self.space.grid_shape(self.size)))
-        found: dict[Key, Setting] = {}
+        keys = set(known.keys)
         for setting in self.space.grid_points(points, self.size):
-            found.setdefault(key_of(setting), setting)
-            if len(found) == 2 * i + GRID_CHUNK:
-                break
-        return [Proposal(s) for s in islice(found.values(), i, None)]
+            if key_of(setting) not in keys:
+                keys.add(key_of(setting))
+                yield Proposal(setting)
 
 
 @dataclass(frozen=True)
-class Random:
+class Random(Strategy):
     """Independent settings; trial i has a generator of its own, so no two workers draw the same."""
 
     space: Space
-    static = True
-
-    def needs(self, i: int) -> int | None:
-        """No trials."""
-        return 0
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One setting that was not proposed before."""
-        setting = draw_new(self.space, known.keys, generators(i))
-        return [] if setting is None else [Proposal(setting)]
+        return draw_new(self.space, known.keys, generators(i))
 
 
 @dataclass(frozen=True)
-class Evolution:
+class Evolution(Strategy):
     """The reference project's (mu + mu) evolution: mutation only, truncation, generations with a barrier.
 
     Means and deviations are of positions on each variable's scale, in units of its range; the reference's variables have a
@@ -116,7 +103,6 @@ class Evolution:
     space: Space
     population: int = 4
     mutation: float = 0.2
-    static = True
 
     def needs(self, i: int) -> int:
         """Number of trials in earlier generations."""
@@ -127,16 +113,10 @@ class Evolution:
         first = self.needs(i)
         rng = generators(first)
         if first == 0:
-            return self._first(rng)[i:]
+            return self._filled({}, set(), rng)[i:]
         before = known.trials[:first]
         keys = {key_of(t.setting) for t in before}
         return self.children(best_first(list(before))[: self.population], keys, rng)[i - first :]
-
-    def _first(self, rng: np.random.Generator) -> list[Proposal]:
-        settings: dict[Key, Setting] = {}
-        while len(settings) < self.population and (setting := draw_new(self.space, settings.keys(), rng)) is not None:
-            settings[key_of(setting)] = setting
-        return [Proposal(s) for s in settings.values()]
 
     def children(self, parents: list[Trial], keys: AbstractSet[Key], rng: np.random.Generator) -> list[Proposal]:
         """Mutate all parents until there are at least `population` new settings; returns a random sample of these.
@@ -152,13 +132,14 @@ class Evolution:
                 child = mutate(self.space, parent.setting, deviations, self.mutation, rng)
                 if key_of(child) not in keys:  # the parents are among them
                     found.setdefault(key_of(child), Proposal(child, (parent.id,)))
-        while len(found) < self.population:
-            setting = draw_new(self.space, keys | found.keys(), rng)
-            if setting is None:
-                break
-            found[key_of(setting)] = Proposal(setting)
-        candidates = list(found.values())
+        candidates = self._filled(found, keys, rng)
         return [candidates[c] for c in rng.permutation(len(candidates))[: self.population]]
+
+    def _filled(self, found: dict[Key, Proposal], keys: AbstractSet[Key], rng: np.random.Generator) -> list[Proposal]:
+        """The proposals found so far, and random ones until there are `population`, if that many are left."""
+        while len(found) < self.population and (new := draw_new(self.space, keys | found.keys(), rng)):
+            found |= {key_of(proposal.setting): proposal for proposal in new}
+        return list(found.values())
 
 
 def mutation_deviations(space: Space, settings: Sequence[Setting]) -> dict[str, float]:
@@ -182,7 +163,7 @@ def mutate(
     Variables that the child has and the parent lacks are drawn.
     """
 
-    def gene(variable: Variable, _: Setting) -> Value:
+    def gene(variable: Variable) -> Value:
         """One variable of the child."""
         if variable.name not in parent:
             return variable.draw(rng)
@@ -196,12 +177,11 @@ def mutate(
     return space.build(gene)
 
 
-def draw_new(space: Space, keys: AbstractSet[Key], rng: np.random.Generator) -> Setting | None:
-    """A random setting not among `keys`; None if a finite space is exhausted, or GIVE_UP draws found none in another."""
+def draw_new(space: Space, keys: AbstractSet[Key], rng: np.random.Generator) -> list[Proposal]:
+    """A random setting not among `keys`; [] if a finite space is exhausted, or GIVE_UP draws found none in another."""
     for _ in range(GIVE_UP):
         setting = space.draw(rng)
         if key_of(setting) not in keys:
-            return setting
-    everything = space.every_setting()
-    left = [s for s in everything if key_of(s) not in keys] if everything is not None else []
-    return left[rng.integers(len(left))] if left else None
+            return [Proposal(setting)]
+    left = [s for s in space.every_setting() if key_of(s) not in keys]
+    return [Proposal(left[rng.integers(len(left))])] if left else []

@@ -5,78 +5,62 @@ known trials alone, and can be resumed and run in lag order. Other trials count 
 liar"), so that ranks do not all propose the same region.
 """
 
-import datetime
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from common.search.space import Space, Value, Variable, key_of
-from common.search.steady_state import LAG, Order
+from common.search.steady_state import LAG, Asynchronous, Order
 from common.search.strategies import GIVE_UP, Generators, Known, Proposal, draw_new
 from common.search.trial import State, Trial
 
-STATES = {State.COMPLETE: optuna.trial.TrialState.COMPLETE, State.PRUNED: optuna.trial.TrialState.PRUNED}
+STATES = {State.COMPLETE: TrialState.COMPLETE, State.PRUNED: TrialState.PRUNED}
 
 
 @dataclass(frozen=True)
-class Tpe:
+class Tpe(Asynchronous):
     """TPE with Optuna's defaults: random settings until ten complete ones are known, in lag order up to trial 9 + W."""
 
     space: Space
     order: Order = LAG
-    static = False
-
-    def needs(self, i: int) -> int | None:
-        """See `Order.needs`."""
-        return self.order.needs(i)
 
     def propose(self, i: int, known: Known, generators: Generators) -> list[Proposal]:
         """One new setting."""
         rng = generators(i)
         ended = known.ended()
         seen = {t.id for t in ended}
-        study = study_of(self.space, [*ended, *(t for t in known.trials if t.id not in seen)], seen)
+        study = study_of(self.space, ended, running=[t for t in known.trials if t.id not in seen])
         for _ in range(GIVE_UP):
             study.sampler = optuna.samplers.TPESampler(seed=int(rng.integers(2**31)), constant_liar=True)
             trial = study.ask()
-            setting = self.space.build(lambda variable, _, trial=trial: suggest(trial, variable))  # type: ignore[misc]
-            study.tell(trial, state=optuna.trial.TrialState.FAIL)  # only its suggestion is needed
+            setting = self.space.build(partial(suggest, trial))
+            study.tell(trial, state=TrialState.FAIL)  # only its suggestion is needed
             if key_of(setting) not in known.keys:
                 return [Proposal(setting)]
-        fallback = draw_new(self.space, known.keys, rng)
-        return [] if fallback is None else [Proposal(fallback)]
+        return draw_new(self.space, known.keys, rng)
 
 
-def study_of(space: Space, trials: Iterable[Trial], known: set[int]) -> optuna.Study:
-    """An in-memory Optuna study of these trials; those not among `known` are running."""
+def study_of(space: Space, trials: Iterable[Trial], running: Iterable[Trial] = ()) -> optuna.Study:
+    """An in-memory Optuna study of the complete and pruned ones of `trials`, and of those that count as running."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # not a line for every study
-    study = optuna.create_study(direction="maximize", storage=optuna.storages.InMemoryStorage())
-    for trial in trials:
-        if trial.id not in known:
-            study.add_trial(_frozen(space, trial, optuna.trial.TrialState.RUNNING))
-        elif trial.state in STATES:
-            study.add_trial(_frozen(space, trial, STATES[trial.state]))
+    study = optuna.create_study(direction="maximize")
+    study.add_trials(_frozen(space, trial, STATES[trial.state]) for trial in trials if trial.state in STATES)
+    study.add_trials(_frozen(space, trial, TrialState.RUNNING) for trial in running)
     return study
 
 
-def _frozen(space: Space, trial: Trial, state: optuna.trial.TrialState) -> optuna.trial.FrozenTrial:
+def _frozen(space: Space, trial: Trial, state: TrialState) -> FrozenTrial:
     variables = [v for v in space.variables if v.name in trial.setting]
-    running = state is optuna.trial.TrialState.RUNNING
-    now = datetime.datetime(2000, 1, 1)  # a required field without effect
-    return optuna.trial.FrozenTrial(
-        number=trial.id,
-        trial_id=trial.id,
+    return create_trial(
         state=state,
-        value=trial.value if state is optuna.trial.TrialState.COMPLETE else None,
-        datetime_start=now,
-        datetime_complete=None if running else now,
+        value=trial.value if state is TrialState.COMPLETE else None,
         params={v.name: to_optuna(v, trial.setting[v.name]) for v in variables},
         distributions={v.name: distribution(v) for v in variables},
-        user_attrs={},
-        system_attrs={},
-        intermediate_values={} if running else dict(enumerate(trial.curve, start=1)),
+        intermediate_values={} if state is TrialState.RUNNING else dict(enumerate(trial.curve, start=1)),
     )
 
 
@@ -98,15 +82,12 @@ def to_optuna(variable: Variable, value: Value) -> Value:
 
 def suggest(trial: optuna.Trial, variable: Variable) -> Value:
     """Optuna's suggestion, rounded as ours are."""
-    if not variable.is_numeric:
-        choice = trial.suggest_categorical(variable.name, variable.choices)
-        assert choice is not None
-        return choice
-    logarithmic = variable.scale == "log"
-    if variable.kind == "int":
-        return trial.suggest_int(variable.name, int(variable.low), int(variable.high), log=logarithmic)
-    if variable.scale == "logit":
-        return variable.from_scale(trial.suggest_float(variable.name, *variable.ends))
-    return variable.from_scale(
-        variable.on_scale(trial.suggest_float(variable.name, variable.low, variable.high, log=logarithmic))
-    )
+    match distribution(variable):
+        case IntDistribution(low=low, high=high, log=log):
+            return trial.suggest_int(variable.name, low, high, log=log)
+        case FloatDistribution(low=low, high=high, log=log):
+            value = trial.suggest_float(variable.name, low, high, log=log)
+            return variable.from_scale(value if variable.scale == "logit" else variable.on_scale(value))
+    choice = trial.suggest_categorical(variable.name, variable.choices)
+    assert choice is not None
+    return choice

@@ -1,21 +1,23 @@
 """One evaluation of one setting, from its proposal to its end. Pure; no MPI."""
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from common.search.space import Setting
 
 
 class State(StrEnum):
-    """State of a trial."""
+    """State of a trial. Journals have these words; Optuna's TrialState has others, and takes a second to import."""
 
     WAITING = "waiting"  # proposed and not yet assigned, or to be retried
     RUNNING = "running"
     COMPLETE = "complete"
     PRUNED = "pruned"  # stopped early; its value is the last one it reported
     FAILED = "failed"  # raised an error, or its value is not finite
+
+
+ENDED = (State.COMPLETE, State.PRUNED, State.FAILED)
 
 
 @dataclass
@@ -43,7 +45,7 @@ class Trial:
     @property
     def has_ended(self) -> bool:
         """Whether it is complete, pruned or failed."""
-        return self.state in (State.COMPLETE, State.PRUNED, State.FAILED)
+        return self.state in ENDED
 
     @property
     def merit(self) -> tuple[float, float]:
@@ -54,16 +56,7 @@ class Trial:
             return -1.0, -math.inf
         return math.inf if self.state is State.COMPLETE else float(len(self.curve)), self.value
 
-    def as_dict(self) -> dict[str, Any]:
-        """For a snapshot; `Trial.of` reads it back."""
-        return {**asdict(self), "parents": list(self.parents)}
-
-    @classmethod
-    def of(cls, content: dict[str, Any]) -> "Trial":
-        """The trial of a snapshot."""
-        return cls(**{**content, "parents": tuple(content["parents"]), "state": State(content["state"])})
-
 
 def best_first(trials: list[Trial]) -> list[Trial]:
-    """Trials by merit; the earlier one first among equals."""
-    return sorted(trials, key=lambda t: (-t.merit[0], -t.merit[1], t.id))
+    """Trials by merit; among equals in their given order, which is by id."""
+    return sorted(trials, key=lambda trial: trial.merit, reverse=True)

@@ -46,10 +46,6 @@ class Stopped(Exception):
         self.value = value
 
 
-class NotFinite(ArithmeticError):
-    """A trial has reported a value that is not finite; not to be caught by an objective."""
-
-
 def run(
     objective: Objective,
     make_coordinator: Callable[[], Coordinator],
@@ -60,10 +56,11 @@ def run(
 
     objective: called as `objective(task, report)` on all ranks of a group; returns the value of the trial (larger is better).
     It may call `report(step, value so far)` after each step but the last, with steps 1, 2, 3, ...; this raises Stopped if the
-    trial is pruned. On rank 0 a thread serves the others meanwhile: an objective should not hold the GIL for long, as mpi4py's
-    lower-case `reduce` and `allreduce` do while they wait. make_coordinator: called on rank 0 only. group: ranks that evaluate
-    trials together, by default this rank alone; all groups have the same size and consecutive ranks. Raises UsageError if MPI
-    lacks MPI_THREAD_MULTIPLE, and an objective's error that not all ranks of a group raise.
+    trial is pruned, Diverged if the value is not finite. On rank 0 a thread serves the others meanwhile: an objective should
+    not hold the GIL for long, as mpi4py's lower-case `reduce` and `allreduce` do while they wait. make_coordinator: called on
+    rank 0 only. group: ranks that evaluate trials together, by default this rank alone; all groups have the same size and
+    consecutive ranks. Raises UsageError if MPI lacks MPI_THREAD_MULTIPLE, and an objective's error that not all ranks of a
+    group raise.
     """
     group = group or Group(MPI.COMM_SELF, Traffic())
     with Group(comm, Traffic()).raise_together():  # only rank 0 detects an unusable journal
@@ -125,7 +122,7 @@ class Worker:
             value = float(self.objective(task, lambda step, value: self._report(task, step, value)))
         except Stopped as stop:
             state, value = State.PRUNED, stop.value
-        except (NotFinite, Diverged, UsageError) as failure:  # a retry would fail again
+        except (Diverged, UsageError) as failure:  # a retry would fail again
             state, error, problem = State.FAILED, str(failure), failure
         except Exception as failure:
             state, error, problem = State.WAITING, f"{type(failure).__name__}: {failure}", failure
@@ -133,7 +130,7 @@ class Worker:
 
     def _report(self, task: Task, step: int, value: float) -> None:
         if not math.isfinite(value):  # keep it out of comparisons
-            raise NotFinite(f"value {value} at step {step}")
+            raise Diverged(f"value {value} at step {step}")
         if step != self.steps + 1:
             raise UsageError(f"step {step} of a trial was reported after {self.steps} others: steps are 1, 2, 3, ...")
         self.steps = step

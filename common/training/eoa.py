@@ -111,8 +111,7 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     forage = args.base_rate == "forage"
     if forage and "exchange" not in given:
         args = replace(args, exchange="kin")  # default of foraging
-    wanted = default_populations(ranks) if args.populations == "auto" else args.populations
-    specs = parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
+    specs = population_specs(args, ranks)
     check_sam_scope(args, specs)
     check_search(args, specs)
     exchange = Exchange(args.exchange, args.ring_weight)
@@ -129,6 +128,12 @@ def prepare(experiment: str, args: EoaArgs, given: set[str], column: str, title:
     else:
         start_ecosphere(run, args, settings, exchange)
     return run
+
+
+def population_specs(args: EoaArgs, ranks: int) -> list[PopulationSpec]:
+    """The populations that the options name, for this many ranks. Raises UsageError."""
+    wanted = default_populations(ranks) if args.populations == "auto" else args.populations
+    return parse_populations(wanted, ranks, args.optimizer, tuple(SPECIES), OPTIMIZERS)
 
 
 def start_ecosphere(run: Run, args: EoaArgs, settings: EoaSettings, exchange: Exchange) -> None:

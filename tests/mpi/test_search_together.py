@@ -18,7 +18,7 @@ from common.parallel.topology import build_topology, split_world
 from common.search.checks import check_training
 from common.search.coordinator import Coordinator
 from common.search.journal import JOURNAL, Journal
-from common.search.objective import Training
+from common.search.objective import Training, Trials
 from common.search.pruning import Median
 from common.search.search import Limits, Search
 from common.search.simulation import Generations, Queue, log_normal, play, utilisation
@@ -147,13 +147,13 @@ def test_the_journal_is_small_and_goes_on_where_it_ends(shared_dir):
     def search_with(journal, trials):
         search = Search(Steady(SPACE, 4, Order(5)), Limits(trials), SIZE, seed=2, log=journal.record)
         journal.recover(search)
-        return Coordinator(search, journal)
+        return Coordinator(search)
 
     def objective(task, report):
         return value(task.setting)
 
-    run(objective, lambda: search_with(Journal(shared_dir, 10), 7))
-    search = run(objective, lambda: search_with(Journal(shared_dir, 10), 15))
+    run(objective, lambda: search_with(Journal(shared_dir), 7))
+    search = run(objective, lambda: search_with(Journal(shared_dir), 15))
     if search:
         whole = Search(Steady(SPACE, 4, Order(5)), Limits(15), 1, seed=2)
         play(whole, lambda t: 1.0, value)
@@ -206,7 +206,7 @@ def digits():
 
 def test_training_gives_the_same_values_on_any_number_of_ranks(digits):
     space = Space.of({"learning_rate": {"kind": "float", "low": 0.01, "high": 1.0, "scale": "log"}})
-    training = Training(ARGS, alone(), digits)
+    training = Training(Trials(ARGS), alone(), digits)
     search = run(training, lambda: Coordinator(Search(Steady(space, 2, Order(4)), Limits(6), SIZE)))
     values = WORLD.bcast([t.value for t in search.trials] if search else None)
     settings = WORLD.bcast([t.setting for t in search.trials] if search else None)
@@ -222,7 +222,7 @@ def test_groups_of_ranks_train_beside_each_other_and_do_not_mix(digits, kind):
     specs = [PopulationSpec(name, 2 // len(names), "sgd") for name in names]
     topology = build_topology(specs, horovod=False, comm=split_world(2))
     assert (topology.world.size, topology.world.rank) == (2, RANK % 2)
-    training = Training(ARGS, topology, digits, kind)
+    training = Training(Trials(ARGS, kind, ranks=2), topology, digits)
     reports = []
     if RANK // 2 % 2:
         training.train({"learning_rate": 0.3}, 5)  # another number of messages
@@ -233,6 +233,6 @@ def test_groups_of_ranks_train_beside_each_other_and_do_not_mix(digits, kind):
 
 
 def test_batches_that_there_are_too_few_images_for_are_refused_before_anybody_trains(digits):
-    check_training(Space.of({"batch_size": {"kind": "categorical", "choices": [16, 128]}}), ARGS, digits, 1)
+    check_training(Space.of({"batch_size": {"kind": "categorical", "choices": [16, 128]}}), Trials(ARGS), digits)
     with pytest.raises(UsageError, match="a batch of 4096"):
-        check_training(Space.of({"batch_size": {"kind": "int", "low": 16, "high": 4096}}), ARGS, digits, 1)
+        check_training(Space.of({"batch_size": {"kind": "int", "low": 16, "high": 4096}}), Trials(ARGS), digits)

@@ -31,7 +31,7 @@ def rows(out):
 
 def check(out, trials=10):
     """A complete record: every trial ended once, and the value of the best one is reproduced."""
-    assert {p.name for p in out.iterdir()} - {"snapshot.json", "snapshot.previous.json"} == FILES
+    assert {p.name for p in out.iterdir()} == FILES
     summary, lines = read(out, "summary.json"), rows(out)
     assert [int(line["id"]) for line in lines] == list(range(trials))
     assert summary["trials"]["complete"] == sum(line["state"] == "complete" for line in lines) > 0
@@ -144,7 +144,7 @@ def coordinator():
     journal = Journal(Path(sys.argv[1]))
     search = Search(Queue(), Limits(6), 1, log=journal.record)
     journal.recover(search)
-    return Coordinator(search, journal)
+    return Coordinator(search)
 
 
 def main():

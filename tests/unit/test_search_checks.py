@@ -6,7 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from common.errors import UsageError
-from common.search.checks import Trials, check_searchable, check_training
+from common.search.checks import check_searchable, check_training
+from common.search.objective import Trials
 from common.search.space import Space
 from common.training.options import CommonArgs
 
@@ -119,7 +120,7 @@ class Images(list):
 class TestTraining:
     def check(self, space, **options):
         data = SimpleNamespace(train=Images(range(1500)), source=SimpleNamespace(channels=1, classes=10))
-        check_training(Space.of(space), replace(BASE, **options), data, ranks=1)
+        check_training(Space.of(space), Trials(replace(BASE, **options)), data)
 
     def test_batches_have_to_be_filled(self):
         self.check({"batch_size": choice(16, 128)})

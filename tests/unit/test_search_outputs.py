@@ -16,7 +16,7 @@ from common.models import without
 from common.optim.options import without_effect
 from common.search.figures import write_figures
 from common.search.importance import importance
-from common.search.objective import Training, with_setting
+from common.search.objective import Trials
 from common.search.report import COLUMNS, check_same_search, command_of, totals, write_trials
 from common.search.search import Limits, Search
 from common.search.simulation import play
@@ -93,7 +93,7 @@ class TestImportance:
 
 def test_a_logit_scale_is_a_range_of_logits_for_optuna():
     space = Space.of({"p": {"kind": "float", "low": 0.1, "high": 0.9, "scale": "logit"}})
-    (trial,) = study_of(space, drawn(space, 1, lambda s: 1.0), {0}).get_trials()
+    (trial,) = study_of(space, drawn(space, 1, lambda s: 1.0)).get_trials()
     assert trial.distributions["p"].high == pytest.approx(math.log(9))
     assert space.variables[0].from_scale(trial.params["p"]) == drawn(space, 1, lambda s: 1.0)[0].setting["p"]
 
@@ -140,7 +140,7 @@ class TestCommand:
     base = CommonArgs(preset="smoke", dataset="digits", model="cnn", width=2, rounds=3, optimizer="sgd", precision="float32")
 
     def command(self, setting, schedule="cosine", kind="train", ranks=1):
-        return command_of(with_setting(self.base, setting, kind, "auto", 7), setting, schedule, ranks, 1)
+        return command_of(Trials(self.base, kind).options(setting, 7), setting, schedule, ranks, 1)
 
     def test_searched_options_are_always_named(self):
         command = self.command({"learning_rate": 0.1, "batch_size": 32})
@@ -188,7 +188,7 @@ def test_the_command_of_the_winner_says_all_that_it_was_trained_with(monkeypatch
     words += ["--width", str(SIZES[preset].get("width", 1)), "--batch-size", str(SIZES[preset]["batch_size"])]  # of images
     base, _ = parse_args(dhpo.PRESETS, "a test", words)
     setting = {"optimizer": optimizer, **SETTINGS[optimizer]}
-    args = with_setting(replace(base, precision="float32"), setting, kind, "auto", 3)
+    args = Trials(replace(base, precision="float32"), kind).options(setting, 3)
     called = shlex.split(command_of(args, setting, "cosine", 2, 1))
     at = next(k for k, word in enumerate(called) if word.endswith(".py"))
     script = Path(called[at])
@@ -213,12 +213,12 @@ def test_flags_and_initial_weights_are_part_of_the_winners_command(monkeypatch):
 
 def test_a_seed_for_all_trials_or_one_for_each():
     args = CommonArgs(seed=5)
-    common, own = (Training(args, None, None, own_seeds=own) for own in (False, True))
+    common, own = Trials(args), Trials(args, own_seeds=True)
     assert {common.seed_of(trial) for trial in range(9)} == {5}
     seeds = [own.seed_of(trial) for trial in range(99)]
     assert len(set(seeds)) == 99
     assert seeds == [own.seed_of(trial) for trial in range(99)]
-    assert seeds[0] != Training(replace(args, seed=6), None, None, own_seeds=True).seed_of(0)
+    assert seeds[0] != Trials(replace(args, seed=6), own_seeds=True).seed_of(0)
 
 
 def test_a_search_may_grow_when_it_is_resumed_and_nothing_else(tmp_path):

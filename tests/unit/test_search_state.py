@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.errors import UsageError
 from common.search.coordinator import Broken, Coordinator, Ready, Report, Result
-from common.search.journal import JOURNAL, PREVIOUS, SNAPSHOT, Journal
+from common.search.journal import JOURNAL, Journal
 from common.search.pruning import Median
 from common.search.search import Limits, Search, split_evenly
 from common.search.simulation import Generations, Queue, log_normal, play, speed_up, utilisation
@@ -194,26 +194,25 @@ class Killed(Exception):
     pass
 
 
-def run_journaled(directory, name, kill_after=None, every=7, workers=3, pruner=None):
-    """A search with a journal, up to its end or to the event after which it is killed."""
-    journal = Journal(directory, every)
+def killing(journal, kill_after):
+    """The journal's `record`, until the event after which the search is killed."""
+    events = itertools.count(1)
 
     def record(event):
         journal.record(event)
-        if kill_after is not None and search.events + 1 - before >= kill_after:
+        if next(events) == kill_after:
             raise Killed
 
-    search = Search(STRATEGIES[name], Limits(16), workers, seed=4, pruner=pruner, log=record)
+    return record
+
+
+def run_journaled(directory, name, kill_after=None, workers=3, pruner=None):
+    """A search with a journal, up to its end or to the event after which it is killed."""
+    journal = Journal(directory)
+    search = Search(STRATEGIES[name], Limits(16), workers, seed=4, pruner=pruner, log=killing(journal, kill_after))
     journal.recover(search)
-    before = search.events
-    costs = costs_of(16, kill_after or 0)
-
-    def cost(trial):
-        journal.snapshot_if_due(search)
-        return costs(trial)
-
     try:
-        play(search, cost, value)
+        play(search, costs_of(16, kill_after or 0), value)
     except Killed:
         pass
     finally:
@@ -223,15 +222,9 @@ def run_journaled(directory, name, kill_after=None, every=7, workers=3, pruner=N
 
 def run_judged(directory, kill_after=None):
     """Sixteen trials of four steps, one after the other, that a median may stop; with a journal."""
-    journal = Journal(directory, 7)
-
-    def record(event):
-        journal.record(event)
-        if search.events + 1 == kill_after:
-            raise Killed
-
+    journal = Journal(directory)
     strategy = STRATEGIES["async-evolution"]
-    search = Search(strategy, Limits(16), 1, seed=4, pruner=Median(startup=3), log=record)
+    search = Search(strategy, Limits(16), 1, seed=4, pruner=Median(startup=3), log=killing(journal, kill_after))
     journal.recover(search)
     try:
         search.begin(0.0)
@@ -242,7 +235,6 @@ def run_judged(directory, kill_after=None):
             goes_on = all(search.report(trial.id, step, reached[step - 1]) for step in (1, 2, 3))
             state, last = (State.COMPLETE, reached[3]) if goes_on else (State.PRUNED, trial.curve[-1])
             search.end(trial.id, state, last, 0.0)
-            journal.snapshot_if_due(search)
             search.ready(0)
     except Killed:
         pass
@@ -253,24 +245,22 @@ def run_judged(directory, kill_after=None):
 
 class TestResume:
     @each_strategy
-    @pytest.mark.parametrize("every", [7, 10**6])
-    def test_killed_at_random_events_it_ends_as_if_it_had_not_been(self, tmp_path, name, every):
+    def test_killed_at_random_events_it_ends_as_if_it_had_not_been(self, tmp_path, name):
         whole = run_journaled(tmp_path / "whole", name)
         rng = np.random.default_rng(len(name))
         while True:
-            search = run_journaled(tmp_path / "broken", name, int(rng.integers(1, 14)), every, int(rng.integers(1, 5)))
+            search = run_journaled(tmp_path / "broken", name, int(rng.integers(1, 14)), int(rng.integers(1, 5)))
             if rng.random() < 0.3:  # cut while it wrote
                 path = tmp_path / "broken" / JOURNAL
                 path.write_bytes(path.read_bytes() + b'{"event": "en')
             if search.is_over:
                 break
-        resumed = run_journaled(tmp_path / "broken", name, None, every)
+        resumed = run_journaled(tmp_path / "broken", name)
         assert outcome(resumed) == outcome(whole)
         events = [json.loads(line) for line in (tmp_path / "broken" / JOURNAL).read_text().splitlines()]
         ended = [e["id"] for e in events if e["event"] == "end"]
         assert sorted(ended) == list(range(16)), "nothing is evaluated twice, nothing is lost"
         assert sum(e["event"] == "session" for e in events) > 3
-        assert (tmp_path / "broken" / SNAPSHOT).exists() is (every == 7)
 
     def test_utilisation_knows_how_many_workers_a_session_had(self, tmp_path):
         for workers in (4, 1):
@@ -281,22 +271,6 @@ class TestResume:
         assert search.sessions == [(0.0, 4), (2.0, 1)]
         assert search.now == 6.0
         assert utilisation(search) == 1.0
-
-    @pytest.mark.parametrize("damaged", ['{"events": 12, "tri', "[]", "{}", '{"events": 1, "trials": [1], "sessions": []}'])
-    def test_a_damaged_snapshot_is_passed_over(self, tmp_path, damaged):
-        whole = run_journaled(tmp_path, "evolution")
-        (tmp_path / SNAPSHOT).write_text(damaged)
-        assert outcome(run_journaled(tmp_path, "evolution")) == outcome(whole)
-        assert (tmp_path / PREVIOUS).exists()
-
-    def test_a_snapshot_ahead_of_its_journal_is_not_believed(self, tmp_path):
-        run_journaled(tmp_path, "random")
-        lines = (tmp_path / JOURNAL).read_text().splitlines(keepends=True)
-        (tmp_path / JOURNAL).write_text("".join(lines[:20]))
-        (tmp_path / PREVIOUS).unlink()
-        search = Search(STRATEGIES["random"], Limits(16), 3, seed=4)
-        Journal(tmp_path).recover(search)
-        assert search.events == 20
 
     def test_two_jobs_cannot_write_one_journal(self, tmp_path):
         run_journaled(tmp_path, "random", kill_after=9)
@@ -311,7 +285,7 @@ class TestResume:
         second.close()
 
     def test_a_damaged_line_is_named(self, tmp_path):
-        run_journaled(tmp_path, "random", every=10**6)
+        run_journaled(tmp_path, "random")
         lines = (tmp_path / JOURNAL).read_text().splitlines(keepends=True)
         (tmp_path / JOURNAL).write_text("".join([*lines[:4], "nonsense\n", *lines[5:]]))
         with pytest.raises(UsageError, match="line 5 of"):
@@ -330,15 +304,14 @@ class TestResume:
         ids=lambda event: event["event"],
     )
     def test_an_event_that_cannot_come_next_is_damage(self, tmp_path, event):
-        run_journaled(tmp_path, "random", every=10**6)
+        run_journaled(tmp_path, "random")
         with open(tmp_path / JOURNAL, "a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
         with pytest.raises(UsageError, match=f"line {len((tmp_path / JOURNAL).read_text().splitlines())} of .* is damaged"):
             run_journaled(tmp_path, "random")
 
     def test_a_journal_is_of_one_search(self, tmp_path):
-        """With a snapshot as well, which would hide the session."""
-        run_journaled(tmp_path, "async-evolution", every=7)
+        run_journaled(tmp_path, "async-evolution")
         same = STRATEGIES["async-evolution"]
         others = {
             "seed": Search(same, Limits(16), 3, seed=5),
@@ -355,7 +328,7 @@ class TestResume:
 
     @each_strategy
     def test_a_kill_after_any_event_changes_nothing(self, tmp_path, name):
-        whole = run_journaled(tmp_path / "whole", name, every=10**6)
+        whole = run_journaled(tmp_path / "whole", name)
         for event in range(1, 26, 2):
             run_journaled(tmp_path / str(event), name, event)
             assert outcome(run_journaled(tmp_path / str(event), name)) == outcome(whole)

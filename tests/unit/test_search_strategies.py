@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from common.search import strategies
 from common.search.search import Limits, Search
 from common.search.simulation import log_normal, play
 from common.search.space import Space, key_of
@@ -210,11 +209,6 @@ class TestAll:
         fewer = searched(Grid(CUBE), trials=10).trials
         assert [t.setting for t in fewer] == [t.setting for t in trials[:10]]
         assert [t.setting for t in trials] != sorted((t.setting for t in trials), key=lambda s: list(s.values()))
-
-    def test_a_grid_is_made_in_parts(self, monkeypatch):
-        whole = [t.setting for t in searched(Grid(CUBE), trials=100).trials]
-        monkeypatch.setattr(strategies, "GRID_CHUNK", 5)
-        assert [t.setting for t in searched(Grid(CUBE), trials=100).trials] == whole
 
     @pytest.mark.parametrize("kind", [Grid, Random, Evolution, Steady, Tpe])
     def test_a_seed_settles_the_first_proposals_on_any_number_of_workers(self, kind):
