@@ -33,7 +33,7 @@ class Worker:
         """One gradient step with everything around it."""
         self.coupling.begin(self.t, self.x)
         gradient = self.h * (self.x + self.delta * self.v)
-        if self.coupling.steps:
+        if self.coupling.take(self.t, gradient, True):
             self.v = self.delta * self.v - self.eta * gradient
             self.x += self.v
         self.coupling.end(self.t, self.x, gradient)

@@ -138,6 +138,9 @@ class Listener(Coupling):
     def observe(self, report):
         self.told.append(("observe", report.clone()))
 
+    def take(self, t, gradient, finite):
+        return finite and self.steps
+
     def end(self, t, x, gradient):
         self.told.append(("end", x.clone()))
         return False
