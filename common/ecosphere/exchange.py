@@ -123,12 +123,6 @@ class Exchange:
         """Whether populations hold different weights afterwards, so that the run's model is the best population's."""
         return self.policy in ("migrate", "ring", "exploit", "none")
 
-    def merges(self, sizes: list[int]) -> bool:
-        """Whether the result is a mean over several workers' weights, for populations of these sizes, not one worker's own."""
-        if self.policy == "best":
-            return False
-        return max(sizes) > 1 or (len(sizes) > 1 and self.policy in ("average", "kin", "ring"))
-
     def run(self, topology: Topology, state: Tensor, standings: Standings, finite: bool) -> None:
         """Merge inside every population, then across; all members of a population end with its theta_k in `state`.
 

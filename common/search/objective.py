@@ -125,17 +125,9 @@ class Training:
                 raise Diverged(outcome.diverged)
             worker.rate = outcome.rate
             if t < args.rounds - 1:
-                report(t + 1, self._value(model, evaluator, end.measured_at_end, t))
-        if end.measured_at_end or optimizer.averaging:
-            evaluator.measure_statistics(model.module, world, REPORTED, args.rounds)
+                report(t + 1, evaluator.of_weights(model, None, [self.data.fitness], world, t=t)[0].accuracy)
+        evaluator.measure_statistics(model.module, world, REPORTED, args.rounds)
         return Trained(model, evaluate(model.module, self.data.fitness, self.precision, world).accuracy)
-
-    def _value(self, model: FlatModel, evaluator: Evaluator, merged: bool, t: int) -> float:
-        """Accuracy on the fitness images after round t; the model is not changed."""
-        world, images = self.topology.world, self.data.fitness
-        if merged:
-            return evaluator.of_weights(model, None, [images], world, t=t)[0].accuracy
-        return evaluate(model.module, images, self.precision, world).accuracy
 
     def _network(self, args: CommonArgs) -> Any:
         source = self.data.source

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from common.commit import commit
 from common.evaluate import REPORTED, EvalResult
 from common.models import model_title
+from common.models.batch_norm import running_statistics
 from common.training.progress import span
 
 if TYPE_CHECKING:
@@ -25,7 +26,6 @@ def config_of(run: "Run") -> dict[str, Any]:
         "batch_size": run.plan.batch_size,
         "precision": run.plan.precision,
         "round_steps": run.lengths[0] if alike else run.lengths,
-        "statistics_images": REPORTED,
         **({"data_sha256": run.data.source.digest} if run.data.source.digest else {}),
         "rounds": len(run.lengths),
     }
@@ -74,6 +74,7 @@ def summary_of(run: "Run", validation: EvalResult, test: EvalResult, diverged: b
         "validation_loss": validation.loss,
         "test_accuracy": test.accuracy,
         "test_loss": test.loss,
+        "statistics_images": REPORTED if running_statistics(model.module) else 0,
         "diverged": diverged,
         "weights_sha256": model.sha256(),
         "commit": commit(),

@@ -71,13 +71,10 @@ class OwnWeights(Evaluated):
 class EndOfRound(Protocol):
     """End of a round and end of a run, by method. All methods are collective over the world.
 
-    Attributes:
-        exchange: name of the exchange in summary.json.
-        measured_at_end: whether batch-norm statistics of the run's model are measured, since no rank has trained with it.
+    exchange: its name in summary.json.
     """
 
     exchange: str = "average"
-    measured_at_end: bool = False
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
         """End round t. result: evaluation of its weights."""
@@ -114,7 +111,6 @@ class EcosphereEnd(EndOfRound):
     def __init__(self, worker: Worker, ecosphere: Ecosphere) -> None:
         self.worker, self.ecosphere = worker, ecosphere
         self.exchange = ecosphere.exchange.policy
-        self.measured_at_end = ecosphere.exchange.merges(worker.topology.sizes)
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
         """Diverged if no worker has finite weights and the rate rule has no lower rates to try."""
@@ -165,7 +161,6 @@ class DataParallelEnd(EcosphereEnd):
 
     def __init__(self, worker: Worker) -> None:
         super().__init__(worker, Ecosphere(worker.topology, worker.model.state, worker.rates, Exchange("average")))
-        self.measured_at_end = False  # the workers have trained with the run's weights
 
     def end_round(self, t: int, result: EvalResult) -> Outcome:
         """Diverged if no worker has finite weights; not counted as an exchange."""
@@ -178,8 +173,6 @@ class CenterEnd(EndOfRound, Evaluated):
     weights: returns the flat parameters to evaluate, shape (P,), finite at the start. center: state to checkpoint; None if the
     coupling keeps it. A worker whose weights are not finite continues from the last finite center.
     """
-
-    measured_at_end = True
 
     def __init__(
         self,

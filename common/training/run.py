@@ -205,11 +205,13 @@ class Run(Setup):
         )
 
     def _take_final_weights(self, diverged: bool) -> None:
-        """Put the run's model on all ranks; measure batch-norm statistics of weights that no rank has trained with."""
+        """Put the run's model on all ranks, and measure its batch-norm statistics.
+
+        Also those of weights that were trained: at a constant rate running statistics lag behind the weights.
+        """
         self.end.take_final_weights(self.final_population, diverged)
-        if self.end.measured_at_end or self.worker.optimizer.averaging:
-            module, world = self.worker.model.module, self.topology.world
-            self._note_time("evaluate", self.evaluator.measure_statistics(module, world, REPORTED, len(self.lengths)))
+        module, world = self.worker.model.module, self.topology.world
+        self._note_time("evaluate", self.evaluator.measure_statistics(module, world, REPORTED, len(self.lengths)))
 
     def _note_time(self, phase: str, seconds: float) -> None:
         self.totals.seconds[phase] += seconds

@@ -41,7 +41,7 @@ def add_run(
     rounds = ROUNDS if diverged_after is None else diverged_after
     ranks = sum(p["workers"] for p in populations)
     whole = {"method": method, "dataset": "digits", "model": "cnn", "width": 2, "seed": seed, "ranks": ranks, "rounds": ROUNDS}
-    whole |= {"population_list": list(populations), "batch_size": 8, "round_steps": 5, "statistics_images": 2000, **config}
+    whole |= {"population_list": list(populations), "batch_size": 8, "round_steps": 5, **config}
     told = {"command": f"mpirun -np 4 python EOA-SAM/EOASAM.py --seed {seed}", "device": "cpu", **MACHINE, **dict(environment)}
     ended = summary_of(whole, populations, rounds, test, seed, diverged_after) | dict(summary)
     run = PackedRun(name, seed, "EOA-SAM/EOASAM.py", ranks, options_of(options.split()), side_by_side, whole, told, ended)
@@ -61,6 +61,7 @@ def summary_of(config, populations, rounds, test, seed, diverged_after):
         **{"rounds": rounds, "diverged": diverged_after is not None, "commit": "abc1234", "images_per_second": 100.0},
         **{"train_images": rounds * ROUND_IMAGES, "gradient_evaluations": passes * rounds * ROUND_IMAGES},
         **{"validation_accuracy": test - 0.05, "test_accuracy": test, "train_loss": 0.3, "weights_sha256": f"{seed:064x}"},
+        "statistics_images": 2000,
         **{"seconds": {"total": sum(seconds.values()), **seconds}, "bytes_sent": {"inside": 3_000_000, "across": 250_000}},
     }
 

@@ -335,17 +335,22 @@ class TestSearches:
 
 class TestOutdated:
     @pytest.mark.parametrize(
-        ("config", "said"),
+        ("method", "measured", "config", "said"),
         [
-            ({"statistics_images": 128}, "batch-norm statistics (EASGD) were measured on 128 plain images"),
-            ({"statistics_images": 128, "model": "easgd-cnn"}, ""),
-            ({"pixels": "unit", "period": 4, "shards": "own"}, "pixels were in [0, 1]"),
-            ({"pixels": "unit", "period": 4, "shards": "drawn"}, ""),
-            ({}, ""),
+            ("easgd", None, {"statistics_images": 128}, "statistics (EASGD) were measured on 128 plain images"),
+            ("easgd", None, {"statistics_images": 128, "model": "easgd-cnn"}, ""),
+            ("easgd", None, {"statistics_images": 2000}, ""),
+            ("constant", None, {}, "statistics (EASGD) were the running ones of a constant rate"),
+            ("constant", 2000, {}, ""),
+            ("cosine", None, {}, ""),
+            ("easgd", 2000, {"pixels": "unit", "period": 4, "shards": "own"}, "pixels were in [0, 1]"),
+            ("easgd", 2000, {"pixels": "unit", "period": 4, "shards": "drawn"}, ""),
+            ("easgd", 2000, {}, ""),
         ],
     )
-    def test_what_would_come_out_differently_now_is_said(self, tmp_path, config, said):
-        add_run(tmp_path, "easgd", method="easgd", populations=one_population("easgd"), **config)
+    def test_what_would_come_out_differently_now_is_said(self, tmp_path, method, measured, config, said):
+        summary = {"statistics_images": measured}
+        add_run(tmp_path, "easgd", method=method, populations=one_population("easgd"), summary=summary, **config)
         marks = outdated.marks(rows(records(tmp_path, table("periods", experiment("easgd", "EASGD")))), "periods", "cpu")
         assert said in " ".join(marks)
         assert len(marks) == bool(said)
