@@ -41,8 +41,6 @@ def percentages(draw):
 def test_percentages_are_settled_by_the_largest_remainder(shares, more):
     seats = len(shares) + more
     counts = largest_remainder([float(s) for s in shares], seats)
-    assert sum(counts) == seats
-    assert min(counts) >= 1
     assert counts == slow_apportionment([Fraction(s) for s in shares], seats)
 
 

@@ -9,15 +9,9 @@ from common.optim.armijo import PAPER, PLAIN, RELEASED
 from common.training.options import parse_args
 
 
-@pytest.fixture(scope="module")
-def script():
-    with pytest.MonkeyPatch.context() as patch:
-        yield load_script("SaLSA", patch, Path(__file__).parents[2] / "SaLSA")
-
-
-def settled(script, options):
-    args, given = parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()])
-    return script.resolve(args, given)
+@pytest.fixture
+def script(monkeypatch):
+    return load_script("SaLSA", monkeypatch, Path(__file__).parents[2] / "SaLSA")
 
 
 def test_every_option_has_a_help_text(script):
@@ -35,7 +29,7 @@ def test_every_option_has_a_help_text(script):
     ],
 )
 def test_each_variant_has_rules_of_its_own_and_the_record_tells_them(script, options, rules, optimizer):
-    args, found = settled(script, options)
+    args, found = script.resolve(*parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()]))
     assert found == rules
     assert args.optimizer == optimizer
     assert (args.eta0, args.c, args.beta3) == (rules.eta0, rules.c, rules.beta3)
