@@ -15,20 +15,7 @@ from made_up import add_run
 from common.parallel import launch
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = (
-    "common",
-    "experiments",
-    "report",
-    "scripts",
-    "benchmarks",
-    "examples",
-    "baselines",
-    "DHPO",
-    "EASGD",
-    "EOA-SAM",
-    "EOA-ViT",
-)
-FOLDERS += ("PSO-PS", "SaLSA")
+FOLDERS = sorted({path.parent for path in ROOT.glob("*/*.py")})
 NAME = "WRN-16-1 \u00b1 \u03bb \u2014 \u00e9"  # plus-minus and e acute are in Latin-1, lambda and the dash are not
 
 
@@ -48,18 +35,21 @@ def lacks_encoding(call: ast.Call) -> bool:
     return text and "encoding" not in given
 
 
-@pytest.mark.parametrize("folder", FOLDERS)
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
 def test_no_program_leaves_an_encoding_to_the_locale(folder):
     """Ruff's PLW1514 knows only those paths whose type it can tell; this knows the rest."""
-    files = sorted((ROOT / folder).rglob("*.py"))
-    assert files
-    calls = ((p, node) for p in files for node in ast.walk(ast.parse(p.read_bytes())) if isinstance(node, ast.Call))
+    calls = (
+        (p, node)
+        for p in sorted(folder.rglob("*.py"))
+        for node in ast.walk(ast.parse(p.read_bytes()))
+        if isinstance(node, ast.Call)
+    )
     assert not [f"{path.relative_to(ROOT)}:{call.lineno}" for path, call in calls if lacks_encoding(call)]
 
 
 def test_the_check_itself():
     def found(code):
-        return next(lacks_encoding(node) for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Call))
+        return lacks_encoding(ast.parse(code, mode="eval").body)
 
     for code in ("open(p)", "open(p, 'w')", "p.read_text()", "p.write_text(t)", "run(c, text=True)", "TemporaryFile('w+')"):
         assert found(code), code
