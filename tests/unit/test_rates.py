@@ -56,7 +56,7 @@ def some_standings(sizes, seed, tied=False):
     rng = np.random.default_rng(seed)
     N = sum(sizes)
     fitness = rng.choice([0.2, 0.5], N) if tied else rng.random(N)
-    rates = rng.choice([0.1, 0.4], N) if tied else 10 ** rng.uniform(-2, 2.5, N)  # far apart: a beta' may turn negative
+    rates = rng.choice([0.1, 0.4], N) if tied else 10 ** rng.uniform(-7, 2.5, N)  # far apart: a beta' may turn negative
     return Standings(fitness, rates, list(sizes))
 
 
@@ -154,17 +154,6 @@ def test_wolves_start_linearly_and_whales_by_square_root_with_up_to_a_tenth_of_n
             assert reference[i] == pytest.approx(0.3 * N**power * (1 + noise), rel=1e-12)  # k = N, the same noise
             noises.append(round(noise, 12))
     assert len(set(noises)) == N, "every worker draws its own"
-
-
-@given(st.integers(0, 9), st.integers(0, 99), st.sampled_from(["none", "annealed"]))
-def test_rates_stay_within_a_thousandth_and_ten_times_their_start(t, seed, damping):
-    sizes, settings = [4, 4], EoaSettings(rules=Rules(damping))
-    far = Standings(np.linspace(0, 1, 8), np.geomspace(1e-8, 1e4, 8), sizes)
-    rates = EcosphereRates(pack(sizes), 0.1, 10, [64.0, 64.0], seed, settings)
-    for k in range(2):
-        start = rates.start[4 * k : 4 * k + 4]
-        moved = rates.next(t, far, k)
-        assert ((moved >= 1e-3 * start) & (moved <= 10 * start)).all()
 
 
 @given(st.integers(0, 2**31), st.integers(0, 30), st.integers(0, 2))

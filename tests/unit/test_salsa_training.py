@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_weight_optimizer import assert_close, batches, network
 from torch import nn
 
 from common.coupling.elastic import Coupling
@@ -23,19 +24,8 @@ from common.optim.salsa import Salsa
 from common.training.loop import Plan, _closure, train_round
 from common.training.worker import build_worker
 
-STEPS, BATCH = 12, 10
+STEPS, BATCH = len(batches()), len(batches()[0][1])
 PLAN = Plan(BATCH, STEPS, 0.1, "float32")
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    layers = nn.Linear(5, 7, bias=False), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)
-    return nn.Sequential(*layers)  # no bias under batch norm: Adam would step by the signs of its rounding errors
-
-
-def batches(seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(BATCH, 5, generator=generator), torch.randint(3, (BATCH,), generator=generator)) for _ in range(STEPS)]
 
 
 def member(alone, name, module=None, coupling=None, **options):
@@ -68,15 +58,13 @@ def test_on_the_flat_buffer_it_is_the_optimizer_on_single_tensors(alone, name, d
     assert optimizer.salsa.search.eta == pytest.approx(reference.search.eta, rel=1e-6)
     counts = optimizer.counts()
     assert (counts["searches"], counts["trials"]) == (reference.search.searches, reference.search.trials)
-    # Sums over one long tensor instead of several short ones, in float32.
-    for ours, theirs in zip(worker.model.module.state_dict().values(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert_close(worker.model, plain, rtol=1e-4, atol=1e-6)  # sums over one long tensor instead of several, in float32
     assert trained.loss == pytest.approx(total / STEPS, rel=1e-5)
     assert trained.gradient_evaluations == STEPS * BATCH
     assert trained.forward_evaluations == STEPS * BATCH + trained.trials * BATCH
     assert {name: getattr(trained, name) for name in counts} == counts
     assert trained.trials >= trained.searches > 0
-    assert int(worker.model.module[1].num_batches_tracked) == STEPS, "trials do not count as batches"
+    assert int(worker.model.module[2].num_batches_tracked) == STEPS, "trials do not count as batches"
 
 
 @pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("asam", 2), ("adamw", 1)])

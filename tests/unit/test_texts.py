@@ -1,6 +1,5 @@
 """Text: disjoint splits, windows that cover the text, labels that follow inputs; the model sees the past alone."""
 
-
 import numpy as np
 import pytest
 import torch
