@@ -63,12 +63,12 @@ def slow(rules, adam, w, problems, b1=0.9, b2=0.999, eps=1e-8):
     """
     eta, h, s, fast, slow_, since = rules.eta0, 0.0, 0.0, TINY, TINY, 10**9
     if rules.released and not adam:
-        adam, b1, b2 = True, 0.0, 0.0
+        adam, b1, b2 = True, 0.0, 0.0  # as advised: by the signs of the gradient
     m, v = np.zeros_like(w), np.zeros_like(w)
     for k, (loss, gradient) in enumerate(problems, start=1):
         f, g = loss(w), gradient(w)
         m, v = b1 * m + (1 - b1) * g, b2 * v + (1 - b2) * g * g
-        power = k + 1 if rules.released else k
+        power = k + 1 if rules.released else k  # one too many: further by sqrt(1 + b2) at first
         preconditioner = 1 / (np.sqrt(v / (1 - b2**power)) + eps) if adam else np.ones_like(w)
         q, since = float((g * g * preconditioner).sum()), since + 1
         r = max(fast / slow_, slow_ / fast)
@@ -160,32 +160,13 @@ def test_steps_on_a_diagonal_quadratic_lie_in_the_analytic_interval(direction, s
     optimizer = Salsa([w], rules, direction, betas=(0.9, 0.99))
     second = torch.zeros_like(w)
     for k in range(1, steps + 1):
-        before, g = w.detach().clone(), (curvature * w).detach()
+        g = (curvature * w).detach()
         second = 0.99 * second + 0.01 * g * g
         p = 1 / ((second / (1 - 0.99**k)).sqrt() + 1e-8) if direction == "adam" else torch.ones_like(g)
         bound = float(2 * (1 - c) * (p * g * g).sum() / (curvature * p * p * g * g).sum())
         optimizer.param_groups[0]["lr"] = above * bound
         take(optimizer, quadratic(w, curvature))
         assert shrink * bound * (1 - 1e-6) < optimizer.search.eta <= bound * (1 + 1e-6)
-        if k == 1:
-            torch.testing.assert_close(before - w.detach(), optimizer.search.eta * p * g)
-
-
-@pytest.mark.parametrize(
-    ("rules", "direction", "further"),
-    [
-        (Rules(eta0=1e3, beta3=0.0, limit=math.inf), "adam", 1.0),
-        (replace(RELEASED, eta0=1e-3), "adam", math.sqrt(1.999)),  # sqrt(1 + beta2): the exponent is one too many
-        (replace(RELEASED, eta0=1e-3), "sgd", 1.0),  # as advised
-    ],
-)
-def test_the_first_step_of_adam_goes_by_signs_and_its_slope_is_the_sum_of_magnitudes(rules, direction, further):
-    w = weights(0)
-    before, g = w.detach().clone(), w.detach().clone()
-    optimizer = Salsa([w], rules, direction, eps=0.0)
-    take(optimizer, quadratic(w))
-    torch.testing.assert_close(before - w.detach(), optimizer.search.eta * further * g.sign())
-    assert optimizer.search.s == pytest.approx((1 - rules.beta3) * further * float(g.abs().sum()))
 
 
 def multiplied(direction, factor, eta0):
