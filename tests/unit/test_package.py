@@ -23,11 +23,6 @@ def test_every_public_name_can_be_imported():
         _ = ecosphere.Join
 
 
-def test_the_line_search_and_the_space_start_no_mpi():
-    code = "import sys; from ecosphere import Rules, Salsa, Space; sys.exit('mpi4py' in sys.modules)"
-    assert run(sys.executable, "-c", code).returncode == 0
-
-
 def test_an_installed_copy_is_imported_from_outside_the_checkout(tmp_path):
     source, installed = tmp_path / "source", tmp_path / "site"
     for name in run("git", "ls-files", "common", "ecosphere.py", "pyproject.toml").stdout.split():

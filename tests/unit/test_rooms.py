@@ -65,5 +65,6 @@ def test_the_package_imports_no_script_and_torchvision_once():
 
 
 def test_rules_load_without_starting_mpi():
-    code = f"import sys, {', '.join(PURE)}; sys.exit('mpi4py' in sys.modules or 'horovod' in sys.modules)"
+    imports = f"import sys, {', '.join(PURE)}; from ecosphere import Rules, Salsa, Space"
+    code = f"{imports}; sys.exit('mpi4py' in sys.modules or 'horovod' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

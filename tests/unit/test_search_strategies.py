@@ -188,15 +188,6 @@ class TestAll:
         own = max(best.std(ddof=1), error * math.sqrt(1500)) / math.sqrt(len(best))
         assert abs(best.mean() - mean) < 5 * math.hypot(own, error)
 
-    def test_the_deviation_instead_of_its_root_would_collapse(self, monkeypatch):
-        """Distinguishes the reference's rule from the usual one: 93.3 on average."""
-
-        def usual(space, settings):
-            return {k: max(0.01, v**2) for k, v in mutation_deviations(space, settings).items()}
-
-        monkeypatch.setattr("common.search.strategies.mutation_deviations", usual)
-        assert np.mean([searched(Evolution(CUBE), seed).best.value for seed in range(100)]) < 97
-
     def test_random_search_hits_the_best_twentieth_with_0_962(self):
         """P = 1 - (1 - q)^64."""
         hits = [any(t.setting["lr"] > 0.95 for t in searched(Random(CUBE), seed).trials) for seed in range(250)]
