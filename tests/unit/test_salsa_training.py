@@ -1,12 +1,14 @@
-"""A line search on the harness: its steps, its counts and what it leaves alone; losses of images and of texts."""
+"""A line search on the harness: its options, its steps, its counts and what it leaves alone; losses of images and of texts."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cli import load_script, undocumented
 from test_weight_optimizer import assert_close, batches, network
 from torch import nn
 
@@ -17,11 +19,12 @@ from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
 from common.models import build_model
 from common.models.flat import FlatModel
-from common.optim.armijo import PAPER
+from common.optim.armijo import PAPER, PLAIN, RELEASED
 from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, has_line_search
 from common.optim.salsa import Salsa
 from common.training.loop import Plan, _closure, train_round
+from common.training.options import parse_args
 from common.training.worker import build_worker
 
 STEPS, BATCH = len(batches()), len(batches()[0][1])
@@ -211,3 +214,29 @@ def test_pictures_and_texts_answer_the_same_questions():
         taken = split.take(indices)
         for ours, theirs in zip(taken.plain(torch.tensor([0, 1])), split.plain(indices), strict=True):
             assert torch.equal(ours, theirs)
+
+
+@pytest.fixture
+def script(monkeypatch):
+    return load_script("SaLSA", monkeypatch, Path(__file__).parents[2] / "SaLSA")
+
+
+def test_every_option_has_a_help_text(script):
+    assert undocumented(script.Args) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "rules", "optimizer"),
+    [
+        ("", PAPER, "salsa"),
+        ("--plain --direction sgd", PLAIN, "salsa-sgd"),
+        ("--variant released", RELEASED, "salsa"),
+        ("--direction sgd --momentum-factor 0.5 --weight-decay 0.1", PAPER, "salsa-sgd"),
+        ("--adam-decay 0.1", PAPER, "salsa"),
+    ],
+)
+def test_each_variant_has_rules_of_its_own_and_the_record_tells_them(script, options, rules, optimizer):
+    args, found = script.resolve(*parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()]))
+    assert found == rules
+    assert args.optimizer == optimizer
+    assert (args.eta0, args.c, args.beta3) == (rules.eta0, rules.c, rules.beta3)
