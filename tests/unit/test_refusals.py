@@ -15,12 +15,7 @@ from common.errors import UsageError
 ROOT = Path(__file__).parents[2]
 TABLE = {
     "EOA-SAM/EOASAM": [
-        (1, "--populations wolves", "'wolves'"),
-        (1, "--populations gwo:1:adagrad", "'adagrad'"),
         (1, "--populations gwo,woa", "2 populations need at least 2 ranks"),
-        (1, "--populations gwo:3", "3 workers, but there are 1 ranks"),
-        (1, "--populations gwo:0", "0 workers"),
-        (1, "--populations gwo:1x", "'gwo:1x'"),
         (2, "--populations gwo:1:sgd,woa:1:sam --sam-scope world", "--sam-scope world"),
         (1, "--batch-size 100000", "100000"),
         (1, "--round-steps 1000", "1000"),
