@@ -52,6 +52,11 @@ def add_run(
     return run
 
 
+def add_baseline(folder, name, method, optimizer="sgd", workers=4, **more):
+    """One run of a baseline; more: as of `add_run`."""
+    return add_run(folder, name, method=method, populations=one_population(method, optimizer, workers), **more)
+
+
 def summary_of(config, populations, rounds, test, seed, diverged_after):
     """7 seconds of training and one more per seed."""
     passes = 2 if populations[0]["optimizer"] == "asam" else 1

@@ -1,6 +1,6 @@
 """Paths as a user writes them: `~` is expanded everywhere, and an empty path is never the current folder."""
 
-import importlib.util
+import importlib
 import os
 import subprocess
 import sys
@@ -8,17 +8,17 @@ from dataclasses import make_dataclass
 from pathlib import Path
 
 import pytest
+from test_cli import load_script
 
 from common.errors import UsageError
 from common.models.vit import load_published
-from common.options import PathText, expand_paths, read_options
+from common.options import PathText, read_options
 from common.paths import data_directory, expand
-from common.training.options import CommonArgs, make_presets, parse_args
+from common.training.options import parse_args
 from common.training.record import choose_directory
 
 ROOT = Path(__file__).parents[2]
-SCRIPTS = ("EOA-SAM/EOASAM.py", "EOA-ViT/EOAViT.py", "EASGD/EASGD.py", "PSO-PS/PSOPS.py", "SaLSA/SaLSA.py")
-SCRIPTS += ("baselines/Baselines.py", "DHPO/DHPO.py")
+SCRIPTS = ("EOA-SAM/EOASAM", "EOA-ViT/EOAViT", "EASGD/EASGD", "PSO-PS/PSOPS", "SaLSA/SaLSA", "baselines/Baselines", "DHPO/DHPO")
 
 
 @pytest.fixture(autouse=True)
@@ -38,20 +38,17 @@ def test_a_tilde_is_the_home_and_nothing_else_changes(home):
         assert expand(path, "--out") == path
 
 
-@pytest.mark.parametrize("path", ["", " ", "\t\n"])
-def test_an_empty_path_is_refused_by_the_name_of_its_option(path):
-    with pytest.raises(UsageError, match=r"^--out is empty"):
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        *((empty, r"^--out is empty") for empty in ("", " ", "\t\n")),
+        (os.fsdecode(b"caf\xe9"), r"^--out caf\ufffd is not UTF-8"),
+        ("~no-such-user-here/x", r"~no-such-user-here is not known.*'\./~no-such-user-here/x'"),
+    ],
+)
+def test_what_is_no_path_is_refused_by_the_name_of_its_option(path, said):
+    with pytest.raises(UsageError, match=said):
         expand(path, "--out")
-
-
-def test_a_path_that_is_no_utf8_is_refused():
-    with pytest.raises(UsageError, match=r"^--out caf\ufffd is not UTF-8"):
-        expand(os.fsdecode(b"caf\xe9"), "--out")
-
-
-def test_the_home_of_nobody_is_refused():
-    with pytest.raises(UsageError, match=r"~no-such-user-here is not known.*'\./~no-such-user-here/x'"):
-        expand("~no-such-user-here/x", "--out")
 
 
 def test_the_data_folder_is_that_of_the_option_then_of_the_variable_then_data(home, monkeypatch):
@@ -67,12 +64,9 @@ def test_the_data_folder_is_that_of_the_option_then_of_the_variable_then_data(ho
 
 @pytest.mark.parametrize("path", SCRIPTS)
 def test_every_script_expands_every_option_that_holds_a_path(path, home, monkeypatch):
-    spec = importlib.util.spec_from_file_location("script", ROOT / path)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "script", module)  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    presets = module.PRESETS
-    own = {"baselines/Baselines.py": {"replay"}, "DHPO/DHPO.py": {"space"}}.get(path, set())
+    folder, name = path.split("/")
+    presets = load_script(name, monkeypatch, ROOT / folder).PRESETS
+    own = {"Baselines": {"replay"}, "DHPO": {"space"}}.get(name, set())
     for option in {"out", "data-dir", "pretrained"} | own:
         args, _ = parse_args(presets, "", ["--preset", "smoke", f"--{option}=~/x"])
         assert getattr(args, option.replace("-", "_")) == f"{home}/x"
@@ -95,22 +89,14 @@ def test_benchmarks_read_their_folder_alike(home, monkeypatch):
         assert "tyro.cli" not in path.read_text(encoding="utf-8"), f"{path.name} reads its options by itself"
 
 
-def test_the_directory_of_a_run_is_expanded_without_a_command_line_too(home, alone):
+def test_paths_that_did_not_come_from_a_command_line_are_expanded_too(home, alone):
     assert choose_directory("~/run", "x", "digits", 0, False, alone) == home / "run"
     with pytest.raises(UsageError, match=r"^--out is empty"):
         choose_directory("", "x", "digits", 0, False, alone)
-
-
-def test_published_weights_are_looked_for_in_the_home(home):
     with pytest.raises(UsageError, match=f"no checkpoint {home}/w.npz"):
         load_published(None, "vit-b16", "~/w.npz")
     with pytest.raises(UsageError, match=r"^--pretrained is empty"):
         load_published(None, "vit-b16", "")
-
-
-def test_presets_keep_what_was_not_given():
-    presets = make_presets(CommonArgs, ("", "", ""))
-    assert expand_paths(presets["smoke"]) == presets["smoke"]
 
 
 @pytest.mark.parametrize(
@@ -136,18 +122,18 @@ def test_shell_scripts_expand_and_refuse_alike(command, named, home):
     assert named.format(home=home) in done.stderr
 
 
-@pytest.mark.parametrize("module", ["report.__main__", "experiments.__main__"])
-@pytest.mark.parametrize(("folder", "said"), [("", "--results is empty"), ("~nobody-of-this-name", "is not known")])
-def test_the_folder_of_results_is_refused_where_it_is_none(module, folder, said, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [module, f"--results={folder}"])
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        *((f"{package} --results=", "--results is empty") for package in ("report", "experiments")),
+        *((f"{package} --results=~nobody-of-this-name", "is not known") for package in ("report", "experiments")),
+        ("report gpu --results=~/r", "no records in {home}/r/gpu"),
+    ],
+)
+def test_the_folder_of_results_is_expanded_or_refused(command, said, home, monkeypatch, capsys):
+    package, *_ = words = command.split()
+    monkeypatch.setattr(sys, "argv", words)
     with pytest.raises(SystemExit) as end:
-        importlib.import_module(module).main()
+        importlib.import_module(f"{package}.__main__").main()
     assert end.value.code == 2
-    assert said in capsys.readouterr().err
-
-
-def test_the_folder_of_results_is_expanded(home, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["report", "gpu", "--results=~/r"])
-    with pytest.raises(SystemExit):
-        importlib.import_module("report.__main__").main()
-    assert f"no records in {home}/r/gpu" in capsys.readouterr().err
+    assert said.format(home=home) in capsys.readouterr().err

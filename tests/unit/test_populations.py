@@ -41,8 +41,6 @@ def percentages(draw):
 def test_percentages_are_settled_by_the_largest_remainder(shares, more):
     seats = len(shares) + more
     counts = largest_remainder([float(s) for s in shares], seats)
-    assert sum(counts) == seats
-    assert min(counts) >= 1
     assert counts == slow_apportionment([Fraction(s) for s in shares], seats)
 
 
@@ -87,17 +85,18 @@ def test_the_grammar_means_what_it_says(text, ranks, expected):
 @pytest.mark.parametrize(
     ("text", "ranks", "names"),
     [
-        ("wolf:4", 4, ["wolf", "gwo, woa, pso"]),
-        ("gwo:4:adam", 4, ["adam", "sgd, sam, asam"]),
+        ("wolf:4", 4, ["'wolf'", "gwo, woa, pso"]),
+        ("gwo:4:adam", 4, ["'adam'", "sgd, sam, asam"]),
         ("gwo:four", 4, ["four"]),
-        ("gwo,woa", 1, ["2", "1"]),
-        ("gwo:1,woa:1,pso:1", 2, ["3", "2"]),
-        ("gwo:4,woa:4", 6, ["8", "6"]),
-        ("gwo:1,woa:1", 16, ["2", "16"]),
-        ("gwo:0,woa:4", 4, ["0"]),
+        ("gwo,woa", 1, ["2 populations need at least 2 ranks", "1"]),
+        ("gwo:1,woa:1,pso:1", 2, ["3 populations need at least 3 ranks", "2"]),
+        ("gwo:4,woa:4", 6, ["8 workers, but there are 6 ranks"]),
+        ("gwo:1,woa:1", 16, ["2 workers, but there are 16 ranks"]),
+        ("gwo:0,woa:4", 4, ["0 workers"]),
         ("gwo:-1,woa:5", 4, ["-1"]),
         ("gwo:4.5,woa:3.5", 8, ["gwo:4"]),
         ("gwo:1e1", 10, ["gwo:1e1"]),
+        ("gwo:1x", 1, ["'gwo:1x'"]),
         ("gwo:4,woa:50%", 8, ["gwo:4,woa:50%"]),
         ("gwo:4,woa", 8, ["gwo:4,woa"]),
         ("gwo:50%,woa", 8, ["gwo:50%,woa"]),

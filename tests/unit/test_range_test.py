@@ -48,11 +48,7 @@ def test_losses_have_run_away_where_their_average_is_four_times_its_lowest():
     assert not any(watch.has_run_away(loss) for loss in [2.0, 1.0, 0.5] * 5)
     assert not watch.has_run_away(4.0), "one odd batch moves the average by a tenth of itself"
     assert any(watch.has_run_away(loss) for loss in [20.0, 20.0, 20.0])
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_loss_that_is_no_number_ends_the_test(bad):
-    assert Watch().has_run_away(bad)
+    assert all(Watch().has_run_away(bad) for bad in (np.nan, np.inf))
 
 
 def test_rates_that_are_tried_reach_from_far_below_to_far_above_and_are_quoted_by_their_own_option():

@@ -23,19 +23,12 @@ from common.training.record import Record, Totals, check_same_config, choose_dir
 
 
 def row(lr, fitness=0.5):
-    return {
-        "species": "gwo",
-        "optimizer": "sgd",
-        "lr": lr,
-        "fitness": fitness,
-        "train_loss": 1.5,
-        "val_accuracy": 0.25,
-        "bytes_across": 12,
-    }
+    told = {"species": "gwo", "optimizer": "sgd", "train_loss": 1.5, "val_accuracy": 0.25, "bytes_across": 12}
+    return {**told, "lr": lr, "fitness": fitness}
 
 
-def lines(directory, name="metrics.csv"):
-    with open(directory / name, encoding="utf-8", newline="") as file:
+def lines(directory):
+    with open(directory / "metrics.csv", encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -58,17 +51,11 @@ def refuse_constant(name):
 
 
 def test_json_is_strict_whatever_it_is_given(tmp_path, start):
-    content = {
-        "loss": math.nan,
-        "nested": {"list": [1, math.inf, (-math.inf, "x")], 3: Path("a/b")},
-        "text": "é",
-        "none": None,
-        "yes": True,
-    }
-    start().write_json("summary.json", content)
+    plain = {"text": "é", "none": None, "yes": True}
+    nested = {"list": [1, math.inf, (-math.inf, "x")], 3: Path("a/b")}
+    start().write_json("summary.json", {**plain, "loss": math.nan, "nested": nested})
     read = json.loads((tmp_path / "summary.json").read_text(), parse_constant=refuse_constant)
-    expected = {"loss": None, "nested": {"list": [1, None, [None, "x"]], "3": "a/b"}, "text": "é", "none": None, "yes": True}
-    assert read == expected
+    assert read == {**plain, "loss": None, "nested": {"list": [1, None, [None, "x"]], "3": "a/b"}}
     assert not list(tmp_path.glob("*.tmp"))
 
 
@@ -93,27 +80,18 @@ def test_metrics_grow_by_one_line_a_round_and_numbers_keep_nine_digits(tmp_path,
     assert (tmp_path / "metrics.csv").read_text().count("round") == 1, "one header"
 
 
-def test_rounds_that_are_run_again_are_forgotten(tmp_path, start):
-    first = start()
-    for t in range(5):
-        first.add_round(t, row(0.1))
-    again = start(3)
-    assert [line["round"] for line in lines(tmp_path)] == ["0", "1", "2"]
-    again.add_round(3, row(0.2))
-    assert [(line["round"], float(line["lr"])) for line in lines(tmp_path)][-2:] == [("2", 0.1), ("3", 0.2)]
-    start(0)
-    assert not (tmp_path / "metrics.csv").exists()
-
-
-def test_a_resumed_record_equals_one_that_was_never_interrupted(tmp_path, start):
+def test_rounds_that_are_run_again_are_forgotten_and_a_resumed_record_equals_one_that_was_never_interrupted(tmp_path, start):
     record = start()
     for t in range(4):
         record.add_round(t, row(1 / (t + 3)))
     whole = (tmp_path / "metrics.csv").read_bytes()
     resumed = start(2)
+    assert [line["round"] for line in lines(tmp_path)] == ["0", "1"]
     for t in range(2, 4):
         resumed.add_round(t, row(1 / (t + 3)))
     assert (tmp_path / "metrics.csv").read_bytes() == whole
+    start(0)
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 def test_a_line_cut_off_by_a_kill_does_not_stop_the_resumption(tmp_path, start):
@@ -215,21 +193,25 @@ def test_a_record_is_not_begun_before_its_environment_is_known(tmp_path, alone, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.fixture
+def mpirun(monkeypatch):
+    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
+
+
 @pytest.mark.parametrize(
     "error", [psutil.AccessDenied(1), psutil.NoSuchProcess(1), psutil.ZombieProcess(1), FileNotFoundError()]
 )
 @pytest.mark.parametrize("method", ["cmdline", "parent"])
-def test_a_process_table_that_is_hidden_leaves_the_launcher_at_mpirun(error, method, monkeypatch):
+def test_a_process_table_that_is_hidden_leaves_the_launcher_at_mpirun(error, method, monkeypatch, mpirun):
     def fail(self):
         raise error
 
-    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
     monkeypatch.setattr(psutil.Process, method, fail)
     assert launcher() == "mpirun"
 
 
-def test_horovodrun_is_recognised_below_a_hidden_part_of_the_table(monkeypatch):
+def test_horovodrun_is_recognised_below_a_hidden_part_of_the_table(monkeypatch, mpirun):
     words = iter([["python"], ["mpirun", "--tag-output", "-map-by", "slot", "-mca", "pml", "ob1"], None])
 
     def cmdline(self):
@@ -237,63 +219,46 @@ def test_horovodrun_is_recognised_below_a_hidden_part_of_the_table(monkeypatch):
             raise psutil.AccessDenied(1)
         return found
 
-    monkeypatch.setenv("OMPI_COMM_WORLD_RANK", "0")
-    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "1")
     monkeypatch.setattr(psutil.Process, "cmdline", cmdline)
     monkeypatch.setattr(psutil.Process, "parent", lambda self: self)
     assert launcher() == "horovodrun"
 
 
 @pytest.fixture
-def git(tmp_path, monkeypatch):
-    """Puts a program of that name first on PATH; returns what git is asked, and with which variables."""
-
-    def install(script):
-        folder = tmp_path / "bin"
-        folder.mkdir()
-        program = folder / "git"
-        program.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
-        program.chmod(0o755)
-        monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
-        return ask()
-
-    def ask():
-        commit_and_reason.cache_clear()
-        return commit_and_reason()
-
-    yield install
+def unasked():
+    """As if git had not been asked for the commit yet."""
+    commit_and_reason.cache_clear()
+    yield
     commit_and_reason.cache_clear()
 
 
-def test_a_commit_that_git_does_not_tell_is_unknown_with_gits_reason(git):
-    assert git("echo fatal: detected dubious ownership in repository >&2; echo more >&2; exit 128") == (
-        "unknown",
-        "fatal: detected dubious ownership in repository",
-    )
+DUBIOUS = "fatal: detected dubious ownership in repository"
 
 
-def test_a_git_that_says_nothing_is_given_up(git, monkeypatch):
-    monkeypatch.setattr(commit, "GIT_PATIENCE", 0.3)
+@pytest.mark.parametrize(
+    ("git", "patience", "told"),
+    [
+        (f"echo {DUBIOUS} >&2; echo more >&2; exit 128", 60, ("unknown", DUBIOUS)),
+        ("exec sleep 30", 0.3, ("unknown", "git gave no answer in 0.3 s")),
+        # Without locks, and about this checkout.
+        ('case "$*" in *rev-parse*) echo "locks$GIT_OPTIONAL_LOCKS$GIT_DIR" ;; esac', 60, ("locks0", "")),
+        ("", 60, ("unknown", "git cannot be run: No such file or directory")),
+    ],
+)
+def test_a_commit_is_what_git_tells_or_unknown_with_its_reason(git, patience, told, tmp_path, monkeypatch, unasked):
+    if git:
+        (tmp_path / "git").write_text(f"#!/bin/sh\n{git}\n", encoding="utf-8")
+        (tmp_path / "git").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}" if git else "/nowhere")
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    monkeypatch.setattr(commit, "GIT_PATIENCE", patience)
     began = time.monotonic()
-    assert git("exec sleep 30") == ("unknown", "git gave no answer in 0.3 s")
+    assert commit_and_reason() == told
     assert time.monotonic() - began < 10
 
 
-def test_git_is_asked_without_locks_and_about_this_checkout(git, monkeypatch):
-    monkeypatch.setenv("GIT_DIR", "/nowhere")
-    script = 'case "$*" in *rev-parse*) echo "locks$GIT_OPTIONAL_LOCKS$GIT_DIR" ;; esac'
-    assert git(script) == ("locks0", "")
-
-
-def test_without_git_the_commit_is_unknown(monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
-    commit_and_reason.cache_clear()
-    assert commit_and_reason() == ("unknown", "git cannot be run: No such file or directory")
-    commit_and_reason.cache_clear()
-
-
 @pytest.mark.slow
-def test_a_checkout_of_another_owner_has_a_reason(tmp_path, alone, monkeypatch):
+def test_a_checkout_of_another_owner_has_a_reason(tmp_path, alone, monkeypatch, unasked):
     if os.geteuid() != 0:
         pytest.skip("needs root, to give a checkout to another owner")
     for name in ("GLOBAL", "SYSTEM"):
@@ -303,8 +268,6 @@ def test_a_checkout_of_another_owner_has_a_reason(tmp_path, alone, monkeypatch):
     for path in (tmp_path, tmp_path / ".git"):
         os.chown(path, 12345, 12345)
     monkeypatch.setattr(commit, "__file__", str(tmp_path / "common/commit.py"))
-    commit_and_reason.cache_clear()
     told = environment(alone)
-    commit_and_reason.cache_clear()
     assert told["commit"] == "unknown"
     assert "dubious ownership" in told["reasons"]["commit"]

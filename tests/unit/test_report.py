@@ -4,13 +4,12 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from made_up import ROUNDS, add_run, add_search, experiment, one_population, records, table
+from made_up import ROUNDS, add_baseline, add_run, add_search, experiment, one_population, records, table
 
 from report import __main__ as main
 from report import cost, curves, methods, outdated, page, periods, readme, searches, start, steps
@@ -27,10 +26,15 @@ def folder(tmp_path):
     """Three seeds of EOA, two of cosine of which one diverged, none of linear scaling."""
     for seed, test in enumerate((0.90, 0.92, 0.97)):
         add_run(tmp_path / "methods", "eoa", seed, test)
-    cosine = {"method": "cosine", "populations": one_population("cosine", "asam")}
-    add_run(tmp_path / "methods", "cosine", 0, 0.8, **cosine)
-    add_run(tmp_path / "methods", "cosine", 1, 0.2, diverged_after=2, **cosine)
+    add_baseline(tmp_path / "methods", "cosine", "cosine", "asam", test=0.8)
+    add_baseline(tmp_path / "methods", "cosine", "cosine", "asam", seed=1, test=0.2, diverged_after=2)
     return tmp_path
+
+
+def one_run(folder, **run):
+    """The records of a single run."""
+    add_run(folder, "eoa", **run)
+    return records(folder, METHODS)
 
 
 @pytest.fixture
@@ -66,13 +70,11 @@ class TestRows:
         assert "diverged after 2 of 4 rounds" in cost.diverged([found])["what happened"].item()
 
     def test_one_seed_has_no_deviation(self, tmp_path):
-        add_run(tmp_path, "eoa")
-        assert np.isnan(rows(records(tmp_path, METHODS)).test_accuracy_sd.item())
+        assert np.isnan(rows(one_run(tmp_path)).test_accuracy_sd.item())
 
     def test_populations_of_several_optimizers_are_named(self, tmp_path):
         mixed = ({"species": "gwo", "workers": 2, "optimizer": "sgd"}, {"species": "woa", "workers": 2, "optimizer": "asam"})
-        add_run(tmp_path, "eoa", populations=mixed)
-        assert rows(records(tmp_path, METHODS)).workers.item() == "4: 2 gwo with sgd + 2 woa with asam"
+        assert rows(one_run(tmp_path, populations=mixed)).workers.item() == "4: 2 gwo with sgd + 2 woa with asam"
 
     @pytest.mark.parametrize(
         ("given", "differing"), [("", ("--depth",)), ("--depth 10", ()), ("--depth 4 --flip", ("--depth", "--flip"))]
@@ -98,12 +100,11 @@ class TestRounds:
 
     def test_ties_go_to_the_higher_rate_then_to_the_lower_rank(self, tmp_path):
         rates = {0: 0.1, 1: 0.3, 2: 0.3, 3: 0.2}
-        add_run(tmp_path, "eoa", change=lambda frame: frame.assign(fitness=0.5, lr=frame["rank"].map(rates)))
-        assert list(records(tmp_path, METHODS).rounds.query("leader")["rank"]) == [1] * ROUNDS
+        found = one_run(tmp_path, change=lambda frame: frame.assign(fitness=0.5, lr=frame["rank"].map(rates)))
+        assert list(found.rounds.query("leader")["rank"]) == [1] * ROUNDS
 
     def test_rounds_of_several_lengths_are_placed_by_their_images(self, tmp_path):
-        add_run(tmp_path, "eoa", round_steps=[1, 3, 6, 10])
-        assert sorted(set(records(tmp_path, METHODS).rounds.images)) == [8, 32, 80, 160]
+        assert sorted(set(one_run(tmp_path, round_steps=[1, 3, 6, 10]).rounds.images)) == [8, 32, 80, 160]
 
     def test_a_populations_line_counts_for_all_its_workers(self):
         frame = pd.DataFrame({"round": [0, 0, 1, 1], "loss": [1.0, 4.0, 2.0, np.nan], "workers": [3, 1, 3, 1]})
@@ -140,33 +141,27 @@ class TestMethods:
         assert list(mean.index) == [40, 80, 120, 160]
 
     def test_band_of_one_seed_is_over_its_workers(self, tmp_path):
-        add_run(tmp_path, "eoa")
-        _, low, high = curves.curve(records(tmp_path, METHODS), "eoa")
+        _, low, high = curves.curve(one_run(tmp_path), "eoa")
         np.testing.assert_allclose(high - low, 0.03, atol=1e-9)
 
     def test_axis_is_gradient_evaluations_where_an_image_costs_differently(self, tmp_path):
-        add_run(tmp_path, "eoa")
-        add_run(tmp_path, "cosine", method="cosine", populations=one_population("cosine", "sgd"))
-        found = records(tmp_path, METHODS)
+        add_baseline(tmp_path, "cosine", "cosine")
+        found = one_run(tmp_path)
         axes = curves.accuracy(found, rows(found)).figure.axes[0]
         assert "gradient evaluations" in axes.get_xlabel()
         assert [line.get_xdata()[-1] for line in axes.lines] == [320, 160]
 
     def test_workers_that_lost_their_weights_for_a_round_are_drawn_with_a_gap(self, tmp_path):
         lost = {"fitness": -np.inf, "val_accuracy": np.nan}
-        add_run(tmp_path, "eoa", change=lambda frame: frame.where(frame["rank"] > 0, frame.assign(**lost)))
-        found = records(tmp_path, METHODS)
+        found = one_run(tmp_path, change=lambda frame: frame.where(frame["rank"] > 0, frame.assign(**lost)))
         assert not found.rounds.leader[found.rounds["rank"] == 0].any()
-        assert [p.name for p in methods.section(found).figures] == [
-            "methods-accuracy",
-            "methods-workers-eoa",
-            "methods-seconds",
-        ]
+        drawn = [p.name for p in methods.section(found).figures]
+        assert drawn == ["methods-accuracy", "methods-workers-eoa", "methods-seconds"]
 
     @pytest.mark.parametrize("after", [0, 2])
     def test_a_diverged_run_alone_can_be_shown(self, tmp_path, after):
-        add_run(tmp_path, "eoa", diverged_after=after, summary={"train_images": 40, "gradient_evaluations": 80})
-        assert methods.section(records(tmp_path, METHODS)).blocks[0].table.remarks.item() == "1 diverged"
+        found = one_run(tmp_path, diverged_after=after, summary={"train_images": 40, "gradient_evaluations": 80})
+        assert methods.section(found).blocks[0].table.remarks.item() == "1 diverged"
 
 
 def test_start_rates_have_a_column_each(tmp_path):
@@ -175,7 +170,7 @@ def test_start_rates_have_a_column_each(tmp_path):
         add_run(tmp_path, f"eoa-{rate:g}", 0, test)
         registered.append(experiment(f"eoa-{rate:g}", "EOA", at=rate))
         if rate < 1:
-            add_run(tmp_path, f"cosine-{rate:g}", 0, test / 2, method="cosine", populations=one_population("cosine"))
+            add_baseline(tmp_path, f"cosine-{rate:g}", "cosine", test=test / 2)
             registered.append(experiment(f"cosine-{rate:g}", "cosine", at=rate))
     section = start.section(records(tmp_path, table("start", *registered)))
     shown = section.blocks[0].table.set_index("method")
@@ -192,12 +187,11 @@ def test_start_rates_have_a_column_each(tmp_path):
 class TestPeriods:
     def test_the_rate_that_validation_chose(self, tmp_path):
         """The higher rate is better on validation images at every period but the longest, where it diverged."""
-        easgd = {"method": "aeasgd", "populations": one_population("aeasgd")}
         for tau in (1, 4, 16):
             for rate, test in (("0.1", 0.8), ("0.5", 0.6 if tau == 1 else 0.9)):
                 lost = {"diverged_after": 2} if (tau, rate) == (16, "0.5") else {}
-                add_run(tmp_path, f"aeasgd-{tau}-{rate}", 0, test, **easgd, **lost)
-        add_run(tmp_path, "aeasgd-4-0.5", 1, 0.94, **easgd)
+                add_baseline(tmp_path, f"aeasgd-{tau}-{rate}", "aeasgd", test=test, **lost)
+        add_baseline(tmp_path, "aeasgd-4-0.5", "aeasgd", seed=1, test=0.94)
         registered = table("periods", *(experiment(f"aeasgd-{t}", "AEASGD", t, ("0.1", "0.5")) for t in (1, 4, 16)))
         section = periods.section(records(tmp_path, registered))
         (block,), (picture,) = section.blocks, section.figures
@@ -214,7 +208,7 @@ class TestPeriods:
         labels = [f"method {k}" for k in range(12)]
         for label in labels:
             for tau in (1, 4):
-                add_run(tmp_path, f"{label}-{tau}", method=label, populations=one_population(label), shards="own")
+                add_baseline(tmp_path, f"{label}-{tau}", label, shards="own")
         add_run(tmp_path, "alone", method="independent", populations=one_population("independent", workers=1) * 4, shards="own")
         registered = [experiment(f"{label}-{tau}", label, tau) for label in labels for tau in (1, 4)]
         section = periods.section(records(tmp_path, table("periods", *registered, experiment("alone", "independent SGD"))))
@@ -232,8 +226,7 @@ class TestPeriods:
             def change(frame):
                 return frame.assign(distance=np.array(distances)[frame["round"]] + frame["rank"])
 
-            kind = {"method": name, "populations": one_population(name), "shards": "own", "swarm": swarm}
-            add_run(tmp_path, run, 0, 0.8, **kind, change=change, summary={"swarm": became})
+            add_baseline(tmp_path, run, name, test=0.8, shards="own", swarm=swarm, change=change, summary={"swarm": became})
 
         add("hull-20", "hull", [1.0, 2.0, 4.0, 8.0])
         add("clerc-20", "clerc", [5.0, 5.0, np.inf, np.inf])
@@ -254,9 +247,8 @@ class TestPeriods:
 class TestSteps:
     @pytest.fixture
     def found(self, tmp_path):
-        def add(name, method, optimizer, loss, test, seed=0, **options):
-            kind = {"method": method, "populations": one_population(method, optimizer), "optimizer": optimizer}
-            add_run(tmp_path, name, seed, test, **kind, summary={"train_loss": loss}, **options)
+        def add(name, method, optimizer, loss, test, **more):
+            add_baseline(tmp_path, name, method, optimizer, test=test, summary={"train_loss": loss}, **more)
 
         for rate, test in (("0.001", 0.7), ("0.01", 0.9), ("0.1", 0.8)):
             add(f"adam-{rate}", "constant", "adamw", 0.2, test)
@@ -275,15 +267,9 @@ class TestSteps:
     def test_tuned_rates_beside_line_searches_that_are_not(self, found):
         shown = steps.section(found).blocks[0].table.set_index("method")
         assert list(shown.index) == ["constant rate, Adam", "cosine, SGD", "cosine, Prodigy", "SaLSA, Adam"]
-        assert list(shown.loc["constant rate, Adam"])[:4] == [
-            "0.01 of 0.001, 0.01, 0.1",
-            "0.25 ± 0.07",
-            "0",
-            "92.00 ± 2.83 (n = 2)",
-        ]
-        assert list(shown.loc["SaLSA, Adam"])[:4] == ["found", "0.1", "-60", "90.00 (n = 1)"], (
-            "the usual first step, not the luckiest"
-        )
+        adam, usual = (list(shown.loc[name])[:4] for name in ("constant rate, Adam", "SaLSA, Adam"))
+        assert adam == ["0.01 of 0.001, 0.01, 0.1", "0.25 ± 0.07", "0", "92.00 ± 2.83 (n = 2)"]
+        assert usual == ["found", "0.1", "-60", "90.00 (n = 1)"], "the usual first step, not the luckiest"
         assert list(shown.rate[1:3]) == ["0.1", "–"]
         assert "published loss, other protocol" not in shown, "nothing was published on digits"
 
@@ -303,8 +289,7 @@ class TestSteps:
 
     def test_published_losses_stand_in_a_column_of_their_own(self, tmp_path):
         for method, optimizer in (("constant", "adamw"), ("salsa", "salsa")):
-            kind = {"method": method, "populations": one_population(method, optimizer), "dataset": "cifar10"}
-            add_run(tmp_path, method, **kind, adam_rate=0.1)
+            add_baseline(tmp_path, method, method, optimizer, dataset="cifar10", adam_rate=0.1)
         registered = table("steps", experiment("constant", "constant rate, Adam"), experiment("salsa", "SaLSA, Adam"))
         column = steps.section(records(tmp_path, registered)).blocks[0].table["published loss, other protocol"]
         assert list(column) == ["0.01394", "0.003314; over all tasks about 50 % lower loss, about 3 % overhead"]
@@ -349,8 +334,7 @@ class TestOutdated:
         ],
     )
     def test_what_would_come_out_differently_now_is_said(self, tmp_path, method, measured, config, said):
-        summary = {"statistics_images": measured}
-        add_run(tmp_path, "easgd", method=method, populations=one_population("easgd"), summary=summary, **config)
+        add_baseline(tmp_path, "easgd", method, summary={"statistics_images": measured}, **config)
         marks = outdated.marks(rows(records(tmp_path, table("periods", experiment("easgd", "EASGD")))), "periods", "cpu")
         assert said in " ".join(marks)
         assert len(marks) == bool(said)
@@ -414,23 +398,13 @@ class TestReadme:
             assert len(readme.replaced(shown, place.name, "")) < len(shown), "a table lies between them"
 
 
-class Links(HTMLParser):
-    """Every src and href of a page."""
-
-    def __init__(self):
-        super().__init__()
-        self.links, self.images = [], []
-
-    def handle_starttag(self, tag, attrs):
-        found = dict(attrs)
-        self.links += [found[k] for k in ("src", "href") if k in found]
-        self.images += [found] if tag == "img" else []
-
-
 class TestPage:
-    def test_everything_is_on_the_page(self, folder, found):
+    @pytest.fixture
+    def html(self, folder, found):
         main.write("smoke", [found], folder)
-        html = (folder / "report.html").read_text(encoding="utf-8")
+        return (folder / "report.html").read_text(encoding="utf-8")
+
+    def test_everything_is_on_the_page(self, html, found):
         text = re.sub(r"\s+", " ", html)
         for shown in (methods.table(rows(found)), cost.section([found]).blocks[0].table, cost.diverged([found])):
             for cell in shown.astype(str).to_numpy().ravel():
@@ -438,27 +412,23 @@ class TestPage:
         assert "<dd>5, of which 1 diverged</dd>" in text
         assert html.count("<pre><code>mpirun ") == 2
 
-    def test_needs_no_other_file(self, folder, found):
-        main.write("smoke", [found], folder)
-        html = (folder / "report.html").read_text(encoding="utf-8")
-        parser = Links()
-        parser.feed(html)
-        assert parser.images[0]["alt"] == "Validation accuracy during training, digits (CNN-2)"
-        assert all(image["src"].startswith("data:image/png;base64,") for image in parser.images)
-        assert {link for link in parser.links if not link.startswith(("data:", "#"))} == {"../README.md"}
+    def test_needs_no_other_file(self, html):
+        images = re.findall(r"<img\b[^>]*>", html)
+        assert 'alt="Validation accuracy during training, digits (CNN-2)"' in images[0]
+        assert all('src="data:image/png;base64,' in image for image in images)
+        links = re.findall(r"""\b(?:src|href)\s*=\s*["']?([^"'>]*)""", html)
+        assert {link for link in links if not link.startswith(("data:", "#"))} == {"../README.md"}
         assert not re.search(r"https?://|@import|url\(|<script", html)
 
     def test_names_from_records_are_escaped(self, tmp_path):
-        run = "<script>alert"
-        add_run(tmp_path, "eoa", environment={"command": run})
-        html = page.render("smoke", [records(tmp_path, METHODS)], [], tmp_path, "made")
+        found = one_run(tmp_path, environment={"command": "<script>alert"})
+        html = page.render("smoke", [found], [], tmp_path, "made")
         assert "&lt;script&gt;alert" in html
         assert "<script" not in html
 
 
-def run_report(*words, **options):
-    command = [sys.executable, "-m", "report", *map(str, words)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, encoding="utf-8", check=False, **options)
+def run(*words):
+    return subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, encoding="utf-8", check=False)
 
 
 @pytest.mark.parametrize(
@@ -466,7 +436,7 @@ def run_report(*words, **options):
     [(["nowhere"], "invalid choice: 'nowhere'"), (["gpu"], "no records in"), (["gpu", "--results="], "--results is empty")],
 )
 def test_wrong_usage_is_one_error(words, said):
-    done = run_report(*words)
+    done = run("-m", "report", *words)
     assert done.returncode == 2
     assert said in done.stderr
     assert done.stderr.startswith("error: ")
@@ -475,8 +445,7 @@ def test_wrong_usage_is_one_error(words, said):
 
 def test_neither_torch_nor_mpi_is_imported():
     code = "import sys, report.__main__, experiments.__main__; print({'torch', 'mpi4py', 'horovod'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+    assert run("-c", code).stdout.strip() == "set()"
 
 
 def test_a_blocks_lines_are_marks_table_notes():

@@ -1,10 +1,16 @@
-"""Layers of the package: each imports only from those above it, without cycles, and rules load without starting MPI."""
+"""The package: its layers import only from those above them, rules load without MPI, a copy can be installed; public names."""
 
 import ast
+import os
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
+
+import pytest
+
+import ecosphere
 
 ROOT = Path(__file__).resolve().parents[2]
 GROUND = ("errors", "seeding", "paths", "commit")
@@ -19,6 +25,10 @@ PURE = (
     *("common.optim.bases", "common.optim.registry", "common.optim.sam", "common.optim.salsa", "common.optim.weight_optimizer"),
     *("common.models", "common.models.flat", "common.models.batch_norm", "common.search.strategies", "common.search.space"),
 )
+
+
+def run(*command, **options):
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, **{"cwd": ROOT, **options})
 
 
 def module_of(path):
@@ -52,19 +62,7 @@ def test_no_room_imports_from_one_below_it():
 
 
 def test_there_are_no_circles():
-    done, path = set(), []
-
-    def visit(module):
-        assert module not in path, f"circle: {' -> '.join([*path[path.index(module) :], module])}"
-        if module in done:
-            return
-        path.append(module)
-        for imported in sorted(GRAPH.get(module, ())):
-            visit(imported)
-        done.add(path.pop())
-
-    for module in GRAPH:
-        visit(module)
+    TopologicalSorter(GRAPH).prepare()  # raises CycleError, with the circle
 
 
 def test_the_package_imports_no_script_and_torchvision_once():
@@ -76,5 +74,29 @@ def test_the_package_imports_no_script_and_torchvision_once():
 
 
 def test_rules_load_without_starting_mpi():
-    code = f"import sys, {', '.join(PURE)}; sys.exit('mpi4py' in sys.modules or 'horovod' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+    imports = f"import sys, {', '.join(PURE)}; from ecosphere import Rules, Salsa, Space"
+    code = f"{imports}; sys.exit('mpi4py' in sys.modules or 'horovod' in sys.modules)"
+    assert run(sys.executable, "-c", code).returncode == 0
+
+
+def test_every_public_name_can_be_imported():
+    for name in ecosphere.NAMES:
+        assert getattr(ecosphere, name) is not None
+    with pytest.raises(AttributeError, match=r"ecosphere has no Join: it has join, "):
+        _ = ecosphere.Join
+
+
+def test_an_installed_copy_is_imported_from_outside_the_checkout(tmp_path):
+    source, installed = tmp_path / "source", tmp_path / "site"
+    for name in run("git", "ls-files", "common", "ecosphere.py", "pyproject.toml").stdout.split():
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes((ROOT / name).read_bytes())
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = run(*pip, "--target", installed, source)
+    assert done.returncode == 0, done.stderr
+    code = "import common, ecosphere; from ecosphere import join, Salsa, Search; print(common.__file__, ecosphere.__file__)"
+    done = run(sys.executable, "-c", code, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(installed)})
+    assert done.returncode == 0, done.stderr
+    assert all(Path(path).is_relative_to(installed) for path in done.stdout.split())
+    left = {path.name for path in installed.iterdir() if path.suffix != ".dist-info"}
+    assert left <= {"common", "ecosphere.py", "__pycache__"}

@@ -59,6 +59,8 @@ def test_a_climb_ends_at_the_limit_and_at_the_most_trials():
     rules = replace(PAPER, eta0=1e-3, limit=0.5)
     state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, rules)
     assert state.eta == step.eta == 0.5
+    state, _ = decide(state, 10.0, 1.0, lambda eta: 0.0, rules)
+    assert state.eta == 0.5, "nor does growth go further"
     state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, replace(rules, max_backtracks=4))
     assert (step.eta, step.trials) == (pytest.approx(1.1e-3 / 0.8**3), 4)
     state, step = decide(State(1e-3), 10.0, 1.0, lambda eta: 10.0 - eta, replace(RELEASED, eta0=1e-3))
@@ -93,20 +95,13 @@ def test_a_smoothed_search_ends_below_the_largest_step_of_its_closed_form(c, L, 
     assert shrink * largest * (1 - 1e-5) < step.eta <= largest * (1 + 1e-5)
 
 
-def test_without_a_past_the_closed_form_is_the_plain_bound():
-    c, beta3, L = 0.3, 0.9, 4.0
-    a = 1 - beta3 - c * (1 - beta3)
-    assert 2 * a / ((1 - beta3) * L) == pytest.approx(2 * (1 - c) / L)
-
-
 @given(pasts, shares, st.integers(0, 999))
 def test_averages_never_turn_negative_and_bound_what_the_loss_may_rise(beta3, c, seed):
     """h >= c eta s >= 0 after every accepted search; f(w + eta d) - f(w) <= (beta3 h' - c eta s) / (1 - beta3)."""
     rng = np.random.default_rng(seed)
     rules, state = Rules(c=c, beta3=beta3, interval=1, limit=math.inf), State(1.0)
     for _ in range(80):
-        L, q = rng.lognormal(0, 1), rng.lognormal(0, 1)
-        before = state
+        before, L, q = state, rng.lognormal(0, 1), rng.lognormal(0, 1)
         state, step = decide(state, 10.0, q, parabola(L, q), rules)
         if not step.eta:
             assert state.h == before.h
@@ -134,11 +129,8 @@ def slow_plain_search(eta, f, q, loss, c, shrink):
 @given(shares, factors, st.integers(0, 999))
 def test_without_averages_it_is_the_plain_search_bit_for_bit(c, shrink, seed):
     rng = np.random.default_rng(seed)
-    rules, state = (
-        Rules(c=c, beta3=0.0, shrink=shrink, interval=1, limit=math.inf, max_backtracks=10_000, climbs=False),
-        State(0.7),
-    )
-    eta = 0.7
+    rules = Rules(c=c, beta3=0.0, shrink=shrink, interval=1, limit=math.inf, max_backtracks=10_000, climbs=False)
+    eta, state = 0.7, State(0.7)
     for _ in range(20):
         L, q = rng.lognormal(0, 2), rng.lognormal(0, 1)
         eta = slow_plain_search(rules.growth * eta, 10.0, q, parabola(L, q), c, shrink)
@@ -158,23 +150,22 @@ def test_rejections_of_a_stationary_noisy_search_balance_growth():
     assert rejections == pytest.approx(math.log(1.1) / math.log(1 / 0.8), abs=0.01)
 
 
-def search_always_accepting(rules, steps):
-    """State after so many steps of a constant eta, and the steps at which there was a search."""
-    rules = replace(rules, growth=1.0)
-    state, searched = State(1.0), []
+def searched_steps(rules, steps):
+    """The steps of a constant eta, which is always accepted, at which there was a search."""
+    rules, state, searched = replace(rules, growth=1.0), State(1.0), []
     for k in range(1, steps + 1):
         state, step = decide(state, 10.0, 1.0, lambda eta: 5.0, rules)
         if step.trials:
             searched.append(k)
-    return state, searched
+    return searched
 
 
 def test_cadence_of_a_constant_step_in_closed_form():
     """r_n = (1 - 0.9^n) / (1 - 0.99^n) after n updates, from 10 on; 1 / (r - 1) passes 2 at n = 110 and 10 at n = 239."""
-    rules = replace(PAPER, warmup_searches=10**6)  # a search every step: updates are steps either way
+    rules = replace(PAPER, warmup_searches=10**6, growth=1.0)  # a search every step: updates are steps either way
     state = State(1.0)
     for n in range(1, 240):
-        state, _ = decide(state, 10.0, 1.0, lambda eta: 5.0, replace(rules, growth=1.0))
+        state, _ = decide(state, 10.0, 1.0, lambda eta: 5.0, rules)
         r = (1 - 0.9**n) / (1 - 0.99**n)
         assert state.fast / state.slow == pytest.approx(r, rel=1e-6)
         if n == 1:
@@ -186,16 +177,13 @@ def test_cadence_of_a_constant_step_in_closed_form():
         assert period(state, PAPER) == min(10, max(1, round(1 / (r - 1))))
 
 
-def test_the_released_gate_searches_as_often_as_was_counted():
-    _, searched = search_always_accepting(RELEASED, 60_000)
+def test_the_released_gate_searches_as_often_as_was_counted_and_averages_by_step_save_searches_sooner():
+    searched = searched_steps(RELEASED, 60_000)
     counts = [sum(k <= n for k in searched) for n in (1000, 5000, 60_000)]
     assert counts == [250, 650, 6150]
     gaps = np.diff(searched)
     assert [searched[int(np.argmax(gaps >= L))] for L in (2, 3, 5, 10)] == [69, 151, 327, 793]
-
-
-def test_averages_by_step_save_searches_sooner():
-    _, searched = search_always_accepting(PAPER, 1000)
+    searched = searched_steps(PAPER, 1000)
     assert np.diff(searched)[-1] == 10
     assert len(searched) < 250
 
@@ -273,13 +261,6 @@ def test_ground_is_flat_where_the_average_of_slopes_is():
     assert (state.flat, state.searches, step.trials) == (0, 2, 1)
 
 
-def test_no_step_is_longer_than_the_limit():
-    state = State(1.0)
-    for _ in range(60):
-        state, _ = decide(state, 10.0, 1.0, lambda eta: 0.0, replace(PAPER, interval=1))
-    assert state.eta == PAPER.limit == 10
-
-
 def test_a_step_that_is_left_out_changes_counters_only():
     state = State(0.5, h=0.1, s=0.2, fast=0.3, slow=0.4, since=3, steps=7)
     assert skip(state) == replace(state, since=4, steps=8, skipped=1)
@@ -293,28 +274,19 @@ def test_numbers_give_the_state_back(state):
 
 
 @pytest.mark.parametrize(
-    "bad",
+    ("name", "value"),
     [
-        {"eta0": 0.0},
-        {"eta0": 11.0},
-        {"limit": -1.0},
-        {"max_backtracks": 2.5},
-        {"interval": 0.5},
-        {"c": 0.0},
-        {"c": 1.0},
-        {"beta3": 1.0},
-        {"growth": 0.9},
-        {"shrink": 1.0},
-        {"interval": -1},
+        *(("eta0", 0.0), ("eta0", 11.0), ("limit", -1.0), ("c", 0.0), ("c", 1.0), ("beta3", 1.0), ("growth", 0.9)),
+        *(("shrink", 1.0), ("max_backtracks", 2.5), ("interval", 0.5), ("interval", -1)),
     ],
 )
-def test_rules_that_cannot_work_are_refused_by_name_and_number(bad):
-    ((name, value),) = bad.items()
+def test_rules_that_cannot_work_are_refused_by_name_and_number(name, value):
     with pytest.raises(ValueError, match=f"{name} {value} has to"):
-        Rules(**bad)
+        Rules(**{name: value})
 
 
 def test_the_published_settings():
     assert (PAPER.c, PAPER.beta3, PAPER.eta0, PAPER.growth, PAPER.shrink) == (0.3, 0.99, 0.1, 1.1, 0.8)
+    assert PAPER.limit == 10
     assert (RELEASED.c, RELEASED.beta3, RELEASED.eta0, RELEASED.limit) == (0.5, 0.9, 1.0, math.inf)
     assert (PLAIN.c, PLAIN.beta3) == (0.1, 0.0)

@@ -1,12 +1,15 @@
-"""A line search on the harness: its steps, its counts and what it leaves alone; losses of images and of texts."""
+"""A line search on the harness: its options, its steps, its counts and what it leaves alone; losses of images and of texts."""
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cli import load_script, undocumented
+from test_weight_optimizer import assert_close, batches, network
 from torch import nn
 
 from common.coupling.elastic import Coupling
@@ -17,26 +20,16 @@ from common.ecosphere.rates import ScheduledRates
 from common.evaluate import evaluate
 from common.models import build_model
 from common.models.flat import FlatModel
-from common.optim.armijo import PAPER
+from common.optim.armijo import PAPER, PLAIN, RELEASED
 from common.optim.bases import OptimizerSettings
 from common.optim.registry import OPTIMIZERS, has_line_search
 from common.optim.salsa import Salsa
-from common.parallel.populations import PopulationSpec
 from common.training.loop import Plan, _closure, train_round
+from common.training.options import parse_args
 from common.training.worker import build_worker
 
-STEPS, BATCH = 12, 10
-
-
-def network(seed=0):
-    torch.manual_seed(seed)
-    layers = nn.Linear(5, 7, bias=False), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3)
-    return nn.Sequential(*layers)  # no bias under batch norm: Adam would step by the signs of its rounding errors
-
-
-def batches(seed=1, steps=STEPS):
-    generator = torch.Generator().manual_seed(seed)
-    return [(torch.randn(BATCH, 5, generator=generator), torch.randint(3, (BATCH,), generator=generator)) for _ in range(steps)]
+STEPS, BATCH = len(batches()), len(batches()[0][1])
+PLAN = Plan(BATCH, STEPS, 0.1, "float32")
 
 
 def member(alone, name, module=None, coupling=None, **options):
@@ -54,7 +47,7 @@ def test_on_the_flat_buffer_it_is_the_optimizer_on_single_tensors(alone, name, d
     reference = Salsa(
         plain.parameters(), PAPER, direction, (momentum, 0.999), weight_decay=0.01, buffers=plain.buffers(), seed=4
     )
-    trained = train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    trained = train_round(worker, batches(), 0, 0, PLAN)
     total = 0.0
     for x, y in batches():
 
@@ -69,21 +62,19 @@ def test_on_the_flat_buffer_it_is_the_optimizer_on_single_tensors(alone, name, d
     assert optimizer.salsa.search.eta == pytest.approx(reference.search.eta, rel=1e-6)
     counts = optimizer.counts()
     assert (counts["searches"], counts["trials"]) == (reference.search.searches, reference.search.trials)
-    # Sums over one long tensor instead of several short ones, in float32.
-    for ours, theirs in zip(worker.model.module.state_dict().values(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert_close(worker.model, plain, rtol=1e-4, atol=1e-6)  # sums over one long tensor instead of several, in float32
     assert trained.loss == pytest.approx(total / STEPS, rel=1e-5)
     assert trained.gradient_evaluations == STEPS * BATCH
     assert trained.forward_evaluations == STEPS * BATCH + trained.trials * BATCH
     assert {name: getattr(trained, name) for name in counts} == counts
     assert trained.trials >= trained.searches > 0
-    assert int(worker.model.module[1].num_batches_tracked) == STEPS, "trials do not count as batches"
+    assert int(worker.model.module[2].num_batches_tracked) == STEPS, "trials do not count as batches"
 
 
 @pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("asam", 2), ("adamw", 1)])
 def test_without_a_search_forward_passes_are_as_many_as_backward_passes(alone, name, passes):
     worker, _ = member(alone, name)
-    trained = train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    trained = train_round(worker, batches(), 0, 0, PLAN)
     assert trained.forward_evaluations == trained.gradient_evaluations == passes * STEPS * BATCH
     assert (trained.searches, trained.trials) == (0, 0)
 
@@ -94,7 +85,7 @@ def test_its_steps_do_not_depend_on_the_rates_unless_these_are_moved(alone):
         worker, optimizer = member(alone, "salsa")
         for rate in (first, second):
             worker.rate = rate
-            train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+            train_round(worker, batches(), 0, 0, PLAN)
         ends.append((worker.model.state.detach().clone(), optimizer.effective_lr(rate)))
     assert torch.equal(ends[0][0], ends[1][0])
     assert not torch.equal(ends[0][0], ends[2][0])
@@ -103,7 +94,7 @@ def test_its_steps_do_not_depend_on_the_rates_unless_these_are_moved(alone):
 def test_a_rate_that_is_halved_halves_where_the_next_search_begins(alone):
     worker, optimizer = member(alone, "salsa")
     optimizer.begin_round(0.1)
-    train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    train_round(worker, batches(), 0, 0, PLAN)
     eta = optimizer.salsa.search.eta
     optimizer.begin_round(worker.rate)
     assert optimizer.salsa.param_groups[0]["lr"] == eta
@@ -115,13 +106,12 @@ def test_a_rate_that_is_halved_halves_where_the_next_search_begins(alone):
 
 def test_what_a_checkpoint_keeps_brings_the_search_and_the_rate_back(alone):
     worker, optimizer = member(alone, "salsa-sgd")
-    plan = Plan(BATCH, STEPS, 0.1, "float32")
-    train_round(worker, batches(), 0, 0, plan)
+    train_round(worker, batches(), 0, 0, PLAN)
     again, other = member(alone, "salsa-sgd", copy.deepcopy(worker.model.module))
     other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
     for w in (worker, again):
         w.rate = 0.02
-        train_round(w, batches(2), 0, 1, plan)
+        train_round(w, batches(2), 0, 1, PLAN)
     assert torch.equal(worker.model.state, again.model.state)
     assert other.salsa.search == optimizer.salsa.search
 
@@ -151,7 +141,7 @@ class Listener(Coupling):
 def test_a_coupling_sees_one_report_a_step_and_the_weights_around_it_and_may_forbid_it(alone, name, steps):
     listener = Listener(steps)
     worker, _ = member(alone, name, coupling=listener)
-    trained = train_round(worker, batches(), 0, 0, Plan(BATCH, STEPS, 0.1, "float32"))
+    trained = train_round(worker, batches(), 0, 0, PLAN)
     kinds, values = zip(*listener.told, strict=True)
     assert kinds == ("begin", "observe", "end") * STEPS, "trial points are not reported"
     for before, after in zip(values[::3], values[2::3], strict=True):
@@ -205,15 +195,11 @@ def test_losses_of_texts_are_means_over_all_places(alone):
     symbols, labels = (torch.randint(97, (9, 6), generator=generator) for _ in range(2))
     texts = Texts(symbols, labels)
     judged = evaluate(module, texts, "float32")
-    losses, right = [], 0
-    module.eval()
     with torch.no_grad():
-        for window, truth in zip(symbols, labels, strict=True):
-            for logits, symbol in zip(module(window[None])[0], truth, strict=True):
-                losses.append(-logits.log_softmax(0)[symbol].item())
-                right += int(logits.argmax() == symbol)
-    assert judged.loss == pytest.approx(sum(losses) / 54, rel=1e-5)
-    assert judged.accuracy == right / 54
+        logits = torch.cat([module.eval()(window[None])[0] for window in symbols])  # of 9 x 6 places
+    losses = -logits.log_softmax(1)[range(54), labels.flatten()]
+    assert judged.loss == pytest.approx(losses.mean().item(), rel=1e-5)
+    assert judged.accuracy == (logits.argmax(1) == labels.flatten()).sum().item() / 54
     trained = train_round(worker, [(symbols, labels)], 0, 0, Plan(9, 1, 0.0, "float32"))
     assert trained.loss == pytest.approx(judged.loss, rel=1e-5)
     assert (trained.images, trained.gradient_evaluations) == (9, 9), "windows, not characters"
@@ -234,5 +220,27 @@ def test_pictures_and_texts_answer_the_same_questions():
             assert torch.equal(ours, theirs)
 
 
-def test_populations_of_searchers_are_a_weight_optimizer_like_others():
-    assert PopulationSpec("hold", 4, "salsa").optimizer in OPTIMIZERS
+@pytest.fixture
+def script(monkeypatch):
+    return load_script("SaLSA", monkeypatch, Path(__file__).parents[2] / "SaLSA")
+
+
+def test_every_option_has_a_help_text(script):
+    assert undocumented(script.Args) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "rules", "optimizer"),
+    [
+        ("", PAPER, "salsa"),
+        ("--plain --direction sgd", PLAIN, "salsa-sgd"),
+        ("--variant released", RELEASED, "salsa"),
+        ("--direction sgd --momentum-factor 0.5 --weight-decay 0.1", PAPER, "salsa-sgd"),
+        ("--adam-decay 0.1", PAPER, "salsa"),
+    ],
+)
+def test_each_variant_has_rules_of_its_own_and_the_record_tells_them(script, options, rules, optimizer):
+    args, found = script.resolve(*parse_args(script.PRESETS, "a test", ["--preset", "smoke", *options.split()]))
+    assert found == rules
+    assert args.optimizer == optimizer
+    assert (args.eta0, args.c, args.beta3) == (rules.eta0, rules.c, rules.beta3)

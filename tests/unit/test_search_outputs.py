@@ -29,7 +29,8 @@ from common.training.options import SIZES, CommonArgs, parse_args
 ROOT = Path(__file__).parents[2]
 UNIT = {"kind": "float", "low": 0.0, "high": 1.0}
 LINEAR = Space.of({"x1": UNIT, "x2": UNIT, "x3": UNIT})
-TREE = Space.of({"c": {"kind": "categorical", "choices": ["a", "b"]}, "x": {**UNIT, "when": {"c": "a"}}, "y": UNIT})
+CHOICE = {"kind": "categorical", "choices": ["a", "b"]}
+TREE = Space.of({"c": CHOICE, "x": {**UNIT, "when": {"c": "a"}}, "y": UNIT})
 
 
 def drawn(space, n, value, seed=0):
@@ -81,12 +82,7 @@ class TestImportance:
         assert shares["rate"] == pytest.approx(1 / 5, abs=0.05)
 
     def test_a_choice_may_not_exist(self):
-        space = Space.of(
-            {
-                "c": {"kind": "categorical", "choices": ["a", "b"]},
-                "d": {"kind": "categorical", "choices": [1, 2], "when": {"c": "a"}},
-            }
-        )
+        space = Space.of({"c": CHOICE, "d": {"kind": "categorical", "choices": [1, 2], "when": {"c": "a"}}})
         shares = importance(space, drawn(space, 60, lambda s: float(s.get("d", 0) == 2)))
         assert shares["d"] > shares["c"]
 
@@ -98,15 +94,15 @@ def test_a_logit_scale_is_a_range_of_logits_for_optuna():
     assert space.variables[0].from_scale(trial.params["p"]) == drawn(space, 1, lambda s: 1.0)[0].setting["p"]
 
 
-def searched():
+@pytest.fixture
+def search():
     search = Search(Steady(TREE, order=FREE), Limits(30), 3)
     play(search, lambda t: 1.0 + t.id % 3, lambda s: math.nan if s["y"] > 0.9 else s["y"] + (s["c"] == "a"))
     search.trials[4].state, search.trials[4].curve = State.PRUNED, [0.1, 0.2]
     return search
 
 
-def test_trials_csv(tmp_path):
-    search = searched()
+def test_trials_csv(tmp_path, search):
     write_trials(tmp_path / "trials.csv", TREE, search.trials, lambda number: 7 + number)
     with open(tmp_path / "trials.csv", encoding="utf-8", newline="") as file:
         lines = list(csv.DictReader(file))
@@ -119,16 +115,14 @@ def test_trials_csv(tmp_path):
     assert float(lines[-1]["end"]) - float(lines[-1]["start"]) == pytest.approx(float(lines[-1]["cost"]))
 
 
-def test_totals_add_up():
-    search = searched()
+def test_totals_add_up(search):
     found = totals(search)
     assert sum(found["trials"].values()) == 30
     assert found["trial_seconds"] == sum(1.0 + i % 3 for i in range(30))
     assert 0 < found["utilisation"] <= 1
 
 
-def test_every_figure_is_drawn(tmp_path):
-    search = searched()
+def test_every_figure_is_drawn(tmp_path, search):
     paths = write_figures(tmp_path, search, TREE, "a search")
     assert [p.stem for p in paths] == ["history", "slices", "curves"]
     assert all(p.stat().st_size > 5000 for p in paths)
@@ -136,34 +130,31 @@ def test_every_figure_is_drawn(tmp_path):
     assert write_figures(tmp_path / "none", search, TREE, "a search") == []
 
 
-class TestCommand:
+@pytest.mark.parametrize(
+    ("kind", "schedule", "setting", "said", "unsaid"),
+    [
+        (
+            "train",
+            "cosine",
+            {"learning_rate": 0.1, "batch_size": 32},
+            ("--learning-rate 0.1 ", "--batch-size 32"),
+            "--momentum-factor",
+        ),
+        ("train", "constant", {"optimizer": "adamw", "adam_rate": 0.001}, ("--adam-rate 0.001 ",), "--learning-rate"),
+        ("train", "cosine", {"momentum_factor": 0.123456789}, ("--momentum-factor 0.123456789 ",), "--adam-rate"),
+        ("eoa", "", {"learning_rate": 0.2, "damping": "none"}, ("--learning-rate 0.2 ", "--damping none "), "--method"),
+    ],
+)
+def test_the_command_names_what_was_searched_in_full_and_nothing_of_other_optimizers(kind, schedule, setting, said, unsaid):
     base = CommonArgs(preset="smoke", dataset="digits", model="cnn", width=2, rounds=3, optimizer="sgd", precision="float32")
-
-    def command(self, setting, schedule="cosine", kind="train", ranks=1):
-        return command_of(Trials(self.base, kind).options(setting, 7), setting, schedule, ranks, 1)
-
-    def test_searched_options_are_always_named(self):
-        command = self.command({"learning_rate": 0.1, "batch_size": 32})
-        assert command.startswith("OMP_NUM_THREADS=1 python baselines/Baselines.py --preset smoke --method cosine --seed 7")
-        assert "--learning-rate 0.1 " in command
-        assert "--batch-size 32" in command
-        assert "--momentum-factor" not in command
-
-    def test_what_another_optimizer_has_is_left_out(self):
-        command = self.command({"optimizer": "adamw", "adam_rate": 0.001}, schedule="constant")
-        assert "--method constant" in command
-        assert "--adam-rate 0.001" in command
-        assert "--learning-rate" not in command
-
-    def test_numbers_are_named_in_full(self):
-        command = self.command({"label_smoothing": 0.0123456789, "momentum_factor": 0.123456789})
-        assert "--label-smoothing 0.0123456789 " in command + " "
-        assert "--momentum-factor 0.123456789 " in command + " "
-
-    def test_of_an_ecosphere(self):
-        command = self.command({"learning_rate": 0.2, "damping": "none"}, kind="eoa", ranks=2)
-        assert "mpirun --oversubscribe --bind-to none -np 2 python EOA-SAM/EOASAM.py" in command
-        assert "--damping none" in command
+    ranks = 2 if kind == "eoa" else 1
+    command = command_of(Trials(base, kind).options(setting, 7), setting, schedule, ranks, 1) + " "
+    start = f"python baselines/Baselines.py --preset smoke --method {schedule}"
+    if kind == "eoa":
+        start = "mpirun --oversubscribe --bind-to none -np 2 python EOA-SAM/EOASAM.py --preset smoke"
+    assert command.startswith(f"OMP_NUM_THREADS=1 {start} --seed 7 ")
+    assert all(words in command for words in said)
+    assert unsaid not in command
 
 
 SETTINGS = {  # by weight optimizer, what may be searched beside it

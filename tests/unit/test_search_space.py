@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from common.errors import UsageError
 from common.search.space import Space, key_of, read_space
 
+UNIT, BIT = {"kind": "float", "low": 0.0, "high": 1.0}, {"kind": "int", "low": 0, "high": 1}
 SGD = {"kind": "float", "low": 0.001, "high": 1.0, "scale": "log", "when": {"optimizer": "sgd"}}
 TREE = Space.of(
     {
@@ -133,23 +134,20 @@ def test_a_space_is_read_from_a_file_as_from_a_dictionary(tmp_path):
         ({"x": {"kind": "real"}}, "kind 'real'"),
         ({"x": {"kind": "float", "low": 1.0}}, "low and high"),
         ({"x": {"kind": "float", "low": 1.0, "high": 1.0}}, "has to be below"),
-        ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "scale": "log"}}, "low above 0"),
-        ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "scale": "logit"}}, "inside (0, 1)"),
-        ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "scale": "cubic"}}, "'cubic'"),
-        ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "step": 2}}, "unknown field step"),
-        ({"x": {"kind": "float", "low": 0.0, "high": 1.0, "scale": ["log"]}}, "['log']"),
+        ({"x": {**UNIT, "scale": "log"}}, "low above 0"),
+        ({"x": {**UNIT, "scale": "logit"}}, "inside (0, 1)"),
+        ({"x": {**UNIT, "scale": "cubic"}}, "'cubic'"),
+        ({"x": {**UNIT, "step": 2}}, "unknown field step"),
+        ({"x": {**UNIT, "scale": ["log"]}}, "['log']"),
         ({"x": {"kind": ["float"]}}, "kind '['float']'"),
         ({"x": {"kind": "int", "low": False, "high": True}}, "must be numbers"),
         ({"x": {"kind": "int", "low": 0, "high": 4, "grid": True}}, "grid True"),
-        (
-            {"x": {"kind": "int", "low": 0, "high": 1}, "y": {"kind": "int", "low": 0, "high": 1, "when": {"x": []}}},
-            "no value of x",
-        ),
+        ({"x": BIT, "y": {**BIT, "when": {"x": []}}}, "no value of x"),
         ({"x": {"kind": "int", "low": 0.5, "high": 1}}, "integers"),
         ({"x": {"kind": "categorical"}}, "choices"),
         ({"x": {"kind": "categorical", "choices": ["a", "a"]}}, "not all different"),
         ({"x": {"kind": "categorical", "choices": ["a"], "low": 1}}, "no low"),
-        ({"x": {"kind": "int", "low": 0, "high": 1, "when": {"y": 1}}}, "'y' is no variable above"),
+        ({"x": {**BIT, "when": {"y": 1}}}, "'y' is no variable above"),
         ({"optimizer": {"kind": "categorical", "choices": ["sgd"]}, "x": {**SGD, "when": {"optimizer": "adam"}}}, "never adam"),
         ({"y": {"kind": "float", "low": 0, "high": 1}, "x": {**SGD, "when": {"y": 0.5}}}, "'y' is a float"),
     ],

@@ -1,5 +1,6 @@
 """Assignment of trials on the simulated clock, and recovery from a kill at any event."""
 
+import contextlib
 import itertools
 import json
 import math
@@ -54,16 +55,16 @@ def costs_of(n, seed):
     return lambda trial: float(costs[trial.id])
 
 
+def search_of(name, trials=16, workers=3, **options):
+    return Search(STRATEGIES[name], Limits(trials), workers, **{"seed": 4, **options})
+
+
 @given(st.integers(0, 300), st.integers(1, 40))
 def test_slices_are_disjoint_cover_all_and_are_nearly_equal(n, parts):
     slices = split_evenly(n, parts)
     assert [k for part in slices for k in part] == list(range(n))
     assert max(map(len, slices)) - min(map(len, slices)) <= 1
-
-
-def test_slices_of_the_published_sizes():
     assert [len(s) for s in split_evenly(64, 3)] == [21, 21, 22]
-    assert [len(s) for s in split_evenly(4, 3)] == [1, 1, 2]
 
 
 class TestTime:
@@ -128,12 +129,10 @@ class TestTime:
 class TestOrder:
     @each_strategy
     def test_results_depend_neither_on_the_number_of_workers_nor_on_timing(self, name):
-        found = []
-        for workers, seed in ((1, 0), (2, 1), (4, 2), (5, 3)):
-            search = Search(STRATEGIES[name], Limits(22), workers, seed=9)
+        searches = [search_of(name, 22, workers) for workers in (1, 2, 4, 5)]
+        for seed, search in enumerate(searches):
             play(search, costs_of(22, seed), value)
-            found.append(outcome(search))
-        assert all(other == found[0] for other in found[1:])
+            assert outcome(search) == outcome(searches[0])
 
     @pytest.mark.parametrize("kind", [Steady, Tpe])
     def test_a_free_search_is_replayed_from_its_journal(self, kind):
@@ -183,7 +182,7 @@ class TestLimits:
 
     @each_strategy
     def test_one_bad_setting_does_not_end_a_search(self, name):
-        search = Search(STRATEGIES[name], Limits(20), 3, seed=1)
+        search = search_of(name, 20, seed=1)
         play(search, costs_of(20, 0), lambda setting: math.nan if setting["kind"] == "a" else value(setting))
         assert len(search.trials) == 20
         assert {str(t.state) for t in search.trials} == {"complete", "failed"}
@@ -194,39 +193,27 @@ class Killed(Exception):
     pass
 
 
-def killing(journal, kill_after):
-    """The journal's `record`, until the event after which the search is killed."""
-    events = itertools.count(1)
+def run_journaled(directory, name, kill_after=None, workers=3, run=None, **options):
+    """A search with a journal, up to its end or to the event after which it is killed."""
+    journal, events = Journal(directory), itertools.count(1)
 
     def record(event):
         journal.record(event)
         if next(events) == kill_after:
             raise Killed
 
-    return record
-
-
-def run_journaled(directory, name, kill_after=None, workers=3, pruner=None):
-    """A search with a journal, up to its end or to the event after which it is killed."""
-    journal = Journal(directory)
-    search = Search(STRATEGIES[name], Limits(16), workers, seed=4, pruner=pruner, log=killing(journal, kill_after))
+    search = search_of(name, workers=workers, log=record, **options)
     journal.recover(search)
-    try:
-        play(search, costs_of(16, kill_after or 0), value)
-    except Killed:
-        pass
-    finally:
-        journal.close()
+    costs = costs_of(16, kill_after or 0)
+    with contextlib.suppress(Killed), contextlib.closing(journal):
+        run(search, costs) if run else play(search, costs, value)
     return search
 
 
 def run_judged(directory, kill_after=None):
     """Sixteen trials of four steps, one after the other, that a median may stop; with a journal."""
-    journal = Journal(directory)
-    strategy = STRATEGIES["async-evolution"]
-    search = Search(strategy, Limits(16), 1, seed=4, pruner=Median(startup=3), log=killing(journal, kill_after))
-    journal.recover(search)
-    try:
+
+    def run(search, costs):
         search.begin(0.0)
         search.ready(0)
         while not search.is_over:
@@ -234,13 +221,10 @@ def run_judged(directory, kill_after=None):
             reached = [math.sin(7 * trial.id) - 1 / step for step in (1, 2, 3, 4)]
             goes_on = all(search.report(trial.id, step, reached[step - 1]) for step in (1, 2, 3))
             state, last = (State.COMPLETE, reached[3]) if goes_on else (State.PRUNED, trial.curve[-1])
-            search.end(trial.id, state, last, 0.0)
+            search.end(trial.id, state, last, 0.0, costs(trial))
             search.ready(0)
-    except Killed:
-        pass
-    finally:
-        journal.close()
-    return search
+
+    return run_journaled(directory, "async-evolution", kill_after, workers=1, run=run, pruner=Median(startup=3))
 
 
 class TestResume:
@@ -275,56 +259,49 @@ class TestResume:
     def test_two_jobs_cannot_write_one_journal(self, tmp_path):
         run_journaled(tmp_path, "random", kill_after=9)
         first, second = Journal(tmp_path), Journal(tmp_path)
-        first.recover(Search(STRATEGIES["random"], Limits(16), 3, seed=4))
+        first.recover(search_of("random"))
         before = (tmp_path / JOURNAL).read_text()
         with pytest.raises(UsageError, match="another job is writing"):
-            second.recover(Search(STRATEGIES["random"], Limits(16), 3, seed=4))
+            second.recover(search_of("random"))
         assert (tmp_path / JOURNAL).read_text() == before
         first.close()
-        second.recover(Search(STRATEGIES["random"], Limits(16), 3, seed=4))
+        second.recover(search_of("random"))
         second.close()
 
-    def test_a_damaged_line_is_named(self, tmp_path):
-        run_journaled(tmp_path, "random")
-        lines = (tmp_path / JOURNAL).read_text().splitlines(keepends=True)
-        (tmp_path / JOURNAL).write_text("".join([*lines[:4], "nonsense\n", *lines[5:]]))
-        with pytest.raises(UsageError, match="line 5 of"):
-            run_journaled(tmp_path, "random")
-
     @pytest.mark.parametrize(
-        "event",
+        ("place", "event"),
         [
-            {"event": "propose", "id": 7, "setting": {}, "parents": []},
-            {"event": "start", "id": 0, "worker": 0, "time": 0.0},  # it has ended
-            {"event": "start", "id": -1, "worker": 0, "time": 0.0},
-            {"event": "report", "id": 0, "step": 1, "value": 0.5},
-            {"event": "end", "id": 99, "state": "complete", "value": 0.5, "time": 0.0, "cost": 0.0, "error": ""},
-            {"event": "stop"},
+            (4, "nonsense"),
+            (-1, '{"event": "propose", "id": 7, "setting": {}, "parents": []}'),
+            (-1, '{"event": "start", "id": 0, "worker": 0, "time": 0.0}'),  # it has ended
+            (-1, '{"event": "start", "id": -1, "worker": 0, "time": 0.0}'),
+            (-1, '{"event": "report", "id": 0, "step": 1, "value": 0.5}'),
+            (-1, '{"event": "end", "id": 99, "state": "complete", "value": 0.5, "time": 0.0, "cost": 0.0, "error": ""}'),
+            (-1, '{"event": "stop"}'),
         ],
-        ids=lambda event: event["event"],
     )
-    def test_an_event_that_cannot_come_next_is_damage(self, tmp_path, event):
+    def test_a_line_that_is_no_event_or_cannot_come_next_is_damage(self, tmp_path, place, event):
         run_journaled(tmp_path, "random")
-        with open(tmp_path / JOURNAL, "a", encoding="utf-8") as file:
-            file.write(json.dumps(event) + "\n")
-        with pytest.raises(UsageError, match=f"line {len((tmp_path / JOURNAL).read_text().splitlines())} of .* is damaged"):
+        lines = (tmp_path / JOURNAL).read_text().splitlines()
+        lines[place] = event
+        (tmp_path / JOURNAL).write_text("\n".join([*lines, ""]))
+        with pytest.raises(UsageError, match=f"line {place % len(lines) + 1} of .* is damaged"):
             run_journaled(tmp_path, "random")
 
     def test_a_journal_is_of_one_search(self, tmp_path):
         run_journaled(tmp_path, "async-evolution")
-        same = STRATEGIES["async-evolution"]
         others = {
-            "seed": Search(same, Limits(16), 3, seed=5),
             "strategy": Search(Steady(SPACE, 4, Order(6)), Limits(16), 3, seed=4),
-            "pruner": Search(same, Limits(16), 3, seed=4, pruner=Median()),
-            "free": Search(same, Limits(16), 3, seed=4, free=True),
+            "seed": search_of("async-evolution", seed=5),
+            "pruner": search_of("async-evolution", pruner=Median()),
+            "free": search_of("async-evolution", free=True),
         }
         for name, search in others.items():
             journal = Journal(tmp_path)
             with pytest.raises(UsageError, match=f"is of another search, {name}"):
                 journal.recover(search)
             journal.close()
-        Journal(tmp_path).recover(Search(same, Limits(99, target=0.5), 1, seed=4))
+        Journal(tmp_path).recover(Search(STRATEGIES["async-evolution"], Limits(99, target=0.5), 1, seed=4))
 
     @each_strategy
     def test_a_kill_after_any_event_changes_nothing(self, tmp_path, name):
@@ -337,11 +314,10 @@ class TestResume:
     def test_more_trials_can_be_asked_for_later(self, tmp_path, name):
         run_journaled(tmp_path, name)
         journal = Journal(tmp_path)
-        longer = Search(STRATEGIES[name], Limits(22), 2, seed=4, log=journal.record)
+        longer, at_once = search_of(name, 22, 2, log=journal.record), search_of(name, 22, 2)
         journal.recover(longer)
-        play(longer, costs_of(24, 0), value)
-        at_once = Search(STRATEGIES[name], Limits(22), 2, seed=4)
-        play(at_once, costs_of(24, 0), value)
+        for search in (longer, at_once):
+            play(search, costs_of(24, 0), value)
         assert outcome(longer) == outcome(at_once)
 
     def test_a_kill_among_reports_changes_no_verdict(self, tmp_path):
@@ -356,14 +332,13 @@ class TestResume:
 
     def test_what_a_killed_trial_had_reported_is_forgotten(self, tmp_path):
         journal = Journal(tmp_path)
-        search = Search(STRATEGIES["random"], Limits(3), 1, pruner=Median(), log=journal.record)
+        search, again = search_of("random", 3, 1, log=journal.record), search_of("random", 3, 1)
         journal.recover(search)
         search.begin(0.0)
         search.ready(0)
         ((_, trial),) = search.assign(1.0)
         search.report(trial.id, 1, 0.5)
         journal.close()
-        again = Search(STRATEGIES["random"], Limits(3), 1, pruner=Median())
         Journal(tmp_path).recover(again)
         assert again.trials[0].curve == [0.5]
         again.begin(again.now)

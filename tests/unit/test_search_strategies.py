@@ -42,6 +42,11 @@ def searched(strategy, seed=0, trials=64, workers=1, value=None, spread=0.5):
     return search
 
 
+def is_near(share, expected, n):
+    """Whether a share of n draws lies within five standard deviations of its expectation."""
+    return abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / n)
+
+
 def complete(settings, values):
     return [Trial(i, s, state=State.COMPLETE, value=v) for i, (s, v) in enumerate(zip(settings, values, strict=True))]
 
@@ -65,19 +70,19 @@ class TestEvolution:
         space = Space.of({f"v{k}": UNIT for k in range(genes)})
         parent, rng, n = {f"v{k}": 0.5 for k in range(genes)}, np.random.default_rng(3), 4000
         changed = sum(mutate(space, parent, {f"v{k}": 0.05 for k in range(genes)}, 0.2, rng) != parent for _ in range(n))
-        assert abs(changed / n - probability) < 5 * math.sqrt(probability * (1 - probability) / n)
+        assert is_near(changed / n, probability, n)
 
     def test_a_choice_may_be_drawn_again(self):
         """A gene with n choices changes with p_m (1 - 1/n)."""
         space = Space.of({"c": {"kind": "categorical", "choices": ["a", "b", "c", "d"]}})
-        rng, n, p = np.random.default_rng(4), 6000, 0.2 * 3 / 4
+        rng, n = np.random.default_rng(4), 6000
         changed = sum(mutate(space, {"c": "a"}, {}, 0.2, rng)["c"] != "a" for _ in range(n))
-        assert abs(changed / n - p) < 5 * math.sqrt(p * (1 - p) / n)
+        assert is_near(changed / n, 0.2 * 3 / 4, n)
 
     def test_a_parent_on_a_bound_is_clipped_back_half_the_time(self):
         space, rng, n = Space.of({"v": UNIT}), np.random.default_rng(5), 2000
         stayed = sum(mutate(space, {"v": 1.0}, {"v": 0.1}, 1.0, rng)["v"] == 1.0 for _ in range(n))
-        assert abs(stayed / n - 0.5) < 5 * math.sqrt(0.25 / n)
+        assert is_near(stayed / n, 0.5, n)
 
     def test_the_deviation_is_the_root_of_the_standard_deviation(self):
         space = Space.of({"v": UNIT})
@@ -90,13 +95,7 @@ class TestEvolution:
         keys = {key_of(p.setting) for p in parents}
         rng, n = np.random.default_rng(6), 1000
         firsts = [Evolution(CUBE, mutation=1.0).children(parents, keys, rng)[0].parents[0] for _ in range(n)]
-        assert (abs(np.bincount(firsts, minlength=4) - n / 4) < 5 * math.sqrt(n * 3 / 16)).all()
-
-    def test_a_used_up_space_ends_the_search(self):
-        space = Space.of({"n": {"kind": "int", "low": 1, "high": 10}})
-        search = searched(Evolution(space), trials=64, value=lambda s: s["n"])
-        assert sorted(t.setting["n"] for t in search.trials) == list(range(1, 11))
-        assert search.exhausted
+        assert all(is_near(firsts.count(parent) / n, 1 / 4, n) for parent in range(4))
 
 
 class TestSteady:
@@ -116,8 +115,7 @@ class TestSteady:
         """The better of two draws from n: member k wins with (2 (n - k) - 1) / n^2."""
         pool, rng, n = complete([{}] * 4, [4.0, 3.0, 2.0, 1.0]), np.random.default_rng(1), 20000
         wins = np.bincount([tournament(pool, rng).id for _ in range(n)], minlength=4) / n
-        for share, expected in zip(wins, [7 / 16, 5 / 16, 3 / 16, 1 / 16], strict=True):
-            assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / n)
+        assert all(is_near(share, k / 16, n) for share, k in zip(wins, (7, 5, 3, 1), strict=True))
 
     def test_genes_come_from_the_second_parent_with_0_7_and_one_is_redrawn_with_0_4(self):
         """Of d choices among m values the parents' are 0 and 1: (1 - 0.4/d) 0.7 + 0.4/(d m) are 1, 0.4/d (1 - 2/m) neither."""
@@ -126,11 +124,8 @@ class TestSteady:
         first, second = dict.fromkeys(space.names, 0), dict.fromkeys(space.names, 1)
         rng = np.random.default_rng(2)
         children = np.array([list(breed(space, first, second, rng).values()) for _ in range(n)])
-        for share, expected in (
-            (np.mean(children == 1), (1 - 0.4 / d) * 0.7 + 0.4 / (d * m)),
-            (np.mean(children > 1), 0.4 / d * (1 - 2 / m)),
-        ):
-            assert abs(share - expected) < 5 * math.sqrt(expected * (1 - expected) / (n * d))
+        assert is_near(np.mean(children == 1), (1 - 0.4 / d) * 0.7 + 0.4 / (d * m), n * d)
+        assert is_near(np.mean(children > 1), 0.4 / d * (1 - 2 / m), n * d)
         assert max((children > 1).sum(axis=1)) == 1, "one gene at most"
 
     def test_every_number_takes_a_step(self, monkeypatch):
@@ -146,7 +141,7 @@ class TestSteady:
         search = searched(Steady(CUBE, 4, Order(5)), trials=1500, workers=3)
         assert not any(t.parents for t in search.trials[:8])
         fresh = np.mean([not t.parents for t in search.trials[8:]])
-        assert abs(fresh - 0.1) < 5 * math.sqrt(0.09 / 1492)
+        assert is_near(fresh, 0.1, 1492)
         assert any(t.parents for t in search.trials[8:10])
 
     @given(st.floats(-5, 5))
@@ -171,14 +166,16 @@ class TestSteady:
         assert ("x" in child) is (child["kind"] != "c")
         assert set(child) - {"x"} == {"kind", "n", "y"}
 
-    def test_a_used_up_space_ends_the_search(self):
-        space = Space.of({"c": {"kind": "categorical", "choices": ["a", "b", "c"]}})
-        search = searched(Steady(space, 2, Order(2)), trials=20, workers=2, value=lambda s: ord(s["c"]))
-        assert sorted(t.setting["c"] for t in search.trials) == ["a", "b", "c"]
-        assert search.is_over
-
 
 class TestAll:
+    @pytest.mark.parametrize("kind", [Evolution, Steady])
+    def test_a_used_up_space_ends_the_search(self, kind):
+        space = Space.of({"n": {"kind": "int", "low": 1, "high": 10}})
+        search = searched(kind(space), trials=64, workers=2, value=lambda s: s["n"])
+        assert sorted(t.setting["n"] for t in search.trials) == list(range(1, 11))
+        assert search.exhausted
+        assert search.is_over
+
     @pytest.mark.parametrize(
         ("strategy", "mean", "error"),
         [(Evolution, 99.44, 0.04), (Random, 98.74, 0.03), (Grid, 98.51, 0.03)],
@@ -190,18 +187,12 @@ class TestAll:
         own = max(best.std(ddof=1), error * math.sqrt(1500)) / math.sqrt(len(best))
         assert abs(best.mean() - mean) < 5 * math.hypot(own, error)
 
-    def test_the_deviation_instead_of_its_root_would_collapse(self, monkeypatch):
-        """Distinguishes the reference's rule from the usual one: 93.3 on average."""
-        usual = lambda space, settings: {k: max(0.01, v**2) for k, v in mutation_deviations(space, settings).items()}  # noqa: E731
-        monkeypatch.setattr("common.search.strategies.mutation_deviations", usual)
-        assert np.mean([searched(Evolution(CUBE), seed).best.value for seed in range(100)]) < 97
-
     def test_random_search_hits_the_best_twentieth_with_0_962(self):
         """P = 1 - (1 - q)^64."""
         hits = [any(t.setting["lr"] > 0.95 for t in searched(Random(CUBE), seed).trials) for seed in range(250)]
         expected = 1 - 0.95**64
         assert expected == pytest.approx(0.962, abs=1e-3)
-        assert abs(np.mean(hits) - expected) < 5 * math.sqrt(expected * (1 - expected) / 250)
+        assert is_near(np.mean(hits), expected, 250)
 
     def test_a_grid_is_shuffled_and_complete(self):
         trials = searched(Grid(CUBE), trials=100).trials
@@ -220,6 +211,5 @@ class TestAll:
 
     def test_tpe_finds_the_better_choice(self):
         """The value tells choices apart by one, and numbers hardly: later proposals are mostly of the best choice."""
-        value = lambda s: float(s["kind"] == "b") + 0.01 * s["y"]  # noqa: E731
-        trials = searched(Tpe(MIXED, Order(2)), 1, 40, 2, value).trials
+        trials = searched(Tpe(MIXED, Order(2)), 1, 40, 2, lambda s: float(s["kind"] == "b") + 0.01 * s["y"]).trials
         assert sum(t.setting["kind"] == "b" for t in trials[20:]) > 12

@@ -11,13 +11,9 @@ SEEDS = st.one_of(st.integers(0, 9), st.integers(0, 2**80))
 ADDRESS = st.tuples(SEEDS, st.sampled_from(Purpose), st.integers(0, 9), st.integers(0, 3), st.integers(0, 3))
 
 
-@given(ADDRESS)
-def test_an_address_names_one_sequence(address):
-    assert stream(*address).random(4).tolist() == stream(*address).random(4).tolist()
-
-
 @given(ADDRESS, ADDRESS)
-def test_different_addresses_name_different_sequences(one, other):
+def test_equal_addresses_name_one_sequence_and_others_another(one, other):
+    assert stream(*one).random(2).tolist() == stream(*one).random(2).tolist()
     assert (stream(*one).random(2).tolist() == stream(*other).random(2).tolist()) == (one == other)
 
 

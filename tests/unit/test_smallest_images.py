@@ -32,9 +32,8 @@ def test_each_small_network_takes_images_from_some_size_on_and_refuses_smaller_o
 def test_a_published_transformer_takes_one_patch_at_least(name):
     least = PATCHES[name]
     for side in (1, least - 1):
-        with pytest.raises(
-            UsageError, match=rf"--model {name} takes images of at least {least} x {least} pixels, not {side} x"
-        ):
+        said = rf"--model {name} takes images of at least {least} x {least} pixels, not {side} x"
+        with pytest.raises(UsageError, match=said):
             build(name, side)
     with torch.device("meta"):
         assert build(name, least)(torch.empty(2, 3, least, least)).shape == (2, 7)

@@ -22,10 +22,11 @@ def label_sets(draw):
 
 
 fractions = st.floats(0.1, 0.9)
+seeds = st.integers(0, 999) | st.sampled_from([2**32 - 1, 2**32, 10**12])
 
 
 @settings(max_examples=40)
-@given(label_sets(), fractions, st.integers(0, 100), st.integers(0, 999))
+@given(label_sets(), fractions, st.integers(0, 100), seeds)
 def test_a_split_is_disjoint_complete_and_stratified(labels, fraction, fitness_images, seed):
     kept, held_out, judged = split(labels, fraction, fitness_images, seed, "test")
     assert sorted([*kept, *held_out]) == list(range(len(labels)))
@@ -39,7 +40,7 @@ def test_a_split_is_disjoint_complete_and_stratified(labels, fraction, fitness_i
 
 
 @settings(max_examples=20)
-@given(label_sets(), fractions, st.integers(0, 999))
+@given(label_sets(), fractions, seeds)
 def test_a_split_depends_on_the_seed_alone(labels, fraction, seed):
     np.random.seed(1)  # noqa: NPY002  (numpy's global state must not matter)
     first = split(labels, fraction, 20, seed, "test")
@@ -66,12 +67,6 @@ def test_a_fraction_that_leaves_a_part_without_a_class_is_refused_with_the_numbe
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("seed", [0, 2**32 - 1, 2**32, 10**12])
-def test_any_seed_splits(seed):
-    kept, held_out, judged = split(np.repeat(np.arange(4), 30), 0.25, 12, seed, "test")
-    assert (len(kept), len(held_out), len(judged)) == (90, 30, 12)
-
-
 @pytest.mark.parametrize("fitness_images", [0, 5])
 @pytest.mark.parametrize("rare", [1, 3, 10, 20])
 def test_a_rare_class_is_in_both_parts_or_the_split_is_refused(rare, fitness_images):
@@ -92,11 +87,8 @@ def test_the_digits_are_all_there_once_and_the_test_part_does_not_depend_on_the_
     one, other = (open_data(DataOptions(dataset="digits", fitness_images=50), alone, seed) for seed in (0, 1))
     assert len(one.test) == 360  # 20 % of 1797
     assert len(one.train) + len(one.validation) + len(one.test) == 1797
-    rows = [p.augmenter.images.flatten(1).numpy() for p in (one.train, one.validation, one.test)]
-    found = np.sort(np.concatenate(rows).astype(np.int64) @ np.arange(1, 65))
-    assert np.array_equal(
-        found, np.sort(np.round(digits.images * 255 / 16).astype(np.int64).reshape(-1, 64) @ np.arange(1, 65))
-    )
+    found = [row for part in (one.train, one.validation, one.test) for row in part.augmenter.images.flatten(1).tolist()]
+    assert sorted(found) == sorted(np.round(digits.data * 255 / 16).tolist())
     assert np.array_equal(one.test.augmenter.images, other.test.augmenter.images)
     assert not np.array_equal(one.validation.labels, other.validation.labels)
     assert len(one.fitness) == 50

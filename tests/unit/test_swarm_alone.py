@@ -22,14 +22,16 @@ from common.parallel.comm import Group, Traffic
 from common.parallel.mpi import MPI
 
 
-class Height(Fitness):
+class Measured(Fitness):
+    """What a function of the round tells."""
+
+    def __init__(self, measure):
+        self.measure = measure
+
+
+def height(state):
     """|x|^2 of the swarm's own weights: every step of a plain descent improves it."""
-
-    def __init__(self, state):
-        self.state = state
-
-    def measure(self, k):
-        return self.state.square().sum().item()
+    return Measured(lambda k: state.square().sum().item())
 
 
 def descend(state, steps, coupling=None, eta=0.1):
@@ -44,9 +46,9 @@ def descend(state, steps, coupling=None, eta=0.1):
     return state
 
 
-def swarm_of_one(state, fitness, motion=MOTIONS["hull"], **settings):
+def swarm_of_one(state, fitness=None, motion=MOTIONS["hull"], **settings):
     group = Group(MPI.COMM_SELF, Traffic())
-    return Swarm(state, [len(state)], group, SwarmSettings(motion, 2, 5, **settings), fitness)
+    return Swarm(state, [len(state)], group, SwarmSettings(motion, 2, 5, **settings), fitness or height(state))
 
 
 @given(st.integers(1, 9), st.sampled_from(list(MOTIONS)), st.sampled_from(RANDS), st.integers(0, 11))
@@ -54,7 +56,7 @@ def test_a_single_particle_that_always_improves_is_plain_descent(n, preset, rand
     """T2: P = G = x at every meeting, so v stays 0."""
     start = torch.linspace(1, 2, n)
     plain, state = descend(start.clone(), steps), start.clone()
-    swarm = swarm_of_one(state, Height(state), replace(MOTIONS[preset], rand=rand))
+    swarm = swarm_of_one(state, motion=replace(MOTIONS[preset], rand=rand))
     assert torch.equal(descend(state, steps, swarm), plain)
     assert swarm.counts.tolist() == [steps // 2, steps // 2, 0, 0]
 
@@ -63,15 +65,15 @@ def test_a_single_particle_with_a_fresh_memory_is_plain_descent_even_if_it_gets_
     """T2."""
     start = torch.linspace(1, 2, 4)
     plain, state = descend(start.clone(), 10, eta=-0.1), start.clone()
-    assert torch.equal(descend(state, 10, swarm_of_one(state, Height(state), memory="fresh"), eta=-0.1), plain)
+    assert torch.equal(descend(state, 10, swarm_of_one(state, memory="fresh"), eta=-0.1), plain)
     state = start.clone()
-    assert not torch.equal(descend(state, 10, swarm_of_one(state, Height(state)), eta=-0.1), plain)
+    assert not torch.equal(descend(state, 10, swarm_of_one(state), eta=-0.1), plain)
 
 
 def test_a_particle_keeps_its_velocity_between_meetings():
     """T7: without pulls what is left of v after three moves is w^3 of it; training in between does not touch it."""
     state = torch.linspace(1, 2, 4)
-    swarm = swarm_of_one(state, Height(state), Motion(0.9, 0.9, 0.0, 0.0))
+    swarm = swarm_of_one(state, motion=Motion(0.9, 0.9, 0.0, 0.0))
     swarm.velocity.copy_(torch.tensor([0.1, -0.2, 0.0, 0.3]))
     before = swarm.velocity.clone()
     descend(state, 6, swarm)
@@ -79,13 +81,9 @@ def test_a_particle_keeps_its_velocity_between_meetings():
 
 
 def test_nothing_moves_before_anything_is_known():
-    class Unknown(Fitness):
-        def measure(self, k):
-            return math.nan
-
     for memory in ("standard", "fresh"):
         state = torch.ones(3)
-        swarm = swarm_of_one(state, Unknown(), memory=memory)
+        swarm = swarm_of_one(state, Measured(lambda k: math.nan), memory=memory)
         descend(state, 4, swarm)
         assert torch.equal(state, descend(torch.ones(3), 4))
         assert swarm.best.fitness == math.inf
@@ -94,7 +92,7 @@ def test_nothing_moves_before_anything_is_known():
 
 def test_what_is_left_of_a_phase_is_measured_at_the_end():
     state = torch.ones(3)
-    swarm = swarm_of_one(state, Height(state))
+    swarm = swarm_of_one(state)
     descend(state, 5, swarm)
     assert swarm.best.fitness == pytest.approx(3 * 0.9**8)
     swarm.close(5)
@@ -164,8 +162,8 @@ def test_a_probe_of_texts_is_the_mean_loss_over_all_their_places():
     assert len(taken) == 5
     expected = F.cross_entropy(module.eval()(taken.symbols).flatten(0, 1), taken.labels.flatten())
     assert found == pytest.approx(expected.item(), rel=1e-5)
-    rows = {(tuple(s.tolist()), tuple(t.tolist())) for s, t in zip(texts.symbols, texts.labels, strict=True)}
-    assert len(rows & {(tuple(s.tolist()), tuple(t.tolist())) for s, t in zip(taken.symbols, taken.labels, strict=True)}) == 5
+    every, found = ({tuple(row) for row in torch.hstack([t.symbols, t.labels]).tolist()} for t in (texts, taken))
+    assert len(every & found) == 5
 
 
 def test_a_probe_is_the_same_everywhere_and_lasts_unless_it_is_to_be_new(pictures, network):
@@ -188,16 +186,8 @@ def test_a_probe_is_the_same_everywhere_and_lasts_unless_it_is_to_be_new(picture
 
 def test_measuring_again_leaves_the_weights_alone_and_changes_what_p_is_worth():
     """memory reeval: f_i is what P is worth on this round's probe."""
-
-    class Drifting(Fitness):
-        def __init__(self, state):
-            self.state = state
-
-        def measure(self, k):
-            return self.state.sum().item() + 10 * k
-
     state = torch.ones(2)
-    swarm = swarm_of_one(state, Drifting(state), memory="reeval")
+    swarm = swarm_of_one(state, Measured(lambda k: state.sum().item() + 10 * k), memory="reeval")
     swarm.elect(1)
     assert (swarm.personal.fitness, swarm.best.fitness) == (12.0, 12.0)
     state.fill_(3.0)
@@ -211,12 +201,11 @@ def test_measuring_again_leaves_the_weights_alone_and_changes_what_p_is_worth():
 
 
 def test_a_particle_can_be_copied_from_its_tensors():
-    start = torch.linspace(1, 2, 5)
-    whole = start.clone()
-    swarm = Swarm(whole, [2, 3], Group(MPI.COMM_SELF, Traffic()), SwarmSettings(MOTIONS["clerc"], 2, 5), Height(whole))
+    whole = torch.linspace(1, 2, 5)
+    swarm = swarm_of_one(whole, motion=MOTIONS["clerc"])
     descend(whole, 4, swarm, eta=-0.1)
     half = whole.clone()
-    copied = Swarm(half, [2, 3], Group(MPI.COMM_SELF, Traffic()), SwarmSettings(MOTIONS["clerc"], 2, 5), Height(half))
+    copied = swarm_of_one(half, motion=MOTIONS["clerc"])
     for name, tensor in copied.tensors().items():
         tensor.copy_(swarm.tensors()[name])
     for t in range(4, 8):

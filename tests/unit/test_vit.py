@@ -25,105 +25,76 @@ SIZES = {
 STAGES = {1: (3, 64), 2: (4, 128), 3: (9, 256)}  # R50: units and width of every block
 
 
-def layout(name, image=224):
-    """Names and shapes of Google's file for one network."""
+def convolution(kernel):
+    """Height, width, in, out -> out, in, height, width."""
+    return kernel.transpose(3, 2, 0, 1)
+
+
+def norm(theirs, ours, *shape):
+    yield f"{theirs}/scale", shape, f"{ours}.weight", np.ravel
+    yield f"{theirs}/bias", shape, f"{ours}.bias", np.ravel
+
+
+def transformer(name):
+    """Every tensor by an independent reading of both layouts: Google's name and shape, PyTorch's name, and what becomes of it.
+
+    Several of Google's for one of PyTorch's are stacked along its first axis.
+    """
     width, blocks, heads, hidden, patch = SIZES[name]
-    grid = image // 16 if name.startswith("r50") else image // patch
-    channels = 1024 if name.startswith("r50") else 3
-    shapes = {
-        "cls": (1, 1, width),
-        "embedding/kernel": (patch, patch, channels, width),
-        "embedding/bias": (width,),
-        "Transformer/posembed_input/pos_embedding": (1, grid * grid + 1, width),
-        "Transformer/encoder_norm/scale": (width,),
-        "Transformer/encoder_norm/bias": (width,),
-        "pre_logits/kernel": (width, width),
-        "pre_logits/bias": (width,),
-        "head/kernel": (width, 50),  # 21,843 in Google's file; nothing of it is kept
-        "head/bias": (50,),
-    }
+    hybrid = name.startswith("r50")
+    grid, channels = (14, 1024) if hybrid else (224 // patch, 3)
+    yield "cls", (1, 1, width), "cls_token", np.asarray
+    yield "embedding/kernel", (patch, patch, channels, width), "patch_embed.proj.weight", convolution
+    yield "embedding/bias", (width,), "patch_embed.proj.bias", np.asarray
+    yield "Transformer/posembed_input/pos_embedding", (1, grid * grid + 1, width), "pos_embed", np.asarray
+    yield from norm("Transformer/encoder_norm", "norm", width)
     for i in range(blocks):
-        block = f"Transformer/encoderblock_{i}/"
-        for norm in ("LayerNorm_0", "LayerNorm_2"):
-            shapes |= {f"{block}{norm}/scale": (width,), f"{block}{norm}/bias": (width,)}
-        attention = f"{block}MultiHeadDotProductAttention_1/"
+        theirs, ours, head = f"Transformer/encoderblock_{i}", f"blocks.{i}", (heads, width // heads)
+        attention = f"{theirs}/MultiHeadDotProductAttention_1"
+        yield from norm(f"{theirs}/LayerNorm_0", f"{ours}.norm1", width)
+        yield from norm(f"{theirs}/LayerNorm_2", f"{ours}.norm2", width)
         for part in ("query", "key", "value"):
-            shapes |= {f"{attention}{part}/kernel": (width, heads, width // heads)}
-            shapes |= {f"{attention}{part}/bias": (heads, width // heads)}
-        shapes |= {f"{attention}out/kernel": (heads, width // heads, width), f"{attention}out/bias": (width,)}
-        shapes |= {f"{block}MlpBlock_3/Dense_0/kernel": (width, hidden), f"{block}MlpBlock_3/Dense_0/bias": (hidden,)}
-        shapes |= {f"{block}MlpBlock_3/Dense_1/kernel": (hidden, width), f"{block}MlpBlock_3/Dense_1/bias": (width,)}
-    return shapes | (resnet_layout() if name.startswith("r50") else {})
+            yield f"{attention}/{part}/kernel", (width, *head), f"{ours}.attn.qkv.weight", lambda a: a.reshape(width, width).T
+            yield f"{attention}/{part}/bias", head, f"{ours}.attn.qkv.bias", np.ravel
+        yield f"{attention}/out/kernel", (*head, width), f"{ours}.attn.proj.weight", lambda a: a.reshape(width, width).T
+        yield f"{attention}/out/bias", (width,), f"{ours}.attn.proj.bias", np.asarray
+        for k, shape in enumerate(((width, hidden), (hidden, width))):
+            yield f"{theirs}/MlpBlock_3/Dense_{k}/kernel", shape, f"{ours}.mlp.fc{k + 1}.weight", np.transpose
+            yield f"{theirs}/MlpBlock_3/Dense_{k}/bias", shape[1:], f"{ours}.mlp.fc{k + 1}.bias", np.asarray
+    for their_conv, their_norm, our_conv, our_norm, shape in resnet() if hybrid else ():
+        yield f"{their_conv}/kernel", shape, f"patch_embed.backbone.{our_conv}.weight", convolution
+        yield from norm(their_norm, f"patch_embed.backbone.{our_norm}", 1, 1, 1, shape[-1])
 
 
-def resnet_layout():
-    """The part of the hybrid in front of the patches."""
-    norm = lambda prefix, width: {f"{prefix}/scale": (1, 1, 1, width), f"{prefix}/bias": (1, 1, 1, width)}  # noqa: E731
-    shapes = {"conv_root/kernel": (7, 7, 3, 64), **norm("gn_root", 64)}
+def resnet():
+    """Convolutions of the hybrid in front of the patches, each with the group norm behind it, in both namings; shapes."""
+    yield "conv_root", "gn_root", "stem.conv", "stem.norm", (7, 7, 3, 64)
     before = 64
     for stage, (units, width) in STAGES.items():
         for unit in range(1, units + 1):
-            prefix = f"block{stage}/unit{unit}/"
-            shapes |= {f"{prefix}conv1/kernel": (1, 1, before, width), **norm(f"{prefix}gn1", width)}
-            shapes |= {f"{prefix}conv2/kernel": (3, 3, width, width), **norm(f"{prefix}gn2", width)}
-            shapes |= {f"{prefix}conv3/kernel": (1, 1, width, 4 * width), **norm(f"{prefix}gn3", 4 * width)}
+            theirs, ours = f"block{stage}/unit{unit}", f"stages.{stage - 1}.blocks.{unit - 1}"
             if unit == 1:
-                shapes |= {f"{prefix}conv_proj/kernel": (1, 1, before, 4 * width), **norm(f"{prefix}gn_proj", 4 * width)}
+                projection = (f"{theirs}/conv_proj", f"{theirs}/gn_proj", f"{ours}.downsample.conv", f"{ours}.downsample.norm")
+                yield *projection, (1, 1, before, 4 * width)
+            for k, shape in enumerate(((1, 1, before, width), (3, 3, width, width), (1, 1, width, 4 * width)), start=1):
+                yield f"{theirs}/conv{k}", f"{theirs}/gn{k}", f"{ours}.conv{k}", f"{ours}.norm{k}", shape
             before = 4 * width
-    return shapes
+
+
+def layout(name):
+    """Names and shapes of Google's file for one network."""
+    width = SIZES[name][0]
+    unused = {"pre_logits/kernel": (width, width), "pre_logits/bias": (width,)}
+    unused |= {"head/kernel": (width, 50), "head/bias": (50,)}  # 21,843 in Google's file; nothing of it is kept
+    return {theirs: shape for theirs, shape, *_ in transformer(name)} | unused
 
 
 def expected(name, arrays):
-    """PyTorch's tensors from Google's arrays, by an independent reading of both layouts: {torch name: array}."""
-    blocks = SIZES[name][1]
-    conv = lambda a: a.transpose(3, 2, 0, 1)  # noqa: E731  height, width, in, out -> out, in, height, width
-    patch = "patch_embed.proj"
-    tensors = {
-        "cls_token": arrays["cls"],
-        "pos_embed": arrays["Transformer/posembed_input/pos_embedding"],
-        f"{patch}.weight": conv(arrays["embedding/kernel"]),
-        f"{patch}.bias": arrays["embedding/bias"],
-        "norm.weight": arrays["Transformer/encoder_norm/scale"],
-        "norm.bias": arrays["Transformer/encoder_norm/bias"],
-    }
-    for i in range(blocks):
-        theirs, ours = f"Transformer/encoderblock_{i}/", f"blocks.{i}."
-        attention = f"{theirs}MultiHeadDotProductAttention_1/"
-        width = arrays["cls"].shape[-1]
-        parts = [arrays[f"{attention}{p}/kernel"].reshape(width, width).T for p in ("query", "key", "value")]
-        biases = [arrays[f"{attention}{p}/bias"].reshape(width) for p in ("query", "key", "value")]
-        tensors |= {
-            f"{ours}norm1.weight": arrays[f"{theirs}LayerNorm_0/scale"],
-            f"{ours}norm1.bias": arrays[f"{theirs}LayerNorm_0/bias"],
-            f"{ours}norm2.weight": arrays[f"{theirs}LayerNorm_2/scale"],
-            f"{ours}norm2.bias": arrays[f"{theirs}LayerNorm_2/bias"],
-            f"{ours}attn.qkv.weight": np.concatenate(parts),
-            f"{ours}attn.qkv.bias": np.concatenate(biases),
-            f"{ours}attn.proj.weight": arrays[f"{attention}out/kernel"].reshape(width, width).T,
-            f"{ours}attn.proj.bias": arrays[f"{attention}out/bias"],
-            f"{ours}mlp.fc1.weight": arrays[f"{theirs}MlpBlock_3/Dense_0/kernel"].T,
-            f"{ours}mlp.fc1.bias": arrays[f"{theirs}MlpBlock_3/Dense_0/bias"],
-            f"{ours}mlp.fc2.weight": arrays[f"{theirs}MlpBlock_3/Dense_1/kernel"].T,
-            f"{ours}mlp.fc2.bias": arrays[f"{theirs}MlpBlock_3/Dense_1/bias"],
-        }
-    if not name.startswith("r50"):
-        return tensors
-    stem = "patch_embed.backbone.stem."
-    tensors |= {f"{stem}conv.weight": conv(arrays["conv_root/kernel"])}
-    tensors |= {f"{stem}norm.weight": arrays["gn_root/scale"].ravel(), f"{stem}norm.bias": arrays["gn_root/bias"].ravel()}
-    for stage, (units, _) in STAGES.items():
-        for unit in range(1, units + 1):
-            theirs, ours = f"block{stage}/unit{unit}/", f"patch_embed.backbone.stages.{stage - 1}.blocks.{unit - 1}."
-            pairs = [(f"conv{r}", f"gn{r}", f"conv{r}", f"norm{r}") for r in (1, 2, 3)]
-            if unit == 1:
-                pairs.append(("conv_proj", "gn_proj", "downsample.conv", "downsample.norm"))
-            for their_conv, their_norm, our_conv, our_norm in pairs:
-                tensors |= {
-                    f"{ours}{our_conv}.weight": conv(arrays[f"{theirs}{their_conv}/kernel"]),
-                    f"{ours}{our_norm}.weight": arrays[f"{theirs}{their_norm}/scale"].ravel(),
-                    f"{ours}{our_norm}.bias": arrays[f"{theirs}{their_norm}/bias"].ravel(),
-                }
-    return tensors
+    """PyTorch's tensors from Google's arrays: {torch name: array}."""
+    parts = {}
+    for theirs, _, ours, converted in transformer(name):
+        parts.setdefault(ours, []).append(converted(arrays[theirs]))
+    return {ours: np.concatenate(found) if len(found) > 1 else found[0] for ours, found in parts.items()}
 
 
 def write(path, shapes, seed=0):
@@ -134,12 +105,16 @@ def write(path, shapes, seed=0):
     return arrays
 
 
+def loaded(path, name, image_size=224):
+    module = build_model(name, 3, 10, image_size=image_size)
+    load_published(module, name, path)
+    return module
+
+
 @pytest.mark.parametrize("name", ["vit-b16", "r50-vit-b16"])
 def test_a_published_file_is_read_tensor_by_tensor(tmp_path, name):
     arrays = write(tmp_path / "file.npz", layout(name))
-    module = build_model(name, 3, 10, image_size=224)
-    load_published(module, name, tmp_path / "file.npz")
-    state = module.state_dict()
+    state = loaded(tmp_path / "file.npz", name).state_dict()
     wanted = expected(name, arrays)
     assert set(state) == set(wanted) | {"head.weight", "head.bias"}
     for key, array in wanted.items():
@@ -160,22 +135,18 @@ def test_every_other_network_has_googles_shapes(name):
 
 
 def test_position_embeddings_are_resized_to_the_images(tmp_path):
-    shapes = layout("vit-b32")
-    arrays = write(tmp_path / "file.npz", shapes)
+    arrays = write(tmp_path / "file.npz", layout("vit-b32"))
     flat = np.ones((1, 50, 768), dtype=np.float32) * np.arange(768, dtype=np.float32)  # the same at all 7 x 7 places
     np.savez(tmp_path / "file.npz", **{**arrays, "Transformer/posembed_input/pos_embedding": flat})
-    module = build_model("vit-b32", 3, 10, image_size=96)
-    load_published(module, "vit-b32", tmp_path / "file.npz")
+    module = loaded(tmp_path / "file.npz", "vit-b32", image_size=96)
     assert module.pos_embed.shape == (1, 1 + 3 * 3, 768)
     np.testing.assert_allclose(module.pos_embed.detach()[0], np.tile(flat[0, :1], (10, 1)), rtol=1e-6)
 
 
 def test_a_zeroed_head_knows_nothing_before_training(tmp_path):
     write(tmp_path / "file.npz", {**layout("vit-b32"), "head/kernel": (768, 10), "head/bias": (10,)})  # as many classes as ours
-    module = build_model("vit-b32", 3, 10, image_size=224)
-    load_published(module, "vit-b32", tmp_path / "file.npz")
     with torch.no_grad():
-        assert not module.eval()(torch.randn(1, 3, 224, 224)).any()
+        assert not loaded(tmp_path / "file.npz", "vit-b32").eval()(torch.randn(1, 3, 224, 224)).any()
 
 
 def test_a_missing_file_is_refused_by_name_address_and_the_way_without(tmp_path):
@@ -188,26 +159,36 @@ def test_a_missing_file_is_refused_by_name_address_and_the_way_without(tmp_path)
     assert "from scratch" in said
 
 
-@pytest.mark.parametrize("content", ["another network", "not an archive", "empty", "cut off", "an array", "lacks a tensor"])
-def test_a_file_that_does_not_fit_is_refused(tmp_path, content):
-    path = tmp_path / "file.npz"
-    if content == "not an archive":
-        path.write_bytes(b"nothing of the kind")
-    elif content == "empty":
-        path.touch()
-    elif content == "cut off":
-        np.savez(path, **{"embedding/kernel": np.zeros((32, 32, 3, 768), np.float32)})
-        path.write_bytes(path.read_bytes()[:5000])
-    elif content == "an array":
-        np.save(tmp_path / "file.npy", np.zeros(3))
-        (tmp_path / "file.npy").rename(path)
-    else:
-        shapes = layout("vit-b32")
-        shapes.pop("Transformer/encoderblock_11/MlpBlock_3/Dense_0/kernel")
-        write(path, layout("vit-b16") if content == "another network" else shapes)
-    module = build_model("vit-b32", 3, 10, image_size=224)
+def write_cut_off(path):
+    np.savez(path, **{"embedding/kernel": np.zeros((32, 32, 3, 768), np.float32)})
+    path.write_bytes(path.read_bytes()[:5000])
+
+
+def write_array(path):
+    with open(path, "wb") as file:
+        np.save(file, np.zeros(3))
+
+
+def write_without_a_tensor(path):
+    shapes = layout("vit-b32")
+    shapes.pop("Transformer/encoderblock_11/MlpBlock_3/Dense_0/kernel")
+    write(path, shapes)
+
+
+@pytest.mark.parametrize(
+    "write_wrongly",
+    [
+        lambda path: write(path, layout("vit-b16")),
+        lambda path: path.write_bytes(b"nothing of the kind"),
+        lambda path: path.touch(),
+        *(write_cut_off, write_array, write_without_a_tensor),
+    ],
+    ids=["another network", "not an archive", "empty", "cut off", "an array", "lacks a tensor"],
+)
+def test_a_file_that_does_not_fit_is_refused(tmp_path, write_wrongly):
+    write_wrongly(tmp_path / "file.npz")
     with pytest.raises(UsageError, match=r"does not hold the weights of ViT-B/32"):
-        load_published(module, "vit-b32", path)
+        loaded(tmp_path / "file.npz", "vit-b32")
 
 
 @pytest.mark.parametrize(("image_size", "channels", "classes"), [(8, 1, 10), (32, 3, 100), (64, 3, 2)])
@@ -268,52 +249,33 @@ def found(side):
         return 0, str(refusal)
 
 
-@pytest.mark.parametrize("side", [3, 5, 29, 31, 46, 62])
-def test_sides_of_nearly_prime_numbers_of_pixels_are_refused_by_the_tiny_one(side):
-    with pytest.raises(UsageError, match=rf"--model vit-tiny .* {side}: take a side of .*--image-size"):
-        build_model("vit-tiny", 3, 10, depth=1, width=1, image_size=side)
-
-
-@pytest.mark.parametrize("side", [28, 9, 225])
-def test_every_pixel_counts_for_the_tiny_one(side):
-    module = build_model("vit-tiny", 1, 10, depth=1, width=1, image_size=side)
-    assert all_pixels_count(module.patch_embed, torch.randn(1, 1, side, side))
-
-
-def all_pixels_count(network, images):
-    images.requires_grad_()
-    network(images).square().sum().backward()
-    return bool((images.grad != 0).all())
-
-
 @pytest.mark.parametrize(
     ("name", "side", "nearest"),
     [
-        ("vit-b16", 225, "224 or 240"),
-        ("vit-b32", 225, "224 or 256"),
-        ("vit-l16", 100, "96 or 112"),
-        ("vit-l32", 33, "32 or 64"),
+        *(("vit-tiny", 3, "2 or 4"), ("vit-tiny", 5, "4 or 6"), ("vit-tiny", 29, "28 or 30"), ("vit-tiny", 31, "30 or 32")),
+        *(("vit-tiny", 46, "45 or 48"), ("vit-tiny", 62, "60 or 63"), ("vit-b16", 225, "224 or 240")),
+        *(("vit-b32", 225, "224 or 256"), ("vit-l16", 100, "96 or 112"), ("vit-l32", 33, "32 or 64")),
         ("vit-h14", 225, "224 or 238"),
     ],
 )
-def test_a_published_network_refuses_images_that_its_patches_do_not_divide(name, side, nearest):
+def test_images_that_no_patches_divide_are_refused(name, side, nearest):
     with pytest.raises(UsageError, match=rf"--model {name} .* {side}: take a side of {nearest} pixels \(--image-size"):
-        build_model(name, 3, 10, image_size=side)
+        build_model(name, 3, 10, depth=1, width=1, image_size=side)
 
 
-def test_the_hybrid_leaves_no_pixel_out_at_any_size():
-    """Its convolutions pad, and a patch is one of their outputs, of every 16 pixels."""
-    module = build_model("r50-vit-b16", 3, 10, image_size=49)
-    assert module.patch_embed.grid_size == (4, 4)
-    assert all_pixels_count(module.patch_embed.eval(), torch.randn(1, 3, 49, 49))
+@pytest.mark.parametrize(
+    ("name", "side", "patches"), [("vit-tiny", 28, 49), ("vit-tiny", 9, 9), ("vit-tiny", 225, 81), ("r50-vit-b16", 49, 16)]
+)
+def test_every_pixel_counts(name, side, patches):
+    """Also for the hybrid, at any size: its convolutions pad, and a patch is one of their outputs, of every 16 pixels."""
+    network = build_model(name, 3, 10, depth=1, width=1, image_size=side).patch_embed.eval()
+    images = torch.randn(1, 3, side, side, requires_grad=True)
+    found = network(images)
+    assert found.shape[1] == patches
+    found.square().sum().backward()
+    assert (images.grad != 0).all()
 
 
 def test_titles_are_the_papers():
-    assert [model_title(name, 0, 0) for name in NETWORKS] == [
-        "ViT-B/16",
-        "ViT-B/32",
-        "ViT-L/16",
-        "ViT-L/32",
-        "ViT-H/14",
-        "R50+ViT-B/16",
-    ]
+    titles = [model_title(name, 0, 0) for name in NETWORKS]
+    assert titles == ["ViT-B/16", "ViT-B/32", "ViT-L/16", "ViT-L/32", "ViT-H/14", "R50+ViT-B/16"]

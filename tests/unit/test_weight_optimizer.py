@@ -29,12 +29,12 @@ def batches(seed=1):
     return [(torch.randn(12, 5, generator=generator), torch.randint(3, (12,), generator=generator)) for _ in RATES]
 
 
-def adopt(alone, module, name, **options):
+def adopt(alone, module, name, lr_scale=1.0, **options):
     """The module in flat buffers, and its optimizer."""
     model = FlatModel(module)
     options = {"momentum": MU, "weight_decay": DECAY, "rho": 0.5, **options}
     settings = OptimizerSettings(name, **options)
-    return model, WeightOptimizer(model, settings, reductions_of(alone, settings.sam_scope))
+    return model, WeightOptimizer(model, settings, reductions_of(alone, settings.sam_scope), lr_scale)
 
 
 def closure_of(model, batch, calls=None, spoil=lambda call: False):
@@ -54,67 +54,69 @@ def closure_of(model, batch, calls=None, spoil=lambda call: False):
     return closure
 
 
-@settings(max_examples=15)
-@given(hidden=st.integers(1, 40), seed=st.integers(0, 99))
-def test_sgd_alone_is_torch_sgd_bit_for_bit(alone, hidden, seed):
-    plain = network(seed, hidden)
-    model, optimizer = adopt(alone, copy.deepcopy(plain), "sgd")
-    reference = torch.optim.SGD(plain.parameters(), lr=1.0, momentum=MU, weight_decay=DECAY)
-    for batch, rate in zip(batches(), RATES, strict=True):
-        loss = F.cross_entropy(plain(batch[0]), batch[1])
-        reference.zero_grad()
-        loss.backward()
-        reference.param_groups[0]["lr"] = rate
-        reference.step()
-        assert torch.equal(optimizer.step(closure_of(model, batch), rate), loss.detach())
-    # The same operations on the same numbers, element by element: no tolerance.
+def train(model, optimizer, seen, rate=0.1):
+    for batch in seen:
+        optimizer.step(closure_of(model, batch), rate)
+
+
+def assert_close(model, plain, **close):
+    """Whether weights and buffers are those of a module that was trained without flat buffers."""
     for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs)
+        torch.testing.assert_close(ours, theirs, **close)
 
 
-def slow_step(module, velocity, batch, rate, name, rho):
-    """SAM or ASAM tensor by tensor, from the equations; weight decay, momentum and step act once, at w."""
+def slow_gradient(module, batch, name, rho=0.5):
+    """The loss at w, and the gradient of a step: SAM's and ASAM's tensor by tensor, from the equations."""
     tensors = list(module.parameters())
-    gradients = torch.autograd.grad(F.cross_entropy(module(batch[0]), batch[1]), tensors)
-    if name == "sam":
-        norm = sum(g.double().square().sum() for g in gradients).sqrt()
-        moves = [rho * g / (norm + 1e-12) for g in gradients]
-    else:
-        norm = sum((w.abs() * g).double().square().sum() for w, g in zip(tensors, gradients, strict=True)).sqrt()
-        moves = [rho * w**2 * g / (norm + 1e-12) for w, g in zip(tensors, gradients, strict=True)]
+    loss = F.cross_entropy(module(batch[0]), batch[1])
+    gradients = torch.autograd.grad(loss, tensors)
+    if name not in ("sam", "asam"):
+        return loss.detach(), gradients
+    scales = [w.detach().abs() if name == "asam" else torch.ones_like(w) for w in tensors]
+    norm = sum((s * g).double().square().sum() for s, g in zip(scales, gradients, strict=True)).sqrt()
     there = copy.deepcopy(module)  # the second pass's batch-norm statistics die with the copy
     with torch.no_grad():
-        for w, e in zip(there.parameters(), moves, strict=True):
-            w += e.float()
-    gradients = torch.autograd.grad(F.cross_entropy(there(batch[0]), batch[1]), list(there.parameters()))
-    with torch.no_grad():
-        for i, (w, g) in enumerate(zip(tensors, gradients, strict=True)):
-            v = g + DECAY * w if velocity[i] is None else MU * velocity[i] + g + DECAY * w
-            velocity[i] = v
-            w -= rate * v
+        for w, s, g in zip(there.parameters(), scales, gradients, strict=True):
+            w += (rho * s**2 * g / (norm + 1e-12)).float()
+    return loss.detach(), torch.autograd.grad(F.cross_entropy(there(batch[0]), batch[1]), list(there.parameters()))
 
 
-@pytest.mark.parametrize("name", ["sam", "asam"])
+def sgd(parameters):
+    return torch.optim.SGD(parameters, lr=1.0, momentum=MU, weight_decay=DECAY)
+
+
+def adamw(parameters):
+    return torch.optim.AdamW(parameters, lr=1.0, weight_decay=0.3, foreach=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "passes", "lr_scale", "torchs", "close"),
+    [
+        ("sgd", 1, 1.0, sgd, {"rtol": 0.0, "atol": 0.0}),  # the same operations on the same numbers, element by element
+        ("adamw", 1, 1.0, adamw, {"rtol": 1e-6, "atol": 1e-7}),  # vectorised over other lengths
+        ("adamw", 1, 0.01, adamw, {"rtol": 1e-6, "atol": 1e-7}),
+        # One norm in another order and precision (1e-7 relative); five steps of a smooth network multiply that by about ten.
+        ("sam", 2, 1.0, sgd, {"rtol": 2e-5, "atol": 2e-6}),
+        ("asam", 2, 1.0, sgd, {"rtol": 2e-5, "atol": 2e-6}),
+    ],
+)
 @settings(max_examples=10)
 @given(hidden=st.integers(1, 40), seed=st.integers(0, 99))
-def test_sam_alone_equals_a_loop_over_tensors(alone, name, hidden, seed):
-    plain = network(seed, hidden)
-    model, optimizer = adopt(alone, copy.deepcopy(plain), name)
-    velocity = [None] * len(list(plain.parameters()))
+def test_alone_it_is_torchs_optimizer_at_its_own_rate(alone, name, passes, lr_scale, torchs, close, hidden, seed):
+    """And reports the loss of the first pass."""
+    plain, calls = network(seed, hidden), []
+    model, optimizer = adopt(alone, copy.deepcopy(plain), name, lr_scale, adam_decay=0.3)
+    reference = torchs(plain.parameters())
     for batch, rate in zip(batches(), RATES, strict=True):
-        slow_step(plain, velocity, batch, rate, name, 0.5)
-        optimizer.step(closure_of(model, batch), rate)
-    # One norm in another order and precision (1e-7 relative); five steps of a smooth network multiply that by about ten.
-    for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-5, atol=2e-6)
-
-
-@pytest.mark.parametrize(("name", "passes"), [("sgd", 1), ("sam", 2), ("asam", 2)])
-def test_passes_are_what_the_closure_is_called(alone, name, passes):
-    model, optimizer = adopt(alone, network(), name)
-    calls = []
-    optimizer.step(closure_of(model, batches()[0], calls), 0.1)
-    assert len(calls) == optimizer.passes == passes
+        loss, gradients = slow_gradient(plain, batch, name)
+        for parameter, gradient in zip(plain.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+        reference.param_groups[0]["lr"] = rate * lr_scale
+        reference.step()
+        torch.testing.assert_close(optimizer.step(closure_of(model, batch, calls), rate), loss, **close)
+    assert_close(model, plain, **close)
+    assert len(calls) == passes * len(RATES)
+    assert optimizer.passes == passes
 
 
 def test_the_second_pass_runs_at_distance_rho_and_the_weights_come_back_bit_for_bit(alone):
@@ -129,8 +131,7 @@ def test_the_second_pass_runs_at_distance_rho_and_the_weights_come_back_bit_for_
 
 @pytest.mark.parametrize("name", PERTURBATIONS)
 def test_the_second_pass_runs_at_the_weights_moved_by_e(alone, name):
-    model, optimizer = adopt(alone, network(), name)
-    free, _ = adopt(alone, network(), name)
+    (model, optimizer), (free, _) = (adopt(alone, network(), name) for _ in range(2))
     closure_of(free, batches()[0])()
     before, calls = free.parameters.detach(), []
     optimizer.step(closure_of(model, batches()[0], calls), 0.0)
@@ -138,37 +139,27 @@ def test_the_second_pass_runs_at_the_weights_moved_by_e(alone, name):
     assert torch.equal(model.parameters.detach(), before)
 
 
-def test_what_a_step_reports_is_the_first_passes(alone):
-    model, optimizer = adopt(alone, network(), "sam")
-    batch = batches()[0]
-    expected = F.cross_entropy(copy.deepcopy(model.module)(batch[0]), batch[1])
-    assert torch.equal(optimizer.step(closure_of(model, batch), 0.1), expected.detach())
-
-
 @pytest.mark.parametrize("name", ["sgd", "sam", "asam"])
 def test_a_closure_may_set_gradients_to_none(alone, name):
     """`module.zero_grad()` is what a user's own script calls; autograd then puts the gradients elsewhere."""
-    results = []
-    for foreign in (False, True):
-        model, optimizer = adopt(alone, network(), name)
+    (ours, optimizer), (foreign, other) = (adopt(alone, network(), name) for _ in range(2))
+    for images, labels in batches():
 
-        def closure(batch, model=model, foreign=foreign):
-            model.module.zero_grad(set_to_none=True) if foreign else model.zero_gradient()
-            loss = F.cross_entropy(model.module(batch[0]), batch[1])
+        def closure(images=images, labels=labels):
+            foreign.module.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(foreign.module(images), labels)
             loss.backward()
             return loss.detach()
 
-        for batch, rate in zip(batches(), RATES, strict=True):
-            optimizer.step(lambda batch=batch, closure=closure: closure(batch), rate)
-        results.append(model.state.detach().clone())
-    assert torch.equal(*results)
+        optimizer.step(closure_of(ours, (images, labels)), 0.1)
+        other.step(closure, 0.1)
+    assert torch.equal(ours.state, foreign.state)
 
 
 @pytest.mark.parametrize(("name", "bad"), [("sgd", 0), ("sam", 0), ("sam", 1), ("asam", 0), ("asam", 1)])
 def test_a_gradient_that_is_not_finite_leaves_weights_and_momentum_untouched(alone, name, bad):
     model, optimizer = adopt(alone, network(), name)
-    for batch in batches()[:2]:
-        optimizer.step(closure_of(model, batch), 0.1)
+    train(model, optimizer, batches()[:2])
     weights = model.parameters.detach().clone()
     momentum = {n: t.clone() for n, t in optimizer.state_tensors().items()}
     assert momentum, "two steps leave a momentum"
@@ -180,36 +171,22 @@ def test_a_gradient_that_is_not_finite_leaves_weights_and_momentum_untouched(alo
 @pytest.mark.parametrize(("reset", "finite", "kept"), [(False, True, True), (True, True, False), (False, False, False)])
 def test_momentum_outlives_a_round_unless_reset_is_asked_for_or_weights_were_lost(alone, reset, finite, kept):
     model, optimizer = adopt(alone, network(), "sgd", reset_momentum=reset)
-    optimizer.step(closure_of(model, batches()[0]), 0.1)
+    train(model, optimizer, batches()[:1])
     before = model.parameters.detach().clone()
     optimizer.end_round(finite)
     assert bool(optimizer.state_tensors()) == kept
-    optimizer.step(closure_of(model, batches()[1]), 0.1)
+    train(model, optimizer, batches()[1:2])
     g = model.gradient
     fresh = before - 0.1 * (g + DECAY * before)
     assert torch.allclose(model.parameters.detach(), fresh, rtol=1e-6, atol=1e-7) != kept
 
 
-def test_saved_momentum_put_into_another_optimizer_goes_on_bit_for_bit(alone):
-    model, optimizer = adopt(alone, network(), "asam")
-    for batch in batches()[:2]:
-        optimizer.step(closure_of(model, batch), 0.1)
-    again, other = adopt(alone, copy.deepcopy(model.module), "asam")
-    other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
-    for batch in batches()[2:]:
-        optimizer.step(closure_of(model, batch), 0.2)
-        other.step(closure_of(again, batch), 0.2)
-    assert torch.equal(model.state, again.state)
-
-
-@pytest.mark.parametrize("scope", ["local", "population", "world"])
-def test_alone_every_sam_scope_is_the_same(alone, scope):
-    results = []
-    for name in ("local", scope):
-        model, optimizer = adopt(alone, network(), "asam", sam_scope=name)
-        optimizer.step(closure_of(model, batches()[0]), 0.1)
-        results.append(model.state.detach().clone())
-    assert torch.equal(*results)
+def test_alone_every_sam_scope_is_the_same(alone):
+    local, *others = (adopt(alone, network(), "asam", sam_scope=scope) for scope in ("local", "population", "world"))
+    train(*local, batches()[:1])
+    for other in others:
+        train(*other, batches()[:1])
+        assert torch.equal(other[0].state, local[0].state)
 
 
 def test_names_are_a_base_or_a_perturbation_over_one():
@@ -217,23 +194,6 @@ def test_names_are_a_base_or_a_perturbation_over_one():
     assert split_name("asam") == ("asam", "sgd")
     assert split_name("sam+adamw") == ("sam", "adamw")
     assert {"sgd", "adamw", "sam", "asam", "sam+adamw", "asam+adamw"} <= set(OPTIMIZERS)
-
-
-@settings(max_examples=10)
-@given(hidden=st.integers(1, 40), seed=st.integers(0, 99), unit=st.sampled_from([1.0, 0.01]))
-def test_adamw_alone_is_torch_adamw_bit_for_bit_at_its_own_rate(alone, hidden, seed, unit):
-    plain = network(seed, hidden)
-    model = FlatModel(copy.deepcopy(plain))
-    optimizer = WeightOptimizer(model, OptimizerSettings("adamw", adam_decay=0.3), reductions_of(alone), unit)
-    reference = torch.optim.AdamW(plain.parameters(), lr=1.0, weight_decay=0.3, foreach=False)
-    for batch, rate in zip(batches(), RATES, strict=True):
-        reference.zero_grad()
-        F.cross_entropy(plain(batch[0]), batch[1]).backward()
-        reference.param_groups[0]["lr"] = rate * unit
-        reference.step()
-        optimizer.step(closure_of(model, batch), rate)
-    for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)  # vectorised over other lengths
 
 
 def test_muon_steps_matrices_and_leaves_vectors_to_adamw(alone):
@@ -255,25 +215,21 @@ def test_muon_steps_matrices_and_leaves_vectors_to_adamw(alone):
             for matrix, weights in zip(matrices, (conv, linear), strict=True):
                 weights.copy_(matrix.view(weights.shape))
         optimizer.step(closure_of(model, batch), rate)
-    for ours, theirs in zip(model.module.state_dict().values(), plain.state_dict().values(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    assert_close(model, plain, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_every_optimizers_saved_state_goes_on_bit_for_bit(alone, name):
     model, optimizer = adopt(alone, network(), name)
     optimizer.begin_round(0.01)
-    for batch in batches()[:2]:
-        optimizer.step(closure_of(model, batch), 0.01)
+    train(model, optimizer, batches()[:2], 0.01)
     optimizer.end_training()
     optimizer.end_round(True)
     again, other = adopt(alone, copy.deepcopy(model.module), name)
     other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
-    for one in (optimizer, other):
-        one.begin_round(0.01)
-    for batch in batches()[2:]:
-        optimizer.step(closure_of(model, batch), 0.02)
-        other.step(closure_of(again, batch), 0.02)
+    for pair in ((model, optimizer), (again, other)):
+        pair[1].begin_round(0.01)
+        train(*pair, batches()[2:], 0.02)
     assert torch.equal(model.state, again.state)
     assert optimizer.effective_lr(0.02) == other.effective_lr(0.02)
 
@@ -285,7 +241,7 @@ def test_a_clipped_gradient_keeps_its_direction_and_at_most_its_limit(alone, lim
     free, _ = adopt(alone, network(), "sgd")
     closure_of(free, batches()[0])()
     g = free.gradient
-    optimizer.step(closure_of(model, batches()[0]), 1.0)
+    train(model, optimizer, batches()[:1], 1.0)
     moved = before - model.parameters.detach()
     torch.testing.assert_close(moved, g * min(1.0, limit / g.norm().item()), rtol=1e-4, atol=1e-6)
 
@@ -294,7 +250,7 @@ def test_momentum_that_travels_is_the_optimizers_own(alone):
     model, optimizer = adopt(alone, network(), "asam")
     (momentum,) = optimizer.momentum()
     assert not momentum.any()
-    optimizer.step(closure_of(model, batches()[0]), 0.1)
+    train(model, optimizer, batches()[:1])
     (after,) = optimizer.momentum()
     assert after.data_ptr() == momentum.data_ptr()
     assert after.any()
@@ -304,12 +260,8 @@ def test_momentum_that_travels_is_the_optimizers_own(alone):
 
 @pytest.mark.parametrize("name", ["sgd", "asam"])
 def test_zeroed_momentum_is_a_fresh_start_bit_for_bit(alone, name):
-    results = []
-    for touched in (False, True):
-        model, optimizer = adopt(alone, network(), name)
-        if touched:
-            optimizer.momentum()
-        for batch in batches():
-            optimizer.step(closure_of(model, batch), 0.1)
-        results.append(model.state.detach().clone())
-    assert torch.equal(*results)
+    fresh, touched = (adopt(alone, network(), name) for _ in range(2))
+    touched[1].momentum()
+    for pair in (fresh, touched):
+        train(*pair, batches())
+    assert torch.equal(fresh[0].state, touched[0].state)

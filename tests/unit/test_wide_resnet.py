@@ -27,32 +27,25 @@ def parameters(module):
     return sum(p.numel() for p in module.parameters())
 
 
-def test_the_papers_network_has_its_published_size():
-    assert counted(16, 8, 10) == 10_961_370  # table 4 of the paper: WRN-16-8, 11.0M
-    assert counted(28, 10, 10) == 36_479_194  # 36.5M
+@pytest.mark.parametrize(
+    ("depth", "width", "size"),
+    [(16, 8, 10_961_370), (28, 10, 36_479_194), (22, 8, 17_158_106)],  # table 4 of the paper: 11.0M, 36.5M
+)
+def test_the_papers_networks_have_their_published_sizes_and_titles(depth, width, size):
+    """The sources' 16-8 is 22-8 here: a unit that changes the shape and then (16 - 4)/6 = 2 units per group."""
     with torch.device("meta"):
-        module = MODELS["wrn"](Shape(3, 10, depth=16, width=8))
-    assert parameters(module) == 10_961_370
-    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in module.modules()) == 16 - 3  # 1 + 12
-
-
-def test_the_sources_16_8_is_depth_22_here():
-    """A unit that changes the shape and then (16 - 4)/6 = 2 units per group: 1 + 3 x 3 x 2 convolutions of 3 x 3."""
-    assert counted(22, 8, 10) == 17_158_106
-    with torch.device("meta"):
-        module = MODELS["wrn"](Shape(3, 10, depth=22, width=8))
-    assert parameters(module) == 17_158_106
-    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in module.modules()) == 19
-    assert model_title("wrn", 22, 8) == "WRN-22-8"
+        module = MODELS["wrn"](Shape(3, 10, depth=depth, width=width))
+    assert parameters(module) == counted(depth, width, 10) == size
+    assert sum(isinstance(m, nn.Conv2d) and m.kernel_size == (3, 3) for m in module.modules()) == depth - 3
+    assert model_title("wrn", depth, width) == f"WRN-{depth}-{width}"
 
 
 @settings(max_examples=15)
 @given(st.sampled_from([10, 16, 22]), st.integers(1, 4), st.integers(2, 20), st.sampled_from([1, 3]))
 def test_sizes_follow_depth_and_width(depth, width, classes, channels):
     with torch.device("meta"):
-        assert parameters(MODELS["wrn"](Shape(channels, classes, depth=depth, width=width))) == counted(
-            depth, width, classes, channels
-        )
+        module = MODELS["wrn"](Shape(channels, classes, depth=depth, width=width))
+    assert parameters(module) == counted(depth, width, classes, channels)
 
 
 @pytest.mark.parametrize("name", ["wrn", "cnn"])
@@ -80,17 +73,11 @@ def test_no_network_leaves_rows_or_columns_out(name, side):
     assert seen.any(dim=1).all()
 
 
-def test_groups_halve_the_image_twice():
-    module = build_model("wrn", 3, 10, depth=16, width=2)
-    sizes = []
-    for block in module.blocks:
-        block.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape[1:])))
-    module(torch.zeros(1, 3, 32, 32))
-    assert sizes == [(32, 32, 32)] * 2 + [(64, 16, 16)] * 2 + [(128, 8, 8)] * 2
-
-
 def slow_forward(weights, x, depth):
-    """The network from its equations: pre-activation, both branches of a widening block after the same BN-ReLU."""
+    """The network from its equations: pre-activation, both branches of a widening block after the same BN-ReLU.
+
+    Nothing stands on the shortcut where the shape does not change, and groups halve the image twice.
+    """
 
     def active(x, norm):
         return F.batch_norm(x, None, None, weights[f"{norm}.weight"], weights[f"{norm}.bias"], training=True).clamp(min=0)
@@ -119,31 +106,18 @@ def test_logits_are_those_of_the_equations(depth, width):
     torch.testing.assert_close(module(images), slow_forward(module.state_dict(), images, depth), rtol=1e-10, atol=1e-10)
 
 
-def test_a_block_without_its_convolutions_is_the_identity():
-    """Pre-activation: nothing stands on the shortcut where the shape does not change."""
-    module = build_model("wrn", 3, 10, depth=16, width=1)
-    block = module.blocks[1]
-    nn.init.zeros_(block.conv2.weight)
-    x = torch.randn(2, 16, 8, 8)
-    assert torch.equal(block(x), x)
-
-
-@pytest.mark.parametrize("depth", [-2, 0, 4, 9, 11, 15, 17, 20])
-def test_a_depth_that_is_not_six_n_plus_four_is_refused(depth):
-    with pytest.raises(UsageError, match=rf"6 n \+ 4.* {depth} "):
-        build_model("wrn", 3, 10, depth=depth, width=1)
-
-
-@pytest.mark.parametrize("name", ["wrn", "cnn"])
-@pytest.mark.parametrize("width", [0, -1])
-def test_a_width_below_one_is_refused_by_every_network(name, width):
-    with pytest.raises(UsageError, match=f"width.*{width}"):
-        build_model(name, 3, 10, width=width)
-
-
-def test_an_unknown_network_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"vgg.*wrn"):
-        build_model("vgg", 3, 10)
+@pytest.mark.parametrize(
+    ("name", "options", "error", "said"),
+    [
+        *(("wrn", {"depth": depth}, UsageError, rf"6 n \+ 4.* {depth} ") for depth in (-2, 0, 4, 9, 11, 15, 17, 20)),
+        *((name, {"width": width}, UsageError, f"width.*{width}") for name in ("wrn", "cnn") for width in (0, -1)),
+        ("wrn", {"initialisation": "orthogonal"}, ValueError, r"orthogonal.*fan-out, fan-in"),
+        ("vgg", {}, ValueError, r"vgg.*wrn"),
+    ],
+)
+def test_what_makes_no_network_is_refused_by_name_and_number(name, options, error, said):
+    with pytest.raises(error, match=said):
+        build_model(name, 3, 10, **options)
 
 
 @pytest.mark.parametrize("name", ["wrn", "cnn"])
@@ -160,28 +134,22 @@ def test_initial_weights_depend_on_the_seed_alone_and_leave_torchs_generator_alo
     assert not torch.equal(weights(6), first)
 
 
-def test_convolutions_start_with_he_variance_and_batch_norm_as_the_identity():
-    module = build_model("wrn", 3, 10, depth=10, width=4)
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            fan_out = layer.out_channels * layer.kernel_size[0] ** 2
-            # The sample variance of n normal numbers lies within five of its standard deviations, sqrt(2/n), of the true one.
-            n = layer.weight.numel()
-            assert layer.weight.var().item() == pytest.approx(2 / fan_out, rel=5 * (2 / n) ** 0.5)
-        elif isinstance(layer, nn.BatchNorm2d):
-            assert (layer.weight == 1).all()
-            assert not layer.bias.any()
+@pytest.mark.parametrize(("initialisation", "side"), [("fan-out", "out_channels"), ("fan-in", "in_channels")])
+def test_convolutions_start_with_he_variance_and_batch_norm_as_the_identity(initialisation, side):
+    module = build_model("wrn", 3, 10, depth=10, width=4, initialisation=initialisation)
+    convolutions = [layer for layer in module.modules() if isinstance(layer, nn.Conv2d)]
+    for layer in convolutions:
+        fan, n = getattr(layer, side) * layer.kernel_size[0] ** 2, layer.weight.numel()
+        # The sample variance of n normal numbers lies within five of its standard deviations, sqrt(2/n), of the true one.
+        assert layer.weight.var().item() == pytest.approx(2 / fan, rel=5 * (2 / n) ** 0.5)
+    assert any(layer.in_channels != layer.out_channels for layer in convolutions), "where fan-in and fan-out differ"
+    for layer in (m for m in module.modules() if isinstance(m, nn.BatchNorm2d)):
+        assert (layer.weight == 1).all()
+        assert not layer.bias.any()
 
 
-def test_by_fan_in_convolutions_have_the_variance_of_their_inputs_and_the_head_is_zero():
+def test_by_fan_in_the_head_begins_with_zeros_and_can_leave_them():
     module = build_model("wrn", 3, 10, depth=10, width=4, initialisation="fan-in")
-    widening = False
-    for layer in module.modules():
-        if isinstance(layer, nn.Conv2d):
-            fan_in, n = layer.in_channels * layer.kernel_size[0] ** 2, layer.weight.numel()
-            assert layer.weight.var().item() == pytest.approx(2 / fan_in, rel=5 * (2 / n) ** 0.5)
-            widening |= layer.in_channels != layer.out_channels  # where fan-in and fan-out differ
-    assert widening
     assert not module.head.weight.any()
     assert not module.head.bias.any()
     assert not module(torch.randn(2, 3, 8, 8)).any()
@@ -189,11 +157,6 @@ def test_by_fan_in_convolutions_have_the_variance_of_their_inputs_and_the_head_i
     loss.backward()
     assert module.head.weight.grad.any(), "the head has to be able to leave zero"
     assert build_model("wrn", 3, 10, depth=10, width=1).head.weight.any(), "ours begins with torch's"
-
-
-def test_another_initialisation_is_refused_by_name():
-    with pytest.raises(ValueError, match=r"orthogonal.*fan-out, fan-in"):
-        build_model("wrn", 3, 10, depth=10, width=1, initialisation="orthogonal")
 
 
 def test_only_networks_whose_initial_weights_can_be_chosen_have_the_option():
@@ -207,7 +170,3 @@ def test_dropout_acts_in_training_only():
     assert not torch.equal(module(images), module(images))
     module.eval()
     assert torch.equal(module(images), module(images))
-
-
-def test_titles_are_what_tables_print():
-    assert model_title("wrn", 16, 8) == "WRN-16-8"
