@@ -1,4 +1,4 @@
-"""Worlds for the tests: ways to split so many ranks into populations, and small models with a state of known numbers."""
+"""Worlds for the tests: ways to split so many ranks into populations, and known numbers by address."""
 
 import importlib.util
 from functools import cache
@@ -6,9 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from common.models.flat import FlatModel
 from common.parallel.mpi import MPI
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology
@@ -29,6 +27,7 @@ SPLIT = [sizes for sizes in LAYOUTS if len(sizes) > 1]
 HOROVOD = importlib.util.find_spec("horovod") is not None
 ENGINES = ["mpi", pytest.param("horovod", marks=pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed"))]
 
+each_engine = pytest.mark.parametrize("engine", ENGINES)
 needs_two = pytest.mark.skipif(SIZE < 2, reason="needs at least two ranks")
 needs_split = pytest.mark.skipif(not SPLIT, reason="one rank cannot be two populations")
 each_layout = pytest.mark.parametrize("sizes", LAYOUTS, ids=lambda s: "+".join(map(str, s)))
@@ -67,14 +66,19 @@ def alone() -> Topology:
     return build(LAYOUTS[0]).alone()
 
 
-def small_model() -> FlatModel:
-    """42 floats, 8 of them batch-norm statistics: a length that most numbers of slices do not divide."""
-    return FlatModel(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
-
-
 def numbers(length: int, *address: int) -> torch.Tensor:
     """Normal float32 numbers; the same for the same address."""
     return torch.from_numpy(np.random.default_rng(address).standard_normal(length, dtype=np.float32))
+
+
+def fitness_of(t: int) -> np.ndarray:
+    """Fitness of all workers in round t."""
+    return np.random.default_rng([7, t]).random(SIZE)
+
+
+def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
+    """||found - wanted|| / ||wanted||."""
+    return float((found - wanted).norm() / wanted.norm())
 
 
 def everyones(value) -> list:
