@@ -76,11 +76,6 @@ def fitness_of(t: int) -> np.ndarray:
     return np.random.default_rng([7, t]).random(SIZE)
 
 
-def distance(found: torch.Tensor, wanted: torch.Tensor) -> float:
-    """||found - wanted|| / ||wanted||."""
-    return float((found - wanted).norm() / wanted.norm())
-
-
 def everyones(value) -> list:
     """The value of every rank, on every rank."""
     return WORLD.allgather(value.detach().numpy().copy() if isinstance(value, torch.Tensor) else value)
