@@ -21,7 +21,7 @@ def sbatch(words):
     parser.add_argument("--wrap")
     parser.add_argument("--ntasks", default="1")
     asked, _ = parser.parse_known_args(words)
-    job = str(1 + len(list(STATE.glob("*.call"))))
+    job = str(os.getpid())  # jobs may be submitted at the same moment
     (STATE / f"{job}.call").write_text("\n".join(words), encoding="utf-8")
     inner = f'({asked.wrap}) > "{asked.output.replace("%j", job)}" 2>&1; echo $? > {STATE / job}.code'
     environment = {**os.environ, "SLURM_JOB_ID": job, "SLURM_NTASKS": asked.ntasks}
