@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from worlds import LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_split, numbers, population_of
+from worlds import LAYOUTS, RANK, SIZE, build, each_layout, everyones, numbers, population_of
 
 from common.ecosphere.exchange import POLICIES, Exchange, payload, schedule, slice_bounds
 from common.ecosphere.standings import Standings
@@ -102,6 +102,9 @@ def test_bytes_counted_are_the_schedules(policy, sizes, seed, lost):
     slice_bytes = 4 * (bounds[me][1] - bounds[me][0]) if me < len(bounds) else 0
     assert topology.traffic.across == sent * slice_bytes
     assert sum(everyones(topology.traffic.across)) == payload(plan, LENGTH)
+    n = len(sizes)
+    if policy == "average" and n & (n - 1) == 0:
+        assert sent == n.bit_length() - 1  # log2 n
 
     inside = slice_bytes if plan else 0  # the last gathering
     if policy != "best":
@@ -109,18 +112,6 @@ def test_bytes_counted_are_the_schedules(policy, sizes, seed, lost):
     elif standings.leader == RANK:
         inside += 4 * LENGTH  # the leader's broadcast
     assert topology.traffic.inside == (inside if topology.population.size > 1 else 0)
-
-
-@needs_split
-def test_an_average_over_a_power_of_two_sends_log2_n_slices_from_each_carrying_rank():
-    for sizes in LAYOUTS:
-        n = len(sizes)
-        if n & (n - 1):
-            continue
-        topology, _, _, _ = exchanged("average", sizes, seed=1)
-        carrying = topology.population.rank < min(sizes)
-        share = 4 * LENGTH / min(sizes)
-        assert topology.traffic.across == pytest.approx(carrying * (n.bit_length() - 1) * share, abs=4 * n)  # slices: +- 1
 
 
 @each_layout

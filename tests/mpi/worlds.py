@@ -29,7 +29,6 @@ ENGINES = ["mpi", pytest.param("horovod", marks=pytest.mark.skipif(not HOROVOD, 
 
 each_engine = pytest.mark.parametrize("engine", ENGINES)
 needs_two = pytest.mark.skipif(SIZE < 2, reason="needs at least two ranks")
-needs_split = pytest.mark.skipif(not SPLIT, reason="one rank cannot be two populations")
 each_layout = pytest.mark.parametrize("sizes", LAYOUTS, ids=lambda s: "+".join(map(str, s)))
 each_split = pytest.mark.parametrize("sizes", SPLIT, ids=lambda s: "+".join(map(str, s)))
 

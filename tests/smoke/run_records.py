@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -107,7 +108,7 @@ class RunRecord:
         return rounds * theta * (transfers[summary["exchange"]] if n > 1 else 0)
 
 
-def check_complete(directory: Path, rounds: int, ranks: int) -> RunRecord:
+def check_complete(directory: Path, rounds: int, ranks: int, columns: Sequence[str] = COLUMNS) -> RunRecord:
     """Assert that a finished run's record is whole and agrees with itself."""
     record = RunRecord(directory)
     names = {p.name for p in directory.iterdir()}
@@ -117,7 +118,7 @@ def check_complete(directory: Path, rounds: int, ranks: int) -> RunRecord:
     summary, metrics = record.summary, record.metrics
     assert set(summary) >= KEYS
     assert (summary["ranks"], summary["rounds"], summary["diverged"]) == (ranks, rounds, False)
-    assert list(metrics[0]) == COLUMNS
+    assert list(metrics[0]) == list(columns)
     assert [(int(m["round"]), int(m["rank"])) for m in metrics] == [(t, r) for t in range(rounds) for r in range(ranks)]
     assert sum(p["workers"] for p in summary["populations"]) == ranks
     assert set(summary["seconds"]) == SECONDS
