@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from worlds import RANK, SIZE, build, each_engine, each_split, everyones, fitness_of, needs_two, numbers, population_of
+from worlds import RANK, SIZE, build, closure_of, each_engine, each_split, everyones, fitness_of, needs_two, numbers
 
 from common.coupling.local_sgd import GradientAccumulation, LocalSteps, SyncSchedule
 from common.ecosphere.end_of_round import Ecosphere
@@ -32,17 +32,8 @@ def network():
 
 def take_steps(optimizer, steps):
     """Steps of this rank on its own data."""
-    model = optimizer.model
     for t in steps:
-        images, labels = data(t, RANK)
-
-        def closure(images=images, labels=labels):
-            model.zero_gradient()
-            loss = nn.functional.cross_entropy(model.module(images), labels)
-            loss.backward()
-            return loss.detach()
-
-        optimizer.step(closure, RATE)
+        optimizer.step(closure_of(optimizer.model, *data(t, RANK)), RATE)
 
 
 def trained(couple=None, scope="worker", engine="mpi", momentum=0.0, steps=STEPS):
@@ -181,7 +172,7 @@ def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
     member = build_worker(topology, share_model(module, topology.world), rates, OptimizerSettings("sgd"))
     model, optimizer = member.model, member.optimizer
     ecosphere = Ecosphere(topology, model.state, rates, Exchange("exploit"), optimizer.momentum)
-    home = population_of(sizes)
+    home = [topology.population_of(r) for r in range(SIZE)]
     starts, copied = np.cumsum([0, *sizes[:-1]]), 0
     for t in range(4):
         state, (momentum,) = model.state.detach(), optimizer.momentum()

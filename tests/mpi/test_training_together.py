@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from worlds import LAYOUTS, RANK, SIZE, alone, build, each_engine, each_layout, everyones, population_of
+from worlds import LAYOUTS, RANK, SIZE, alone, build, closure_of, each_engine, each_layout, everyones, population_of
 
 from common.data.dataset import open_data
 from common.ecosphere.end_of_round import Ecosphere
@@ -133,15 +133,8 @@ def test_scope_population_is_one_process_per_population(sizes, engine):
     optimizer = WeightOptimizer(model, PLAIN, reductions_of(alone()))
     shards = [digits().batches(3, 0, BATCH, r, SIZE, plan.steps) for r in mine]
     for step in zip(*shards, strict=True):
-        images, labels = (torch.cat(part) for part in zip(*step, strict=True))
-
-        def closure(images=images, labels=labels):
-            model.zero_gradient()
-            loss = nn.functional.cross_entropy(model.module(images), labels, label_smoothing=0.1)
-            loss.backward()
-            return loss.detach()
-
-        optimizer.step(closure, 0.1)
+        batch = (torch.cat(part) for part in zip(*step, strict=True))
+        optimizer.step(closure_of(model, *batch, label_smoothing=0.1), 0.1)
     assert distance(together, model.state.detach()) < 1e-5
 
 

@@ -1,4 +1,4 @@
-"""Worlds for the tests: ways to split so many ranks into populations, and known numbers by address."""
+"""Worlds for the tests: ways to split so many ranks into populations, known numbers by address, and steps."""
 
 import importlib.util
 from functools import cache
@@ -6,7 +6,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from common.models.flat import FlatModel
+from common.optim.protocols import Closure
 from common.parallel.mpi import MPI
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology
@@ -68,6 +71,18 @@ def alone() -> Topology:
 def numbers(length: int, *address: int) -> torch.Tensor:
     """Normal float32 numbers; the same for the same address."""
     return torch.from_numpy(np.random.default_rng(address).standard_normal(length, dtype=np.float32))
+
+
+def closure_of(model: FlatModel, images: torch.Tensor, labels: torch.Tensor, **loss: float) -> Closure:
+    """What a step calls: the loss of a batch, and its gradient in the model's buffer."""
+
+    def closure() -> torch.Tensor:
+        model.zero_gradient()
+        total = nn.functional.cross_entropy(model.module(images), labels, **loss)
+        total.backward()
+        return total.detach()
+
+    return closure
 
 
 def fitness_of(t: int) -> np.ndarray:
