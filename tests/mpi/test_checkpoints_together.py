@@ -39,15 +39,18 @@ def spoil(directory, t, rank, damage):
     WORLD.Barrier()
 
 
-def test_the_newest_round_comes_back_on_every_rank(shared_dir):
-    check(checkpoint.load_latest(shared_dir, save_rounds(shared_dir, 0, 1, 2)), 2)
-
-
-def test_only_the_last_rounds_are_kept_with_one_file_per_rank(shared_dir):
-    save_rounds(shared_dir, 0, 1, 2, 3)
+def rounds_in(directory):
+    """The names in a directory, once all ranks have saved."""
     WORLD.Barrier()
-    assert sorted(p.name for p in shared_dir.iterdir()) == ["round-00002", "round-00003"]
-    assert len(list((shared_dir / "round-00003").iterdir())) == SIZE
+    return sorted(p.name for p in directory.iterdir())
+
+
+def test_only_the_last_rounds_are_kept_with_one_file_per_rank_and_the_newest_is_loaded(shared_dir):
+    world = save_rounds(shared_dir, 0, 1, 2, 3)
+    check(checkpoint.load_latest(shared_dir, world), 3)
+    assert checkpoint.load_latest(shared_dir / "never", world) is None
+    assert rounds_in(shared_dir) == ["round-00002", "round-00003"]
+    assert len(rounds_in(shared_dir / "round-00003")) == SIZE
 
 
 @pytest.mark.parametrize("damage", [0.0, 0.01, 0.5, 0.99, "missing", "overwritten"])
@@ -55,13 +58,8 @@ def test_a_damaged_file_on_one_rank_sends_all_ranks_to_the_previous_round(shared
     world = save_rounds(shared_dir, 4, 5)
     spoil(shared_dir, 5, SIZE - 1, damage)
     check(checkpoint.load_latest(shared_dir, world), 4)
-
-
-def test_with_every_round_damaged_on_some_rank_nothing_is_loaded(shared_dir):
-    world = save_rounds(shared_dir, 4, 5)
     spoil(shared_dir, 4, 0, 0.5)
-    spoil(shared_dir, 5, SIZE - 1, "missing")
-    assert everyones(checkpoint.load_latest(shared_dir, world)) == [None] * SIZE
+    assert everyones(checkpoint.load_latest(shared_dir, world)) == [None] * SIZE, "every round is damaged on some rank"
 
 
 def test_a_round_that_was_being_saved_is_ignored_and_then_taken_away(shared_dir):
@@ -73,8 +71,7 @@ def test_a_round_that_was_being_saved_is_ignored_and_then_taken_away(shared_dir)
     WORLD.Barrier()
     check(checkpoint.load_latest(shared_dir, world), 1)
     save_rounds(shared_dir, 2)
-    WORLD.Barrier()
-    assert sorted(p.name for p in shared_dir.iterdir()) == ["round-00001", "round-00002"]
+    assert rounds_in(shared_dir) == ["round-00001", "round-00002"]
 
 
 def test_a_round_saved_again_replaces_the_old_one(shared_dir):
@@ -83,7 +80,3 @@ def test_a_round_saved_again_replaces_the_old_one(shared_dir):
     found = checkpoint.load_latest(shared_dir, world)
     assert found is not None
     assert found[1][0]["state"].tolist() == [RANK] * 3
-
-
-def test_an_empty_directory_holds_no_round(shared_dir):
-    assert checkpoint.load_latest(shared_dir / "never", build(LAYOUTS[0]).world) is None

@@ -1,27 +1,35 @@
 """Elastic averaging among ranks: the synchronous forms against their matrices, the server's protocol, the window."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
-from worlds import ENGINES, RANK, SIZE, build, everyones, needs_two
+from worlds import RANK, SIZE, build, each_engine, everyones, needs_two
 
 from benchmarks import elastic_theory as stability
 from common.coupling.elastic import CenterVariable, Downpour, Elastic
 from common.coupling.server import ServedCenter, Server, WindowCenter, slices_of
 from common.coupling.synchronous import SynchronousElastic, couple
 
-each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_server = pytest.mark.parametrize("servers", range(1, max(2, min(4, SIZE))))
-WORLD_ONLY = [SIZE]
 
 
 def world_of(engine="mpi"):
-    return build(WORLD_ONLY, "world", engine)
+    return build([SIZE], "world", engine)
 
 
 def places(length=1):
     """Where every rank and the centre begin, shape (SIZE + 1, length), float32."""
     return torch.from_numpy(np.random.default_rng(7).normal(size=(SIZE + 1, length)).astype(np.float32))
+
+
+def coupled(start, alpha, period=1, engine="mpi", **how):
+    """(topology, weights, coupling) of this rank; weights and centre are where they begin."""
+    topology, x = world_of(engine), start[RANK].clone()
+    coupling = SynchronousElastic(x, topology.gradients, alpha, period, **how)
+    coupling.centre.copy_(start[SIZE])
+    return topology, x, coupling
 
 
 def play(coupling, x, steps, eta, h=1.0):
@@ -30,16 +38,20 @@ def play(coupling, x, steps, eta, h=1.0):
         gradient = h * x
         x.sub_(gradient, alpha=eta)
         coupling.end(t, x, gradient)
-    return x
+
+
+def serve(centre, servers, workers, report=print, **rule):
+    """Be the server of this rank's slice of a centre until the workers have stopped; returns what the slice has become."""
+    master = CenterVariable(centre[slices_of(len(centre), servers)[RANK]].clone(), **rule)
+    Server(world_of().world, master, list(workers), report).serve()
+    return master.centre
 
 
 @each_engine
 @pytest.mark.parametrize("beta", [0.9, 0.3])
 def test_synchronous_easgd_follows_its_matrix(engine, beta):
-    topology, start, eta, alpha = world_of(engine), places(), 0.2, beta / SIZE
-    x = start[RANK].clone()
-    coupling = SynchronousElastic(x, topology.gradients, alpha, 1)
-    coupling.centre.copy_(start[SIZE])
+    start, eta, alpha = places(), 0.2, beta / SIZE
+    _, x, coupling = coupled(start, alpha, engine=engine)
     play(coupling, x, 9, eta)
     expected = np.linalg.matrix_power(stability.synchronous_easgd(eta, alpha, SIZE), 9) @ start[:, 0].numpy()
     assert float(x) == pytest.approx(expected[RANK], abs=1e-5)
@@ -48,10 +60,8 @@ def test_synchronous_easgd_follows_its_matrix(engine, beta):
 
 @each_engine
 def test_gauss_seidel_follows_its_matrix(engine):
-    topology, start, eta, alpha = world_of(engine), places(), 0.2, 0.7 / SIZE
-    x = start[RANK].clone()
-    coupling = SynchronousElastic(x, topology.gradients, alpha, 1, gauss_seidel=True)
-    coupling.centre.copy_(start[SIZE])
+    start, eta, alpha = places(), 0.2, 0.7 / SIZE
+    _, x, coupling = coupled(start, alpha, engine=engine, gauss_seidel=True)
     play(coupling, x, 9, eta)
     pair = [float(start[:SIZE].mean()), float(start[SIZE])]
     expected = np.linalg.matrix_power(stability.gauss_seidel_easgd(eta, alpha, 0.7), 9) @ pair
@@ -61,10 +71,7 @@ def test_gauss_seidel_follows_its_matrix(engine):
 
 @each_engine
 def test_every_rank_holds_the_same_bits_of_the_centre_and_identical_workers_stay_so(engine):
-    topology = world_of(engine)
-    x = places(1000)[RANK].clone()
-    coupling = SynchronousElastic(x, topology.gradients, 0.8 / SIZE, 3)
-    coupling.centre.copy_(places(1000)[SIZE])
+    topology, x, coupling = coupled(places(1000), 0.8 / SIZE, 3, engine)
     play(coupling, x, 12, 0.1, h=1 + RANK)
     assert len(set(everyones(coupling.centre.numpy().tobytes()))) == 1
     same = places(1000)[0].clone()
@@ -74,17 +81,14 @@ def test_every_rank_holds_the_same_bits_of_the_centre_and_identical_workers_stay
 
 def test_with_beta_one_the_centre_becomes_the_mean_of_the_workers():
     """I5; and periodic model averaging and synchronous DOWNPOUR as special cases of the Gauss-Seidel form (I8)."""
-    topology, start = world_of(), places(5)
-    x = start[RANK].clone()
-    jacobi = SynchronousElastic(x, topology.gradients, 1 / SIZE, 1)
+    start = places(5)
+    _, x, jacobi = coupled(start, 1 / SIZE)
     play(jacobi, x, 1, 0.1)
     torch.testing.assert_close(jacobi.centre, start[:SIZE].mean(0))
-    x = start[RANK].clone()
-    play(SynchronousElastic(x, topology.gradients, 1.0, 1, gauss_seidel=True, beta=1.0), x, 1, 0.0)
+    _, x, averaging = coupled(start, 1.0, gauss_seidel=True, beta=1.0)
+    play(averaging, x, 1, 0.0)
     torch.testing.assert_close(x, start[:SIZE].mean(0))
-    x = start[RANK].clone()
-    downpour = SynchronousElastic(x, topology.gradients, 1.0, 1, gauss_seidel=True, beta=float(SIZE))
-    downpour.centre.copy_(start[SIZE])
+    _, x, downpour = coupled(start, 1.0, gauss_seidel=True, beta=float(SIZE))
     play(downpour, x, 1, 0.0)
     torch.testing.assert_close(x, start[SIZE] + (start[:SIZE] - start[SIZE]).sum(0), atol=1e-5, rtol=1e-5)
 
@@ -92,10 +96,8 @@ def test_with_beta_one_the_centre_becomes_the_mean_of_the_workers():
 @needs_two
 @each_engine
 def test_a_worker_that_is_lost_counts_as_standing_at_the_centre(engine):
-    topology, start, alpha = world_of(engine), places(5), 0.9 / SIZE
-    x = start[RANK].clone()
-    coupling = SynchronousElastic(x, topology.gradients, alpha, 1)
-    coupling.centre.copy_(start[SIZE])
+    start, alpha = places(5), 0.9 / SIZE
+    _, x, coupling = coupled(start, alpha, engine=engine)
     if RANK == SIZE - 1:
         x[2] = torch.nan
     play(coupling, x, 1, 0.0)
@@ -108,40 +110,35 @@ def test_a_worker_that_is_lost_counts_as_standing_at_the_centre(engine):
 
 
 def test_between_two_exchanges_a_worker_is_on_its_own_and_sends_nothing():
-    topology, start = world_of(), places(10)
-    topology.traffic.inside = 0
-    x = start[RANK].clone()
-    coupling = SynchronousElastic(x, topology.gradients, 0.5 / SIZE, 4)
+    topology, x, coupling = coupled(places(10), 0.5 / SIZE, 4)
     play(coupling, x, 8, 0.1)
-    assert topology.traffic.inside == (2 * 4 * (10 + 1) if SIZE > 1 else 0), (
-        "N floats an exchange, and one that counts the finite"
-    )
-    y = start[RANK].clone()
-    play(SynchronousElastic(y, topology.gradients, 0.0, 4), y, 8, 0.1)
-    torch.testing.assert_close(y, start[RANK] * 0.9**8)
+    floats = 10 + 1  # an exchange: the weights, and how many are finite
+    assert topology.traffic.inside == (2 * 4 * floats if SIZE > 1 else 0)
+    _, y, apart = coupled(places(10), 0.0, 4)
+    play(apart, y, 8, 0.1)
+    torch.testing.assert_close(y, places(10)[RANK] * 0.9**8)
 
 
 @needs_two
 @each_server
-@pytest.mark.parametrize("length", [1, 7, 20_011])
-def test_the_sum_of_everybody_is_conserved_by_a_server_whatever_the_order(servers, length):
-    """I1, with workers that make different numbers of steps, and end at different times; all reports arrive."""
+@pytest.mark.parametrize(("length", "period"), [(1, 1), (7, 4), (20_011, 2)])
+def test_a_server_conserves_the_sum_of_everybody_whatever_the_order_and_hears_all_reports(servers, length, period):
+    """I1, with workers that make different numbers of steps, and end at different times; 2 N floats an exchange."""
     topology, start = world_of(), places(length)
-    mine, reports = start[RANK].clone(), []
+    mine, part, reports = start[RANK].clone(), None, []
     if servers > RANK:
-        master = CenterVariable(start[SIZE][slices_of(length, servers)[RANK]].clone())
-        Server(topology.world, master, list(range(servers, SIZE)), lambda r, line: reports.append((r, line))).serve()
-        part = master.centre
+        part = serve(start[SIZE], servers, range(servers, SIZE), lambda r, line: reports.append((r, line)))
     else:
         centre = ServedCenter(topology.world, length, servers)
-        play(Elastic(mine, centre, 0.9 / SIZE, 2), mine, 10 + 3 * RANK, 0.0)
+        play(Elastic(mine, centre, 0.9 / SIZE, period), mine, 10 + 3 * RANK, 0.0)
         for k in range(3):
             centre.report({"rank": RANK, "k": k})
         centre.close()
-        part = None
-    ends = everyones((mine if servers <= RANK else None, part))
+    ends = everyones((mine, part))
     total = sum(x for x, _ in ends[servers:]) + torch.cat([c for _, c in ends[:servers]])
     torch.testing.assert_close(total, start[servers:].sum(0), atol=1e-4, rtol=1e-4)
+    exchanges = sum(math.ceil((10 + 3 * r) / period) for r in range(servers, SIZE))
+    assert sum(everyones(topology.traffic.inside)) == 4 * 2 * length * exchanges
     if RANK == 0:
         assert sorted((r, line["k"]) for r, line in reports) == [(r, k) for r in range(servers, SIZE) for k in range(3)]
     elif servers <= RANK:
@@ -154,8 +151,7 @@ def test_with_one_worker_the_server_gives_the_bits_of_a_centre_in_its_own_proces
     topology, start = world_of(), places(503)
     x, averaged = start[SIZE].clone(), torch.empty(503)
     if servers > RANK:
-        mine = x[slices_of(503, servers)[RANK]].clone()
-        Server(topology.world, CenterVariable(mine, averaging=0.01), [servers], print).serve()
+        serve(x, servers, [servers], averaging=0.01)
     if servers != RANK:
         return
     centre = ServedCenter(topology.world, 503, servers)
@@ -166,22 +162,6 @@ def test_with_one_worker_the_server_gives_the_bits_of_a_centre_in_its_own_proces
     play(Downpour(y, master, 3), y, 11, 0.1)
     assert torch.equal(x, y)
     assert torch.equal(averaged, master.evaluated)
-
-
-@needs_two
-@pytest.mark.parametrize("period", [1, 4])
-def test_payload_is_two_n_over_tau_floats_for_every_step_and_worker(period):
-    topology, length, steps = world_of(), 100, 12
-    topology.traffic.inside = 0
-    x = torch.zeros(length)
-    if RANK == 0:
-        Server(topology.world, CenterVariable(x.clone()), list(range(1, SIZE)), print).serve()
-    else:
-        centre = ServedCenter(topology.world, length, 1)
-        play(Elastic(x, centre, 0.1, period), x, steps, 0.1)
-        centre.close()
-    sent = sum(everyones(topology.traffic.inside))
-    assert sent == 4 * 2 * length * steps // period * (SIZE - 1)
 
 
 @needs_two
@@ -196,10 +176,9 @@ def test_a_window_conserves_the_sum_as_a_server_does():
         centre.report(RANK)
         centre.close()
     topology.world.barrier()
-    ends = everyones(x.numpy())
+    ends = everyones(x)
     if RANK == 0:
-        total = sum(ends[1:]) + centre.memory
-        np.testing.assert_allclose(total, start[1:].sum(0).numpy(), atol=1e-4)
+        np.testing.assert_allclose(sum(ends[1:]) + centre.memory, start[1:].sum(0).numpy(), atol=1e-4)
         assert sorted(reports) == list(range(1, SIZE))
     centre.free()
 

@@ -3,12 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from worlds import ENGINES, LAYOUTS, RANK, SIZE, build, each_layout, everyones, needs_two, numbers, population_of
+from worlds import LAYOUTS, RANK, SIZE, build, each_engine, each_layout, everyones, needs_two, numbers, population_of
 
 from common.ecosphere.exchange import slice_bounds
 from common.parallel.comm import finite_mean_
 
-each_engine = pytest.mark.parametrize("engine", ENGINES)
 GROUPS = [("world", [SIZE]), *(("population", sizes) for sizes in LAYOUTS if sizes != [SIZE])]
 each_group = pytest.mark.parametrize(
     ("scope", "sizes"), GROUPS, ids=lambda v: v if isinstance(v, str) else "+".join(map(str, v))
@@ -24,43 +23,25 @@ def members(topology, scope):
 
 @each_group
 @each_engine
-def test_a_sum_is_numpys_and_has_the_same_bits_on_every_rank(scope, sizes, engine):
+def test_a_sum_is_numpys_with_the_same_bits_on_every_rank_at_once_or_started_and_waited_for(scope, sizes, engine):
     topology = build(sizes, scope, engine)
     ranks = members(topology, scope)
     for length in LENGTHS:
-        buffer = numbers(length, RANK)
+        buffer, other = numbers(length, RANK), numbers(length, RANK)
         assert topology.gradients.sum_(buffer, f"sum{length}") is buffer
         exact = np.sum([numbers(length, r).numpy() for r in ranks], axis=0, dtype=np.float64)
         np.testing.assert_allclose(buffer.numpy(), exact, rtol=1e-6, atol=1e-6 * SIZE)  # float32, any order of addition
         bits = everyones(buffer.numpy().tobytes())
         assert {bits[r] for r in ranks} == {bits[RANK]}
-    counted = 4 * sum(LENGTHS) if len(ranks) > 1 else 0
-    assert topology.traffic.inside == counted
-    assert topology.traffic.across == 0
-
-
-@each_group
-@each_engine
-def test_a_sum_that_is_started_and_waited_for_is_the_other_one(scope, sizes, engine):
-    topology = build(sizes, scope, engine)
-    for length in LENGTHS:
-        buffer, other = numbers(length, RANK), numbers(length, RANK)
-        wait = topology.gradients.start_sum_(buffer, f"started{length}")
+        wait = topology.gradients.start_sum_(other, f"started{length}")
         meanwhile = torch.ones(100).sum()
         wait()
         assert meanwhile == 100
-        torch.testing.assert_close(buffer, topology.gradients.sum_(other, f"sum{length}"), rtol=1e-6, atol=1e-6 * SIZE)
-    counted = 2 * 4 * sum(LENGTHS) if topology.gradients.size > 1 else 0
-    assert topology.traffic.inside == counted
-
-
-@each_engine
-def test_both_engines_add_whole_numbers_exactly(engine):
-    topology = build(LAYOUTS[0], "population", engine)
-    buffer = torch.arange(1000.0) * (RANK + 1)
-    topology.gradients.sum_(buffer, "whole")
-    factor = sum(r + 1 for r in members(topology, "population"))
-    assert torch.equal(buffer, torch.arange(1000.0) * factor)
+        torch.testing.assert_close(other, buffer, rtol=1e-6, atol=1e-6 * SIZE)
+    assert topology.traffic.inside == (2 * 4 * sum(LENGTHS) if len(ranks) > 1 else 0)
+    assert topology.traffic.across == 0
+    whole, factor = torch.arange(1000.0), sum(r + 1 for r in ranks)
+    assert torch.equal(topology.gradients.sum_(whole * (RANK + 1), "whole"), whole * factor), "whole numbers are added exactly"
 
 
 @each_layout
@@ -86,13 +67,6 @@ def test_a_broadcast_gives_everybody_the_roots_numbers(sizes):
         assert topology.traffic.inside == (4 * 33 if group.rank == root and group.size > 1 else 0)
 
 
-def test_rows_arrive_in_rank_order_and_unrounded():
-    topology = build(LAYOUTS[0])
-    table = topology.world.gather_rows(np.array([RANK + 1 / 3, -np.inf, np.pi * RANK]))
-    assert table.dtype == np.float64
-    np.testing.assert_array_equal(table, [[r + 1 / 3, -np.inf, np.pi * r] for r in range(SIZE)])
-
-
 @pytest.mark.parametrize("length", [0, 1, 5, 64, 1001])
 def test_slices_come_together_from_the_first_ranks(length):
     world = build(LAYOUTS[0]).world
@@ -107,26 +81,22 @@ def test_slices_come_together_from_the_first_ranks(length):
         np.testing.assert_array_equal(array, np.concatenate(wanted).astype(np.float32))
 
 
-def test_a_swap_round_the_ring_brings_the_left_neighbours_numbers():
+@pytest.mark.parametrize("closed", [True, pytest.param(False, marks=needs_two)])
+def test_a_swap_brings_the_left_neighbours_numbers_round_a_ring_or_along_a_line(closed):
     topology = build(LAYOUTS[0])
     mine, theirs = np.full(17, RANK, np.float32), np.full(17, -1, np.float32)
-    topology.world.swap(mine, theirs, to=(RANK + 1) % SIZE, source=(RANK - 1) % SIZE)
-    assert set(theirs) == {float((RANK - 1) % SIZE)}
-    assert topology.traffic.across == mine.nbytes
-
-
-@needs_two
-def test_a_swap_may_have_nobody_on_one_side():
-    topology = build(LAYOUTS[0])
-    mine, theirs = np.full(5, RANK, np.float32), np.full(5, -1, np.float32)
-    right, left = RANK + 1 if RANK + 1 < SIZE else None, RANK - 1 if RANK else None
+    right = (RANK + 1) % SIZE if closed or RANK + 1 < SIZE else None
+    left = (RANK - 1) % SIZE if closed or RANK else None
     topology.world.swap(mine, theirs, to=right, source=left)
-    assert set(theirs) == {float(RANK - 1)}  # rank 0 keeps its -1
+    assert set(theirs) == {-1.0 if left is None else float(left)}
     assert topology.traffic.across == (0 if right is None else mine.nbytes)
 
 
-def test_records_and_values_reach_whom_they_are_for():
+def test_rows_records_and_values_reach_whom_they_are_for():
     world = build(LAYOUTS[0]).world
+    table = world.gather_rows(np.array([RANK + 1 / 3, -np.inf, np.pi * RANK]))
+    assert table.dtype == np.float64
+    np.testing.assert_array_equal(table, [[r + 1 / 3, -np.inf, np.pi * r] for r in range(SIZE)])  # not rounded
     assert world.bcast_object({"from": RANK}) == {"from": 0}
     records = world.gather_records((RANK, "x"))
     assert records == ([(r, "x") for r in range(SIZE)] if RANK == 0 else None)
@@ -137,22 +107,15 @@ def test_records_and_values_reach_whom_they_are_for():
 def test_a_finite_mean_leaves_out_ranks_with_a_number_that_is_not_finite(scope, sizes, engine):
     topology = build(sizes, scope, engine)
     ranks = members(topology, scope)
-    for poison in (float("nan"), float("inf"), float("-inf")):
-        buffer = torch.cat([numbers(9, 2, RANK), torch.tensor([-5.0])])
-        if ranks[0] == RANK:  # the first of every group is lost, which is all of a group of one
-            buffer[RANK % 9] = poison
-        assert finite_mean_(topology.gradients, buffer, "mean") == len(ranks) - 1
-        healthy = [numbers(9, 2, r).numpy() for r in ranks[1:]]
-        wanted = np.mean(healthy, axis=0, dtype=np.float64) if healthy else np.zeros(9)
-        np.testing.assert_allclose(buffer[:-1].numpy(), wanted, rtol=1e-6, atol=1e-6)
-
-
-@each_engine
-def test_a_finite_mean_of_nobody_is_zero_and_counts_zero(engine):
-    topology = build([SIZE], "world", engine)
-    buffer = torch.full((8,), float("nan"))
-    assert finite_mean_(topology.gradients, buffer, "none") == 0
-    assert torch.equal(buffer, torch.zeros(8))
+    for lost in (ranks[:1], ranks):  # the first of every group, which is all of a group of one; and all of every group
+        for poison in (float("nan"), float("inf"), float("-inf")):
+            buffer = torch.cat([numbers(9, 2, RANK), torch.tensor([-5.0])])
+            if RANK in lost:
+                buffer[RANK % 9] = poison
+            assert finite_mean_(topology.gradients, buffer, "mean") == buffer[-1] == len(ranks) - len(lost)
+            healthy = [numbers(9, 2, r).numpy() for r in ranks if r not in lost]
+            wanted = np.mean(healthy, axis=0, dtype=np.float64) if healthy else np.zeros(9)
+            np.testing.assert_allclose(buffer[:-1].numpy(), wanted, rtol=1e-6, atol=1e-6 if healthy else 0)
 
 
 @each_group

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from worlds import ENGINES, RANK, SIZE, build, each_split, everyones, needs_two, numbers, population_of
+from worlds import RANK, SIZE, build, closure_of, each_engine, each_split, everyones, fitness_of, needs_two, numbers
 
 from common.coupling.synchronous import GradientAccumulation, LocalSteps, SyncSchedule
 from common.ecosphere.end_of_round import Ecosphere
@@ -17,7 +17,6 @@ from common.optim.weight_optimizer import WeightOptimizer
 from common.training.worker import build_worker, reductions_of
 
 STEPS, RATE, SEED = 12, 0.1, 5
-each_engine = pytest.mark.parametrize("engine", ENGINES)
 each_momentum = pytest.mark.parametrize("momentum", [0.0, 0.9])
 
 
@@ -31,41 +30,50 @@ def network():
     return nn.Sequential(nn.Linear(5, 6), nn.Tanh(), nn.Linear(6, 3))
 
 
-def worker(scope="worker", engine="mpi", momentum=0.0, couple=lambda x, group: None):
-    """(topology, model, optimizer) of this rank; couple(x, group) gives its coupling."""
+def take_steps(optimizer, steps):
+    """Steps of this rank on its own data."""
+    for t in steps:
+        optimizer.step(closure_of(optimizer.model, *data(t, RANK)), RATE)
+
+
+def trained(couple=None, scope="worker", engine="mpi", momentum=0.0, steps=STEPS):
+    """(weights, optimizer, topology) of this rank after so many steps; couple(x, group) gives its coupling."""
     topology = build([SIZE], scope, engine)
     model = share_model(network(), topology.world)
     settings = OptimizerSettings("sgd", momentum=momentum, weight_decay=0.01)
     topology.traffic.inside = topology.traffic.across = 0
-    coupling = couple(model.parameters.data, topology.population)
-    return topology, model, WeightOptimizer(model, settings, reductions_of(topology), coupling=coupling)
-
-
-def step(model, optimizer, images, labels):
-    def closure():
-        model.zero_gradient()
-        loss = nn.functional.cross_entropy(model.module(images), labels)
-        loss.backward()
-        return loss.detach()
-
-    optimizer.step(closure, RATE)
+    coupling = couple(model.parameters.data, topology.population) if couple else None
+    optimizer = WeightOptimizer(model, settings, reductions_of(topology), coupling=coupling)
+    take_steps(optimizer, range(steps))
+    return model.parameters.detach(), optimizer, topology
 
 
 def local(period, engine="mpi", momentum=0.0, outer=None, steps=STEPS, switch=0):
-    """This rank's weights after so many steps of local SGD, what it was coupled by, and its topology."""
+    """(weights, coupling, topology) of this rank after so many steps of local SGD."""
     due = SyncSchedule(period, steps, switch).due
-    topology, model, optimizer = worker("worker", engine, momentum, lambda x, group: LocalSteps(x, group, due, outer))
-    for t in range(steps):
-        step(model, optimizer, *data(t, RANK))
-    return model.parameters.detach(), optimizer.coupling, topology
+    weights, optimizer, topology = trained(lambda x, group: LocalSteps(x, group, due, outer), "worker", engine, momentum, steps)
+    return weights, optimizer.coupling, topology
 
 
 def synchronous(momentum=0.0, steps=STEPS):
     """The weights after so many steps whose gradients are averaged over the world."""
-    _, model, optimizer = worker("world", momentum=momentum)
-    for t in range(steps):
-        step(model, optimizer, *data(t, RANK))
-    return model.parameters.detach()
+    return trained(None, "world", momentum=momentum, steps=steps)[0]
+
+
+class Plain:
+    """A network and its optimizer as in one process: plain PyTorch."""
+
+    def __init__(self):
+        self.module = network()
+        self.optimizer = torch.optim.SGD(self.module.parameters(), RATE, 0.9, weight_decay=0.01)
+
+    def step(self, images, labels):
+        self.optimizer.zero_grad()
+        nn.functional.cross_entropy(self.module(images), labels).backward()
+        self.optimizer.step()
+
+    def weights(self):
+        return nn.utils.parameters_to_vector(self.module.parameters()).detach()
 
 
 @each_engine
@@ -81,23 +89,15 @@ def test_averaging_weights_every_step_is_synchronous_sgd(engine, momentum):
 @pytest.mark.parametrize("period", [3, 5])
 def test_local_sgd_is_what_one_process_computes_for_all_workers(period):
     weights, _, topology = local(period, momentum=0.9)
-    models, optimizers = [network() for _ in range(SIZE)], []
-    for model in models:
-        optimizers.append(torch.optim.SGD(model.parameters(), RATE, 0.9, weight_decay=0.01))
+    workers = [Plain() for _ in range(SIZE)]
     for t in range(STEPS):
-        for rank, (model, optimizer) in enumerate(zip(models, optimizers, strict=True)):
-            images, labels = data(t, rank)
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(images), labels).backward()
-            optimizer.step()
+        for rank, worker in enumerate(workers):
+            worker.step(*data(t, rank))
         if (t + 1) % period == 0 or t + 1 == STEPS:
-            with torch.no_grad():
-                for together in zip(*(m.parameters() for m in models), strict=True):
-                    mean = torch.stack(together).mean(0)
-                    for p in together:
-                        p.copy_(mean)
-    expected = torch.cat([p.detach().flatten() for p in models[RANK].parameters()])
-    torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-6)
+            mean = torch.stack([worker.weights() for worker in workers]).mean(0)
+            for worker in workers:
+                nn.utils.vector_to_parameters(mean.clone(), worker.module.parameters())
+    torch.testing.assert_close(weights, workers[RANK].weights(), rtol=1e-5, atol=1e-6)
     meetings = -(-STEPS // period)
     assert topology.traffic.inside == (4 * (len(weights) + 1) * meetings if SIZE > 1 else 0), "weights, and who is finite"
 
@@ -124,29 +124,19 @@ def test_diloco_at_rate_one_without_momentum_is_averaging(engine):
 @pytest.mark.parametrize("period", [1, 3, 5])
 def test_gathered_gradients_are_those_of_one_process_with_all_the_batches(engine, period):
     due = SyncSchedule(period, STEPS).due
-    topology, model, optimizer = worker("worker", engine, 0.9, lambda x, group: GradientAccumulation(x, group, due))
-    for t in range(STEPS):
-        step(model, optimizer, *data(t, RANK))
-    weights = model.parameters.detach()
-    plain = network()
-    reference = torch.optim.SGD(plain.parameters(), RATE, 0.9, weight_decay=0.01)
+    weights, _, topology = trained(lambda x, group: GradientAccumulation(x, group, due), "worker", engine, 0.9)
+    one = Plain()
     for first in range(0, STEPS, period):
         parts = [data(t, rank) for t in range(first, min(first + period, STEPS)) for rank in range(SIZE)]
-        images, labels = (torch.cat(part) for part in zip(*parts, strict=True))
-        reference.zero_grad()
-        nn.functional.cross_entropy(plain(images), labels).backward()
-        reference.step()
-    expected = torch.cat([p.detach().flatten() for p in plain.parameters()])
-    torch.testing.assert_close(weights, expected, rtol=1e-5, atol=1e-6)
+        one.step(*(torch.cat(part) for part in zip(*parts, strict=True)))
+    torch.testing.assert_close(weights, one.weights(), rtol=1e-5, atol=1e-6)
     assert topology.traffic.inside == (4 * (len(weights) + 1) * -(-STEPS // period) if SIZE > 1 else 0)
 
 
 @needs_two
 def test_a_worker_that_is_lost_comes_back_with_the_mean_of_the_others():
     due = SyncSchedule(2, STEPS).due
-    _, model, optimizer = worker(momentum=0.9, couple=lambda x, group: LocalSteps(x, group, due))
-    x = model.parameters.data
-    step(model, optimizer, *data(0, RANK))
+    x, optimizer, _ = trained(lambda x, group: LocalSteps(x, group, due), momentum=0.9, steps=1)
     if RANK == SIZE - 1:
         x.fill_(torch.nan)
         optimizer.momentum()[0].fill_(torch.inf)
@@ -156,34 +146,24 @@ def test_a_worker_that_is_lost_comes_back_with_the_mean_of_the_others():
     if renew:
         optimizer.forget()
     np.testing.assert_allclose(x, np.mean(others[:-1], axis=0), rtol=1e-5, atol=1e-6)
-    for t in range(2, STEPS):
-        step(model, optimizer, *data(t, RANK))
+    take_steps(optimizer, range(2, STEPS))
     assert all(everyones(bool(torch.isfinite(x).all())))
-
-
-def fitness_of(t):
-    return np.random.default_rng([9, t]).random(SIZE)
-
-
-def drift(model, t):
-    model.state.detach().add_(numbers(len(model.state), 3, t, RANK), alpha=0.1)
 
 
 def test_workers_apart_send_nothing_but_their_standings():
     topology = build([1] * SIZE, "worker")
     member = Membership(topology, network(), ScheduledRates(lambda p: 1.0, RATE, RATE, SIZE, 9), Exchange("none"))
-    model = member.model
+    state = member.model.state
     topology.traffic.inside = topology.traffic.across = 0
     for t in range(3):
-        drift(model, t)
-        before = model.state.detach().clone()
+        state.detach().add_(numbers(len(state), 3, t, RANK), alpha=0.1)
+        before = state.detach().clone()
         end = member.end_round(t, fitness_of(t)[RANK])
-        assert torch.equal(model.state, before)
+        assert torch.equal(state, before)
         assert end.standings.best_population == int(fitness_of(t).argmax())
     assert (topology.traffic.inside, topology.traffic.across) == (0, 0)
 
 
-@needs_two
 @each_split
 def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
     """Everything a copier holds after a round is its source's, up to a factor of the rate; the others keep what they have."""
@@ -192,7 +172,7 @@ def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
     member = build_worker(topology, share_model(module, topology.world), rates, OptimizerSettings("sgd"))
     model, optimizer = member.model, member.optimizer
     ecosphere = Ecosphere(topology, model.state, rates, Exchange("exploit"), optimizer.momentum)
-    home = population_of(sizes)
+    home = [topology.population_of(r) for r in range(SIZE)]
     starts, copied = np.cumsum([0, *sizes[:-1]]), 0
     for t in range(4):
         state, (momentum,) = model.state.detach(), optimizer.momentum()

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_training_together import PLAN, network, shard
+from test_training_together import PLAN, distance, network, shard
 from torch import nn
-from worlds import ENGINES, LAYOUTS, RANK, SIZE, WORLD, alone, build, each_layout, everyones, needs_two, population_of
+from worlds import LAYOUTS, RANK, SIZE, WORLD, alone, build, each_engine, each_layout, everyones, needs_two, population_of
 
 from common.ecosphere.rates import ScheduledRates
 from common.evaluate import EvalResult
@@ -29,10 +29,10 @@ from common.training.worker import build_worker, reductions_of
 EVERY = replace(PAPER, interval=1)
 
 
-def module(dropout=0.0):
+def module():
     """Float64, the same weights everywhere."""
     torch.manual_seed(2)
-    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Dropout(dropout), nn.Linear(9, 4)).double()
+    return nn.Sequential(nn.Linear(6, 9), nn.Tanh(), nn.Linear(9, 4)).double()
 
 
 def samples(step, seed, n):
@@ -59,15 +59,20 @@ def closure_of(net, x, y, comm=None):
     return closure
 
 
-def searched(net, rules, direction, batches, comm=None, gather=salsa.alone, rank=0):
-    """The state of the search after every step, and the optimizer."""
-    optimizer = Salsa(net.parameters(), rules, direction, gather=gather, rank=rank)
+def searched(net, rules, direction, batches, comm=None, gather=salsa.alone):
+    """The state of the search after every step."""
+    optimizer = Salsa(net.parameters(), rules, direction, gather=gather)
     states = []
     for x, y in batches:
         optimizer.zero_grad()
         optimizer.step(closure_of(net, x, y, comm))
         states.append(optimizer.search)
-    return states, optimizer
+    return states
+
+
+def line_search(net, rules=EVERY):
+    """A line search that all ranks make together."""
+    return Salsa(net.parameters(), rules, gather=build(LAYOUTS[0]).world.gather_rows, rank=RANK)
 
 
 @pytest.mark.parametrize("rules", [PAPER, PLAIN, RELEASED])
@@ -77,12 +82,12 @@ def searched(net, rules, direction, batches, comm=None, gather=salsa.alone, rank
 def test_all_ranks_together_take_the_steps_of_one_process_on_the_same_samples(rules, direction, seed, more):
     """Shards of unequal size, one of them perhaps much larger; float64, no batch norm, no dropout."""
     sizes = [3 + (more if r == SIZE - 1 else r % 2) for r in range(SIZE)]
-    first, group = sum(sizes[:RANK]), build(LAYOUTS[0]).world
+    first = sum(sizes[:RANK])
     whole = [samples(k, seed, sum(sizes)) for k in range(25)]
     mine = [(x[first : first + sizes[RANK]], y[first : first + sizes[RANK]]) for x, y in whole]
     one, together = module(), module()
-    here, _ = searched(one, rules, direction, whole)
-    there, _ = searched(together, rules, direction, mine, WORLD, group.gather_rows)
+    here = searched(one, rules, direction, whole)
+    there = searched(together, rules, direction, mine, WORLD, build(LAYOUTS[0]).world.gather_rows)
     for ours, theirs in zip(there, here, strict=True):
         assert (ours.searches, ours.trials, ours.since) == (theirs.searches, theirs.trials, theirs.since)
         for name in ("eta", "h", "s", "fast", "slow"):
@@ -94,33 +99,15 @@ def test_all_ranks_together_take_the_steps_of_one_process_on_the_same_samples(ru
 
 @needs_two
 def test_with_local_losses_ranks_would_take_different_steps():
-    net, mine = module(), [samples(k, RANK, 5) for k in range(25)]
-    rules = replace(PLAIN, eta0=10.0, interval=1)
-    states, _ = searched(net, rules, "sgd", mine, WORLD)  # the gradient is shared, the losses are not
+    rules, mine = replace(PLAIN, eta0=10.0, interval=1), [samples(k, RANK, 5) for k in range(25)]
+    states = searched(module(), rules, "sgd", mine, WORLD)  # the gradient is shared, the losses are not
     assert any(len(set(everyones(state.eta))) > 1 for state in states)
-
-
-def test_masks_differ_between_ranks_and_not_inside_a_step():
-    net = module(dropout=0.5).train()
-    drawn = []
-    net[2].register_forward_hook(lambda layer, args, out: drawn.append((out != 0).numpy().tobytes()))
-    group = build(LAYOUTS[0]).world
-    optimizer = Salsa(net.parameters(), EVERY, gather=group.gather_rows, rank=RANK, seed=5)
-    x, y = samples(0, 0, 6)
-    for _ in range(3):
-        drawn.clear()
-        optimizer.zero_grad()
-        optimizer.step(closure_of(net, x, y, WORLD))
-        assert len(drawn) == 1 + optimizer.last.trials
-        assert len(set(drawn)) == 1
-        assert len(set(everyones(drawn[0]))) == SIZE
-    assert len(set(everyones(optimizer.search))) == 1
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_a_loss_that_is_not_finite_on_one_rank_is_everybodys(bad):
-    net, group = module(), build(LAYOUTS[0]).world
-    optimizer = Salsa(net.parameters(), EVERY, gather=group.gather_rows, rank=RANK)
+    net = module()
+    optimizer = line_search(net)
     x, y = samples(RANK, 0, 6)
     honest, calls = closure_of(net, x, y, WORLD), []
 
@@ -143,13 +130,13 @@ def test_a_loss_that_is_not_finite_on_one_rank_is_everybodys(bad):
 
 def test_ranks_with_unlike_threads_decide_alike():
     """Long sums in another order differ in their last digits."""
-    threads, group = torch.get_num_threads(), build(LAYOUTS[0]).world
+    threads = torch.get_num_threads()
     torch.set_num_threads(1 + RANK)
     try:
         net = nn.Sequential(nn.Linear(6, 16384), nn.Tanh(), nn.Linear(16384, 4)).double()
         for p in net.parameters():
             p.data.copy_(torch.from_numpy(WORLD.bcast(p.detach().numpy())))
-        optimizer = Salsa(net.parameters(), replace(EVERY, beta3=0.9), gather=group.gather_rows, rank=RANK)
+        optimizer = line_search(net, replace(EVERY, beta3=0.9))
         for k in range(4):
             optimizer.zero_grad()
             optimizer.step(closure_of(net, *samples(k, RANK, 3), WORLD))
@@ -161,8 +148,8 @@ def test_ranks_with_unlike_threads_decide_alike():
 @needs_two
 def test_ranks_that_no_longer_agree_are_found_out(monkeypatch):
     monkeypatch.setattr(salsa, "AGREEMENT", 4)
-    net, group = module(), build(LAYOUTS[0]).world
-    optimizer = Salsa(net.parameters(), replace(PAPER, warmup_searches=1, interval=50), gather=group.gather_rows, rank=RANK)
+    net = module()
+    optimizer = line_search(net, replace(PAPER, warmup_searches=1, interval=50))
     x, y = samples(RANK, 0, 6)
     for _ in range(3):
         optimizer.step(closure_of(net, x, y, WORLD))
@@ -188,7 +175,7 @@ def trained(topology, name, rounds=2):
     return worker.model.state.detach(), optimizer
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@each_engine
 @pytest.mark.parametrize("name", ["salsa", "salsa-sgd"])
 def test_on_the_harness_all_ranks_search_as_one_process_does(engine, name):
     here, one = trained(alone(), name)
@@ -199,7 +186,7 @@ def test_on_the_harness_all_ranks_search_as_one_process_does(engine, name):
     assert all_of_us.effective_lr(0.1) == pytest.approx(one.effective_lr(0.1), rel=1e-9)
     assert all_of_us.counts() == one.counts()
     # Adam divides gradients by their own size, which multiplies the rounding of small ones.
-    assert float((together - here).norm() / here.norm()) < (1e-3 if name == "salsa" else 1e-4)
+    assert distance(together, here) < (1e-3 if name == "salsa" else 1e-4)
 
 
 @each_layout
@@ -216,31 +203,33 @@ def test_a_population_searches_by_itself_beside_others_that_do_not(sizes):
         assert (tried[r] > 0) == (home[r] % 2 == 0)
 
 
-def test_on_the_harness_masks_are_drawn_by_rank_and_by_seed():
-    drawn = {}
-    for seed in (0, 1):
-        topology = build(LAYOUTS[0], "world")
-        net = nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 3))
-        masks = []
-        net[1].register_forward_hook(lambda layer, args, out, masks=masks: masks.append((out != 0).numpy().tobytes()))
-        model = share_model(net, topology.world)
-        optimizer = WeightOptimizer(model, OptimizerSettings("salsa", seed=seed), reductions_of(topology))
-        x = torch.ones(4, 5)
+def test_on_the_harness_masks_differ_between_ranks_and_seeds_and_not_inside_a_step():
+    def masks_with(seed):
+        """The masks of all ranks in three steps."""
+        topology, net = build(LAYOUTS[0], "world"), nn.Sequential(nn.Linear(5, 40), nn.Dropout(0.5), nn.Linear(40, 3))
+        model, drawn, masks = share_model(net, topology.world), [], []
+        net[1].register_forward_hook(lambda layer, args, out: drawn.append((out != 0).numpy().tobytes()))
+        optimizer = WeightOptimizer(model, OptimizerSettings("salsa", search=EVERY, seed=seed), reductions_of(topology))
 
-        def closure(backwards=True, net=net, x=x, model=model):
+        def closure(backwards=True):
             if backwards:
                 model.zero_gradient()
-            losses = F.cross_entropy(net(x), torch.zeros(4, dtype=torch.int64), reduction="sum")
+            losses = F.cross_entropy(net(torch.ones(4, 5)), torch.zeros(4, dtype=torch.int64), reduction="sum")
             if backwards:
                 losses.backward()
             return torch.stack([losses.detach(), torch.tensor(0.0), torch.tensor(4.0)])
 
-        optimizer.step(closure, 0.1)
-        assert len(masks) > 1
-        assert len(set(masks)) == 1
-        drawn[seed] = everyones(masks[0])
-        assert len(set(drawn[seed])) == SIZE
-    assert drawn[0] != drawn[1]
+        for _ in range(3):
+            drawn.clear()
+            optimizer.step(closure, 0.1)
+            assert len(drawn) == 1 + optimizer.salsa.last.trials > 1
+            assert len(set(drawn)) == 1
+            masks.append(everyones(drawn[0]))
+            assert len(set(masks[-1])) == SIZE
+        assert len(set(everyones(optimizer.salsa.search))) == 1
+        return masks
+
+    assert all(mask != other for mask, other in zip(masks_with(0), masks_with(1), strict=True))
 
 
 def test_a_population_that_moves_its_workers_apart_moves_the_search_by_the_geometric_mean():

@@ -43,6 +43,11 @@ def outcome(search):
     return [(t.id, t.setting, t.value, str(t.state), t.curve) for t in search.trials]
 
 
+def searched(objective, strategy, trials, workers=SIZE, group=None, **how):
+    """A search on all ranks, or groups of them: the search on rank 0, None elsewhere."""
+    return run(objective, lambda: Coordinator(Search(strategy, Limits(trials), workers, **how)), group=group)
+
+
 def simulated(strategy, trials, pruner=None):
     """The same search on one worker, without messages."""
     search = Search(strategy, Limits(trials), 1, seed=2, pruner=pruner)
@@ -68,7 +73,7 @@ def test_the_archive_is_the_same_on_any_number_of_ranks(strategy, pruner):
             report(step, value(task.setting, step))
         return value(task.setting)
 
-    search = run(objective, lambda: Coordinator(Search(strategy, Limits(18), SIZE, seed=2, pruner=pruner)))
+    search = searched(objective, strategy, 18, seed=2, pruner=pruner)
     assert (search is None) is (RANK > 0)
     if search:
         assert outcome(search) == simulated(strategy, 18, pruner)
@@ -84,7 +89,7 @@ def test_sleeping_trials_take_the_time_that_was_simulated():
         time.sleep(costs[task.id])
         return 0.0
 
-    search = run(objective, lambda: Coordinator(Search(Queue(), Limits(n), SIZE)))
+    search = searched(objective, Queue(), n)
     if search:
         expected = play(Search(Queue(), Limits(n), SIZE), lambda t: float(costs[t.id]))
         assert expected <= search.now < 1.4 * expected + 0.5
@@ -100,7 +105,7 @@ def test_a_generation_waits_for_its_slowest():
         time.sleep(0.1 if task.id % SIZE == 0 else 0.01)
         return 0.0
 
-    search = run(objective, lambda: Coordinator(Search(Generations(SIZE), Limits(n), SIZE)))
+    search = searched(objective, Generations(SIZE), n)
     if search:
         assert search.now >= 0.3
         assert [t.worker for t in search.trials] == [t.id % SIZE for t in search.trials]
@@ -125,7 +130,7 @@ def test_errors_are_repeated_once_and_nan_is_a_failure():
             return math.inf
         return 1.0
 
-    search = run(objective, lambda: Coordinator(Search(Steady(SPACE), Limits(8), SIZE)))
+    search = searched(objective, Steady(SPACE), 8)
     counts = WORLD.allreduce(np.bincount(tried, minlength=8))
     assert list(counts) == [1, 2, 1, 1, 1, 1, 1, 1]
     if search:
@@ -135,7 +140,7 @@ def test_errors_are_repeated_once_and_nan_is_a_failure():
         assert search.best.value == 1.0
 
 
-def test_a_journal_that_cannot_be_used_is_everybodys_error(shared_dir):
+def test_a_journal_that_cannot_be_used_is_everybodys_error():
     def refused():
         raise UsageError("line 3 is damaged")
 
@@ -144,13 +149,13 @@ def test_a_journal_that_cannot_be_used_is_everybodys_error(shared_dir):
 
 
 def test_the_journal_is_small_and_goes_on_where_it_ends(shared_dir):
+    def objective(task, report):
+        return value(task.setting)
+
     def search_with(journal, trials):
         search = Search(Steady(SPACE, 4, Order(5)), Limits(trials), SIZE, seed=2, log=journal.record)
         journal.recover(search)
         return Coordinator(search)
-
-    def objective(task, report):
-        return value(task.setting)
 
     run(objective, lambda: search_with(Journal(shared_dir), 7))
     search = run(objective, lambda: search_with(Journal(shared_dir), 15))
@@ -180,8 +185,7 @@ def test_ranks_of_a_group_work_on_the_same_trial():
             raise RuntimeError(f"all ranks at the same place, rank {RANK}")
         return value(task.setting)
 
-    make = lambda: Coordinator(Search(Steady(SPACE), Limits(9), SIZE // size))  # noqa: E731
-    search = run(objective, make, group=group)
+    search = searched(objective, Steady(SPACE), 9, SIZE // size, group)
     assert all(other == seen for other in group.comm.allgather(seen))
     leaders = WORLD.gather(seen if group.rank == 0 else [])
     if search:
@@ -207,9 +211,8 @@ def digits():
 def test_training_gives_the_same_values_on_any_number_of_ranks(digits):
     space = Space.of({"learning_rate": {"kind": "float", "low": 0.01, "high": 1.0, "scale": "log"}})
     training = Training(Trials(ARGS), alone(), digits)
-    search = run(training, lambda: Coordinator(Search(Steady(space, 2, Order(4)), Limits(6), SIZE)))
-    values = WORLD.bcast([t.value for t in search.trials] if search else None)
-    settings = WORLD.bcast([t.setting for t in search.trials] if search else None)
+    search = searched(training, Steady(space, 2, Order(4)), 6)
+    values, settings = WORLD.bcast(([t.value for t in search.trials], [t.setting for t in search.trials]) if search else None)
     assert values[RANK % 6] == training.train(settings[RANK % 6], ARGS.seed).value
     assert len(set(values)) > 1
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
-from worlds import LAYOUTS, RANK, SIZE, build, each_layout, each_split, everyones, needs_two, numbers, population_of
+from worlds import LAYOUTS, RANK, SIZE, build, each_layout, each_split, everyones, fitness_of, needs_two, numbers, population_of
 
 from common.ecosphere.end_of_round import Ecosphere, elect
 from common.ecosphere.exchange import POLICIES, Exchange
@@ -15,16 +15,15 @@ from common.ecosphere.rates import EcosphereRates
 from common.errors import Diverged
 from common.optim.bases import OptimizerSettings
 from common.optim.weight_optimizer import WeightOptimizer
-from common.parallel.comm import Group
 from common.training.worker import reductions_of
 
 ROUNDS = 12
 LOST = float("nan")
 
 
-def ecosphere(sizes, policy="average", **settings):
+def ecosphere(sizes, policy="average"):
     """A member of an ecosphere with a small model; eta0 0.1, and a population's gradient has 128 images per worker."""
-    topology = build(sizes, **settings)
+    topology = build(sizes)
     rates = EcosphereRates(topology.specs, 0.1, ROUNDS, [128.0 * m for m in sizes], seed=5)
     torch.manual_seed(RANK)  # initial weights of each rank's own, until rank 0's are shared
     module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2))
@@ -32,21 +31,25 @@ def ecosphere(sizes, policy="average", **settings):
 
 
 def drift(member, t):
-    """Weights after a round of training, different on every worker."""
+    """Weights after a round of training, different on every worker; returns those of all ranks, in float64."""
     member.model.state.detach().add_(numbers(len(member.model.state), t, RANK), alpha=0.1)
+    return np.array(everyones(member.model.state), dtype=np.float64)
 
 
-def fitness_of(t):
-    """Fitness of all workers in round t."""
-    return np.random.default_rng([7, t]).random(SIZE)
+def optimizer_of(member, name):
+    return WeightOptimizer(member.model, OptimizerSettings(name), reductions_of(member.topology))
 
 
-def test_a_member_begins_with_rank_0s_weights():
-    member = ecosphere(LAYOUTS[0])
+@each_layout
+def test_a_member_begins_with_rank_0s_weights_in_the_group_of_its_population_and_warms_up(sizes):
+    member = ecosphere(sizes)
     torch.manual_seed(0)
     first = nn.Linear(3, 4).weight
     assert torch.equal(member.model.parameters[:12].detach().view(4, 3), first.detach())
     assert len(set(everyones(member.model.sha256()))) == 1
+    assert member.topology.gradients.size == member.topology.spec.workers
+    assert 0 < member.rate_at(0.0) <= max(0.1, member.rate)  # warm-up starts at eta0, or lower
+    assert member.rate_at(1.0) == member.rate
 
 
 @given(
@@ -91,10 +94,7 @@ def test_every_rank_computes_the_rates_that_everybody_gets(sizes, policy):
 @pytest.mark.parametrize("what", ["weights", "fitness"])
 def test_a_worker_lost_to_a_number_that_is_not_finite_takes_its_populations_weights(sizes, what):
     member = ecosphere(sizes)
-    lost = SIZE - 1
-    drift(member, 0)
-    fitness = 0.5
-    states = np.array(everyones(member.model.state), dtype=np.float64)
+    lost, fitness, states = SIZE - 1, 0.5, drift(member, 0)
     if lost == RANK and what == "weights":
         member.model.state.detach()[3] = LOST
     if lost == RANK and what == "fitness":
@@ -123,7 +123,8 @@ def test_a_whole_population_that_is_lost_comes_back_with_the_others_weights(size
     assert end.standings.alive == [k > 0 for k in range(len(sizes))]
     assert all(everyones(member.model.is_finite()))
     if policy == "migrate":
-        assert everyones(member.model.sha256())[0] == everyones(member.model.sha256())[end.standings.leader]
+        hashes = everyones(member.model.sha256())
+        assert hashes[0] == hashes[end.standings.leader]
     drift(member, 1)
     assert all(everyones(member.end_round(1, 0.25).finite))
 
@@ -156,8 +157,7 @@ def test_a_gradient_that_is_not_finite_stays_out_of_the_average(sizes):
 @pytest.mark.parametrize("name", ["sgd", "sam", "asam"])
 def test_a_step_is_left_out_where_no_gradient_of_the_group_is_finite(sizes, name):
     member = ecosphere(sizes)
-    optimizer = WeightOptimizer(member.model, OptimizerSettings(name), reductions_of(member.topology))
-    before = member.model.state.detach().clone()
+    optimizer, before = optimizer_of(member, name), member.model.state.detach().clone()
     first = member.topology.index == 0
 
     def closure():
@@ -168,53 +168,32 @@ def test_a_step_is_left_out_where_no_gradient_of_the_group_is_finite(sizes, name
     assert torch.equal(member.model.state.detach(), before) == first
 
 
-def test_the_groups_of_an_ecosphere_are_the_topologys():
-    member = ecosphere(LAYOUTS[-1])
-    assert isinstance(member.topology.gradients, Group)
-    assert member.topology.gradients.size == member.topology.spec.workers
-    assert 0 < member.rate_at(0.0) <= max(0.1, member.rate)  # warm-up starts at eta0, or lower
-    assert member.rate_at(1.0) == member.rate
-
-
 @each_layout
-def test_weights_and_buffers_cross_populations_and_optimizer_state_stays(sizes):
+@pytest.mark.parametrize("lost", [False, True])
+def test_weights_buffers_and_carried_state_cross_populations_and_optimizer_state_stays(sizes, lost):
     """With another weight optimizer in every population."""
     member = ecosphere(sizes)
-    names = ["sgd", "adamw", "sam+adamw", "asam"]
-    optimizer = WeightOptimizer(
-        member.model, OptimizerSettings(names[member.topology.index % 4]), reductions_of(member.topology)
-    )
+    optimizer = optimizer_of(member, ("sgd", "adamw", "sam+adamw", "asam")[member.topology.index % 4])
 
     def closure():
         member.model.gradient.copy_(numbers(len(member.model.parameters), 3, RANK))
         return torch.zeros(2)
 
     optimizer.step(closure, 0.01)
-    drift(member, 0)  # batch-norm buffers as well
     before = {n: t.clone() for n, t in optimizer.state_tensors().items()}
-    states = np.array(everyones(member.model.state), dtype=np.float64)
+    companion = numbers(11, 4, RANK)
+    if lost and RANK == SIZE - 1:
+        companion[2] = LOST  # finite weights count all the same: what is not finite in a companion is taken for 0
+    companions = np.array(everyones(torch.nan_to_num(companion)), dtype=np.float64)
+    member.ecosphere = Ecosphere(member.topology, member.model.state, member.rates, Exchange(), lambda: [companion])
+    states = drift(member, 0)  # batch-norm buffers as well
     member.end_round(0, fitness_of(0)[RANK])
     np.testing.assert_allclose(member.model.state.detach().numpy(), states.mean(axis=0), rtol=1e-5, atol=2e-6)
+    np.testing.assert_allclose(companion.numpy(), companions.mean(axis=0), rtol=1e-5, atol=2e-6)
     after = optimizer.state_tensors()
     assert before.keys() == after.keys()
     assert before
     assert all(torch.equal(before[n], after[n]) for n in before)
-
-
-@each_layout
-@pytest.mark.parametrize("lost", [False, True])
-def test_carried_state_travels_with_the_weights(sizes, lost):
-    member = ecosphere(sizes)
-    companion = numbers(11, 4, RANK)
-    if lost and RANK == SIZE - 1:
-        companion[2] = LOST  # finite weights count all the same: what is not finite in a companion is taken for 0
-    member.ecosphere = Ecosphere(member.topology, member.model.state, member.rates, Exchange(), lambda: [companion])
-    mine = np.array(everyones(torch.nan_to_num(companion)), dtype=np.float64)
-    drift(member, 0)
-    states = np.array(everyones(member.model.state), dtype=np.float64)
-    member.end_round(0, fitness_of(0)[RANK])
-    np.testing.assert_allclose(member.model.state.detach().numpy(), states.mean(axis=0), rtol=1e-5, atol=2e-6)
-    np.testing.assert_allclose(companion.numpy(), mine.mean(axis=0), rtol=1e-5, atol=2e-6)
 
 
 @each_layout

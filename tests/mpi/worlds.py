@@ -1,4 +1,4 @@
-"""Worlds for the tests: ways to split so many ranks into populations, and small models with a state of known numbers."""
+"""Worlds for the tests: ways to split so many ranks into populations, known numbers by address, and steps."""
 
 import importlib.util
 from functools import cache
@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from common.models.flat import FlatModel
+from common.optim.protocols import Closure
 from common.parallel.mpi import MPI
 from common.parallel.populations import PopulationSpec
 from common.parallel.topology import Topology, build_topology
@@ -29,8 +30,8 @@ SPLIT = [sizes for sizes in LAYOUTS if len(sizes) > 1]
 HOROVOD = importlib.util.find_spec("horovod") is not None
 ENGINES = ["mpi", pytest.param("horovod", marks=pytest.mark.skipif(not HOROVOD, reason="Horovod is not installed"))]
 
+each_engine = pytest.mark.parametrize("engine", ENGINES)
 needs_two = pytest.mark.skipif(SIZE < 2, reason="needs at least two ranks")
-needs_split = pytest.mark.skipif(not SPLIT, reason="one rank cannot be two populations")
 each_layout = pytest.mark.parametrize("sizes", LAYOUTS, ids=lambda s: "+".join(map(str, s)))
 each_split = pytest.mark.parametrize("sizes", SPLIT, ids=lambda s: "+".join(map(str, s)))
 
@@ -67,14 +68,26 @@ def alone() -> Topology:
     return build(LAYOUTS[0]).alone()
 
 
-def small_model() -> FlatModel:
-    """42 floats, 8 of them batch-norm statistics: a length that most numbers of slices do not divide."""
-    return FlatModel(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)))
-
-
 def numbers(length: int, *address: int) -> torch.Tensor:
     """Normal float32 numbers; the same for the same address."""
     return torch.from_numpy(np.random.default_rng(address).standard_normal(length, dtype=np.float32))
+
+
+def closure_of(model: FlatModel, images: torch.Tensor, labels: torch.Tensor, **loss: float) -> Closure:
+    """What a step calls: the loss of a batch, and its gradient in the model's buffer."""
+
+    def closure() -> torch.Tensor:
+        model.zero_gradient()
+        total = nn.functional.cross_entropy(model.module(images), labels, **loss)
+        total.backward()
+        return total.detach()
+
+    return closure
+
+
+def fitness_of(t: int) -> np.ndarray:
+    """Fitness of all workers in round t."""
+    return np.random.default_rng([7, t]).random(SIZE)
 
 
 def everyones(value) -> list:

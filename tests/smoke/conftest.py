@@ -1,8 +1,8 @@
 """The scripts as subprocesses with tiny arguments. A few runs are made once and looked at by several tests."""
 
 import pytest
-from launching import CIFAR10, TINY, run
-from run_records import check_complete
+from launching import CIFAR10, TINY
+from run_records import run_to_end
 
 
 @pytest.fixture(scope="session")
@@ -14,8 +14,7 @@ def tiny_runs(tmp_path_factory):
         key = (launcher, ranks, seed)
         if key not in made:
             out = tmp_path_factory.mktemp("tiny") / "-".join(map(str, key))
-            run(CIFAR10, *TINY, "--seed", seed, "--out", out, ranks=ranks, launcher=launcher)
-            made[key] = check_complete(out, 3, ranks)
+            _, made[key] = run_to_end(out, 3, CIFAR10, *TINY, "--seed", seed, ranks=ranks, launcher=launcher)
         return made[key]
 
     return record

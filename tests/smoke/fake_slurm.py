@@ -4,6 +4,7 @@
 Called by the names of its links. Keeps jobs in $FAKE_SLURM: ID.call (the options of sbatch), ID.pid, ID.code (at its end).
 """
 
+import argparse
 import os
 import signal
 import subprocess
@@ -13,24 +14,17 @@ from pathlib import Path
 STATE = Path(os.environ.get("FAKE_SLURM", "."))
 
 
-def value_of(words, option):
-    """The value of `--option VALUE` or `--option=VALUE`."""
-    for i, word in enumerate(words):
-        if word == option:
-            return words[i + 1]
-        if word.startswith(f"{option}="):
-            return word.partition("=")[2]
-    return ""
-
-
 def sbatch(words):
     """Start the wrapped command in the background; print the job's id."""
-    job = str(1 + len(list(STATE.glob("*.call"))))
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("--output")
+    parser.add_argument("--wrap")
+    parser.add_argument("--ntasks", default="1")
+    asked, _ = parser.parse_known_args(words)
+    job = str(os.getpid())  # jobs may be submitted at the same moment
     (STATE / f"{job}.call").write_text("\n".join(words), encoding="utf-8")
-    log = value_of(words, "--output").replace("%j", job)
-    tasks = value_of(words, "--ntasks") or "1"
-    inner = f'({value_of(words, "--wrap")}) > "{log}" 2>&1; echo $? > {STATE / job}.code'
-    environment = {**os.environ, "SLURM_JOB_ID": job, "SLURM_NTASKS": tasks}
+    inner = f'({asked.wrap}) > "{asked.output.replace("%j", job)}" 2>&1; echo $? > {STATE / job}.code'
+    environment = {**os.environ, "SLURM_JOB_ID": job, "SLURM_NTASKS": asked.ntasks}
     process = subprocess.Popen(["sh", "-c", inner], env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     (STATE / f"{job}.pid").write_text(str(process.pid), encoding="utf-8")
     print(job)

@@ -3,7 +3,6 @@
 import contextlib
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ CIFAR10, CIFAR100, VIT = "EOA-SAM/EOASAM.py", "EOA-SAM/EOASAM-cifar100.py", "EOA
 TINY = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--batch-size", 48)  # 48 divides by 1, 2, 3, 4 and 8
 MARK = "ECOSPHERE_TEST_JOB"  # every process of a job carries it in its environment, so that none is overlooked
 FOREIGN = ("OMPI_", "PMI_", "PMIX_", "SLURM_", "HOROVOD_", "ECOSPHERE_", "EOA_")  # variables that tests have to set themselves
+NO_NETWORK = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ class Done:
 
 
 def start_command(ranks: int, launcher: str) -> list[str]:
-    """The words before the script. launcher: python, mpirun or horovodrun."""
+    """The words before the script. launcher: python, mpirun or horovodrun; python at one rank and mpirun at more if empty."""
+    launcher = launcher or ("python" if ranks == 1 else "mpirun")
     if launcher == "python":
         return [sys.executable]
     beside = str(Path(sys.executable).parent)  # the environment's own launcher, whether it is activated or not
@@ -75,17 +76,12 @@ def run(
 ) -> Done:
     """Run a script of the project to its end and check its exit code.
 
-    launcher: python at one rank and mpirun at more, unless named. variables: environment variables to add. watch: look
-    for the first sign of trouble. limit: seconds after which the job is killed and the test fails. code: None for any.
+    launcher: see `start_command`. variables: environment variables to add. watch: look for the first sign of trouble.
+    limit: seconds after which the job is killed and the test fails. code: None for any.
     """
-    launcher = launcher or ("python" if ranks == 1 else "mpirun")
-    command = [*start_command(ranks, launcher), str(script), *map(str, options)]
-    mark = uuid.uuid4().hex
-    environment = clean_environment(**{MARK: mark}, **variables)
     with tempfile.TemporaryFile("w+", encoding="utf-8") as out, tempfile.TemporaryFile("w+", encoding="utf-8") as err:
         began = time.monotonic()
-        streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams)
+        process, mark = _start(script, options, ranks, launcher, variables, out, err)
         trouble = _wait(process, mark, err, began + limit, watch)
         ended = time.monotonic()
         hung = process.poll() is None
@@ -93,7 +89,7 @@ def run(
         texts = [_read(out), _read(err)]
     seconds = ended - began
     done = Done(process.returncode, *texts, seconds, ended - (trouble or ended), 0 if hung else survivors)
-    told = f"{' '.join(command)}: {done}"
+    told = f"{' '.join(process.args)}: {done}"
     assert not hung, f"no end after {limit} s: {told}"
     assert code is None or done.code == code, f"wanted exit code {code}: {told}"
     assert not done.survivors, f"{done.survivors} processes were left behind: {told}"
@@ -102,19 +98,22 @@ def run(
 
 def kill_when(script: str | Path, *options: object, until: Callable[[], bool], ranks: int = 1, limit: float = 120) -> None:
     """Start a job and, as soon as `until()` holds, kill -9 all of its processes; it may also have ended before."""
-    command = [*start_command(ranks, "python" if ranks == 1 else "mpirun"), str(script), *map(str, options)]
-    mark = uuid.uuid4().hex
-    streams = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
-    process = subprocess.Popen(command, cwd=ROOT, env=clean_environment(**{MARK: mark}), start_new_session=True, **streams)
+    process, mark = _start(script, options, ranks, "", {}, subprocess.DEVNULL, subprocess.DEVNULL)
     deadline = time.monotonic() + limit
     while not until() and process.poll() is None:
-        assert time.monotonic() < deadline, f"nothing to kill after {limit} s: {' '.join(command)}"
+        assert time.monotonic() < deadline, f"nothing to kill after {limit} s: {' '.join(process.args)}"
         time.sleep(0.005)
-    for member in _members(mark):
-        with contextlib.suppress(psutil.Error):
-            member.kill()
-    process.wait(10)
-    psutil.wait_procs(_members(mark), timeout=5)
+    _end_all(process, mark)
+
+
+def check_refused(done: Done, named: str, out: Path) -> None:
+    """The run ended with exit code 2 and one line that names what is wrong, before anything was written."""
+    assert done.code == 2, done
+    assert len(done.ours) == 1, done
+    assert done.ours[0].startswith("error: "), done
+    assert named in done.ours[0], done
+    assert "Traceback" not in done.err, done
+    assert not out.exists(), done
 
 
 def clean_environment(**variables: str) -> dict[str, str]:
@@ -125,6 +124,14 @@ def clean_environment(**variables: str) -> dict[str, str]:
     if os.geteuid() == 0:
         environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
     return environment
+
+
+def _start(script, options, ranks, launcher, variables, out, err) -> tuple[subprocess.Popen, str]:
+    """Start a job; returns its launcher, and the mark of its processes."""
+    command, mark = [*start_command(ranks, launcher), str(script), *map(str, options)], uuid.uuid4().hex
+    streams = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": err}
+    environment = clean_environment(**{MARK: mark}, **variables)
+    return subprocess.Popen(command, cwd=ROOT, env=environment, start_new_session=True, **streams), mark
 
 
 def _wait(process: subprocess.Popen, mark: str, err, deadline: float, watch: bool) -> float | None:
@@ -165,12 +172,11 @@ def _end_all(process: subprocess.Popen, mark: str) -> int:
     left = _members(mark)
     if finished and left:
         _, left = psutil.wait_procs(left, timeout=3)
-    for p in left:
-        try:
-            p.send_signal(signal.SIGKILL)
-        except psutil.Error:
-            continue
+    for member in left:
+        with contextlib.suppress(psutil.Error):
+            member.kill()
     process.wait(10)
+    psutil.wait_procs(left, timeout=5)
     return len(left)
 
 

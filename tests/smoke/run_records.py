@@ -2,8 +2,12 @@
 
 import csv
 import json
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from launching import Done, run
 
 from common.ecosphere.exchange import copy_everywhere, sum_everywhere
 from common.ecosphere.forage import IMPROVED
@@ -21,6 +25,10 @@ KEYS = {
     *("forward_evaluations", "searches", "trials", "extra_forward"),
     *("seconds", "images_per_second", "bytes_sent", "weights_sha256", "commit"),
 }
+TOTALS = (
+    *("train_images", "gradient_evaluations", "forward_evaluations", "searches", "trials", "extra_forward", "bytes_sent"),
+    *("rounds", "validation_accuracy", "test_accuracy", "test_loss", "swarm", "lineage", "weights_sha256"),
+)  # what a clock does not change, of the scripts that have it
 SECONDS = {"total", "setup", "train", "evaluate", "exchange", "other"}
 
 
@@ -61,6 +69,19 @@ class RunRecord:
         """Numbers of one column, of the lines with these values."""
         return [float(m[name]) for m in self.metrics if all(m[k] == str(v) for k, v in where.items())]
 
+    def check_equals(self, other: "RunRecord") -> None:
+        """Both runs ended with the same bits, after the same rounds."""
+        assert self.untimed_metrics == other.untimed_metrics
+        for key in TOTALS:
+            assert self.summary.get(key) == other.summary.get(key), key
+
+    def check_lost(self, rank: int, t: int, rounds: int) -> None:
+        """One worker lost its weights in round t, and went on with finite ones."""
+        assert [(m["round"], m["rank"]) for m in self.metrics if m["fitness"] == "-inf"] == [(str(t), str(rank))]
+        assert (self.summary["rounds"], self.summary["diverged"]) == (rounds, False)
+        assert math.isfinite(self.column("train_loss", round=t + 1, rank=rank)[0])
+        assert math.isfinite(self.summary["test_loss"])
+
     def bytes_by_formula(self) -> int:
         """Bytes that all ranks send across in all rounds by the specification, if no population is lost."""
         summary = self.summary
@@ -87,7 +108,7 @@ class RunRecord:
         return rounds * theta * (transfers[summary["exchange"]] if n > 1 else 0)
 
 
-def check_complete(directory: Path, rounds: int, ranks: int) -> RunRecord:
+def check_complete(directory: Path, rounds: int, ranks: int, columns: Sequence[str] = COLUMNS) -> RunRecord:
     """Assert that a finished run's record is whole and agrees with itself."""
     record = RunRecord(directory)
     names = {p.name for p in directory.iterdir()}
@@ -97,7 +118,7 @@ def check_complete(directory: Path, rounds: int, ranks: int) -> RunRecord:
     summary, metrics = record.summary, record.metrics
     assert set(summary) >= KEYS
     assert (summary["ranks"], summary["rounds"], summary["diverged"]) == (ranks, rounds, False)
-    assert list(metrics[0]) == COLUMNS
+    assert list(metrics[0]) == list(columns)
     assert [(int(m["round"]), int(m["rank"])) for m in metrics] == [(t, r) for t in range(rounds) for r in range(ranks)]
     assert sum(p["workers"] for p in summary["populations"]) == ranks
     assert set(summary["seconds"]) == SECONDS
@@ -110,4 +131,31 @@ def check_complete(directory: Path, rounds: int, ranks: int) -> RunRecord:
     extra = summary["forward_evaluations"] - summary["gradient_evaluations"]
     assert (extra > 0) == (summary["trials"] > 0)
     assert abs(summary["extra_forward"] * 3 * summary["gradient_evaluations"] - extra) < 1e-6
+    return record
+
+
+def run_to_end(out: Path, rounds: int, script: str | Path, *options: object, ranks: int = 1, **how) -> tuple[Done, RunRecord]:
+    """Run a script as `launching.run` does; its record is whole."""
+    done = run(script, *options, "--out", out, ranks=ranks, **how)
+    return done, check_complete(out, rounds, ranks)
+
+
+def kill_and_resume(out: Path, fault: str, script: str, *options: object, ranks: int) -> RunRecord:
+    """A run that is killed by a fault, "kill:RANK:PHASE:ROUND", and finished by `--resume`."""
+    t = fault.split(":")[-1]
+    killed = run(script, *options, "--out", out, ranks=ranks, code=None, ECOSPHERE_FAULT=fault)
+    assert killed.code != 0, killed
+    assert not (out / "summary.json").exists()
+    assert len(RunRecord(out).metrics) == int(t) * ranks
+    resumed = run(script, *options, "--out", out, "--resume", ranks=ranks)
+    assert f"resuming after round {t} of " in resumed.out, resumed
+    return RunRecord(out)
+
+
+def check_kept(done: Done, out: Path) -> RunRecord:
+    """All workers lost their weights: the run said so in one line, and kept the last finite ones."""
+    assert len(done.ours) == 1, done
+    record = RunRecord(out)
+    assert record.summary["diverged"] is True
+    assert math.isfinite(record.summary["test_loss"])
     return record

@@ -2,11 +2,10 @@
 
 import csv
 import itertools
-import math
 
 import pytest
 from launching import run
-from run_records import RunRecord, check_complete
+from run_records import RunRecord, check_kept, kill_and_resume, run_to_end
 
 BASELINES = "baselines/Baselines.py"
 SHORT = ("--preset", "smoke", "--rounds", 2, "--round-steps", 4, "--worker-batch", 16)
@@ -21,7 +20,7 @@ METHODS = {
     "pbt": (3, (), 0),
 }
 SLOW = {"sync", "average", "post-local"}  # tests/mpi has the same steps
-each_method = pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in METHODS])
+each_method = pytest.mark.parametrize("method", METHODS)
 
 
 @pytest.fixture(scope="module")
@@ -32,14 +31,13 @@ def short_run(tmp_path_factory):
     def record(method):
         if method not in made:
             (ranks, options, _), out = METHODS[method], tmp_path_factory.mktemp("short") / method
-            run(BASELINES, "--method", method, *SHORT, *options, "--out", out, ranks=ranks)
-            made[method] = check_complete(out, 2, ranks)
+            _, made[method] = run_to_end(out, 2, BASELINES, "--method", method, *SHORT, *options, ranks=ranks)
         return made[method]
 
     return record
 
 
-@each_method
+@pytest.mark.parametrize("method", [pytest.param(m, marks=[pytest.mark.slow] * (m in SLOW)) for m in METHODS])
 def test_a_short_run_leaves_a_whole_record_and_sends_what_its_equations_say(short_run, method):
     ranks, _, exchanges = METHODS[method]
     record = short_run(method)
@@ -49,9 +47,8 @@ def test_a_short_run_leaves_a_whole_record_and_sends_what_its_equations_say(shor
     assert [p["workers"] for p in summary["populations"]] == ([1] * ranks if apart else [ranks])
     assert summary["populations"][0]["optimizer"] == ("adamw" if method == "diloco" else "sgd")
     state = parameters + summary["buffers"]
-    every_round = {"sync": state + 1, "independent": 0, "pbt": 0}.get(
-        method, summary["buffers"] + 1
-    )  # a merge; statistics and a flag
+    # a merge; nothing; statistics and a flag
+    every_round = {"sync": state + 1, "independent": 0, "pbt": 0}.get(method, summary["buffers"] + 1)
     sent = state + ranks * (2 * every_round + exchanges * (parameters + 1))  # the start's broadcast comes from one rank
     assert summary["bytes_sent"]["inside"] == 4 * sent
     rates = {"average": [0.1, 0.05]}.get(method, [0.001, 0.001] if method == "diloco" else [0.1, 0.1])
@@ -75,64 +72,48 @@ def test_pbt_copies_weights_and_rates_and_its_lineage_can_be_replayed(short_run,
     assert min(abs(second[moved[0]] / (factor * rate) - 1) for factor in (0.8, 1.2) for rate in first) < 1e-6
     lineage = record.summary["lineage"]
     rates = [record.column("lr", round=t, population=p)[0] for t, p in enumerate(lineage)]
-    run(BASELINES, "--replay", record.directory, *SHORT[:-2], "--batch-size", 16, "--out", tmp_path / "run")
-    replayed = check_complete(tmp_path / "run", 2, 1)
+    words = (BASELINES, "--replay", record.directory, *SHORT[:-2], "--batch-size", 16)
+    _, replayed = run_to_end(tmp_path / "run", 2, *words)
     assert replayed.column("lr") == rates
     assert replayed.config["replayed_rates"] == rates
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_learns_the_digits(tmp_path, method):
-    run(BASELINES, "--method", method, "--preset", "smoke", "--out", tmp_path / "run", ranks=4)
+@pytest.mark.parametrize(("method", "ranks"), [*((m, 4) for m in METHODS), ("constant", 2), ("step", 2), ("onecycle", 2)])
+def test_every_method_and_schedule_learns_the_digits(tmp_path, method, ranks):
+    run(BASELINES, "--method", method, "--preset", "smoke", "--out", tmp_path / "run", ranks=ranks)
     assert RunRecord(tmp_path / "run").summary["test_accuracy"] >= 0.9
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_one_rank_will_do(tmp_path, method):
-    run(BASELINES, "--method", method, *SHORT, "--out", tmp_path / "run")
-    record = check_complete(tmp_path / "run", 2, 1)
+    _, record = run_to_end(tmp_path / "run", 2, BASELINES, "--method", method, *SHORT)
     assert record.summary["bytes_sent"] == {"inside": 0, "across": 0}
 
 
-@pytest.mark.parametrize("method", ["diloco", *(pytest.param(m, marks=pytest.mark.slow) for m in METHODS if m != "diloco")])
+@pytest.mark.parametrize("method", [m if m == "diloco" else pytest.param(m, marks=pytest.mark.slow) for m in METHODS])
 def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one(short_run, tmp_path, method):
     """Round 1 begins after four steps: between two exchanges."""
     ranks, options, _ = METHODS[method]
-    broken, whole = tmp_path / "broken", short_run(method)
-    words = (BASELINES, "--method", method, *SHORT, *options, "--out", broken)
-    killed = run(*words, ranks=ranks, code=None, ECOSPHERE_FAULT="kill:1:train:1")
-    assert killed.code != 0
-    run(*words, "--resume", ranks=ranks)
-    resumed = RunRecord(broken)
-    assert resumed.hash == whole.hash
-    assert resumed.untimed_metrics == whole.untimed_metrics
-    assert resumed.summary.get("lineage") == whole.summary.get("lineage")
+    words = (BASELINES, "--method", method, *SHORT, *options)
+    kill_and_resume(tmp_path / "broken", "kill:1:train:1", *words, ranks=ranks).check_equals(short_run(method))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_a_worker_that_is_lost_goes_on_with_the_others(tmp_path, method):
     ranks, options, _ = METHODS[method]
     out = tmp_path / "run"
     run(BASELINES, "--method", method, *SHORT, *options, "--out", out, ranks=ranks, ECOSPHERE_FAULT="nan:1:train:0")
-    record = RunRecord(out)
-    assert [(m["round"], m["rank"]) for m in record.metrics if m["fitness"] == "-inf"] == [("0", "1")]
-    assert (record.summary["rounds"], record.summary["diverged"]) == (2, False)
-    assert math.isfinite(record.column("train_loss", round=1, rank=1)[0])
-    assert math.isfinite(record.summary["test_loss"])
+    RunRecord(out).check_lost(rank=1, t=0, rounds=2)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", METHODS)
+@each_method
 def test_where_everybody_is_lost_the_last_finite_weights_are_kept(tmp_path, method):
     out = tmp_path / "run"
-    done = run(BASELINES, "--method", method, *SHORT, "--out", out, code=1, ECOSPHERE_FAULT="nan:0:train:1")
-    assert len(done.ours) == 1
-    record = RunRecord(out)
-    assert record.summary["diverged"] is True
-    assert math.isfinite(record.summary["test_loss"])
+    check_kept(run(BASELINES, "--method", method, *SHORT, "--out", out, code=1, ECOSPHERE_FAULT="nan:0:train:1"), out)
 
 
 def test_a_range_test_leaves_a_curve_and_a_picture_and_trains_nothing(tmp_path):
@@ -152,16 +133,7 @@ def test_a_range_test_leaves_a_curve_and_a_picture_and_trains_nothing(tmp_path):
 @pytest.mark.parametrize("optimizer", ["schedulefree-sgd", "schedulefree-adamw", "prodigy"])
 def test_optimizers_without_a_schedule_learn_the_digits_and_resume_to_the_bit(tmp_path, optimizer):
     words = (BASELINES, "--optimizer", optimizer, "--preset", "smoke")
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    run(*words, "--out", whole, ranks=2)
-    assert RunRecord(whole).summary["test_accuracy"] >= 0.9
-    run(*words, "--out", broken, ranks=2, code=None, ECOSPHERE_FAULT="kill:1:train:7")
-    run(*words, "--out", broken, "--resume", ranks=2)
-    assert RunRecord(broken).hash == RunRecord(whole).hash
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("method", ["constant", "step", "onecycle"])
-def test_every_schedule_learns_the_digits(tmp_path, method):
-    run(BASELINES, "--method", method, "--preset", "smoke", "--out", tmp_path / "run", ranks=2)
-    assert RunRecord(tmp_path / "run").summary["test_accuracy"] >= 0.9
+    run(*words, "--out", tmp_path / "whole", ranks=2)
+    whole = RunRecord(tmp_path / "whole")
+    assert whole.summary["test_accuracy"] >= 0.9
+    kill_and_resume(tmp_path / "broken", "kill:1:train:7", *words, ranks=2).check_equals(whole)

@@ -11,10 +11,8 @@ from launching import ROOT, kill_when, run
 
 DHPO = "DHPO/DHPO.py"
 TINY = ("--preset", "smoke", "--trials", 10, "--rounds", 2, "--round-steps", 3)
-FILES = {
-    *("best.json", "config.json", "environment.json", "figures", "journal.jsonl", "summary.json"),
-    *("trials.csv", "weights.safetensors"),
-}
+FILES = {"best.json", "config.json", "environment.json", "figures", "journal.jsonl", "summary.json", "trials.csv"}
+FILES |= {"weights.safetensors"}
 
 
 def read(out, name):
@@ -52,6 +50,14 @@ def whole(tmp_path_factory):
     done = run(DHPO, *TINY, "--out", out, ranks=2)
     assert "to train it again: OMP_NUM_THREADS=1 python baselines/Baselines.py" in done.out
     return out
+
+
+def train_again(command, out, ranks=1):
+    """Run the command of a search's winner; returns the summary."""
+    words = shlex.split(command)
+    assert words[0] == "OMP_NUM_THREADS=1"
+    run(*words[words.index("python") + 1 :], "--out", out, ranks=ranks, OMP_NUM_THREADS="1")
+    return read(out, "summary.json")
 
 
 def test_a_search_on_two_ranks_leaves_its_record(whole):
@@ -98,14 +104,10 @@ def test_the_smoke_preset_of_every_strategy(strategy, tmp_path):
 
 @pytest.mark.slow
 def test_the_command_of_the_winner_gives_its_weights(whole, tmp_path):
-    words = shlex.split(read(whole, "best.json")["command"])
-    threads, python, script, *options = words
-    assert (threads, python) == ("OMP_NUM_THREADS=1", "python")
-    run(script, *options, "--out", tmp_path / "again", OMP_NUM_THREADS="1")
-    again, summary = read(tmp_path / "again", "summary.json"), read(whole, "summary.json")
-    assert again["weights_sha256"] == summary["weights_sha256"]
-    assert again["validation_accuracy"] == summary["validation_accuracy"]
-    assert again["test_accuracy"] == summary["test_accuracy"]
+    command, summary = read(whole, "best.json")["command"], read(whole, "summary.json")
+    assert command.startswith("OMP_NUM_THREADS=1 python ")
+    again = train_again(command, tmp_path / "again")
+    assert all(again[key] == summary[key] for key in ("weights_sha256", "validation_accuracy", "test_accuracy"))
 
 
 @pytest.mark.slow
@@ -178,13 +180,4 @@ def test_an_ecosphere_of_two_ranks_is_a_trial(tmp_path):
     summary = check(out)
     assert (summary["ranks"], summary["workers"], summary["ranks_per_trial"]) == (4, 2, 2)
     assert "mpirun --oversubscribe --bind-to none -np 2 python EOA-SAM/EOASAM.py" in summary["best"]["command"]
-    words = shlex.split(summary["best"]["command"])
-    run(
-        "EOA-SAM/EOASAM.py",
-        *words[words.index("EOA-SAM/EOASAM.py") + 1 :],
-        "--out",
-        tmp_path / "again",
-        ranks=2,
-        OMP_NUM_THREADS="1",
-    )
-    assert read(tmp_path / "again", "summary.json")["weights_sha256"] == summary["weights_sha256"]
+    assert train_again(summary["best"]["command"], tmp_path / "again", 2)["weights_sha256"] == summary["weights_sha256"]

@@ -4,7 +4,7 @@ import math
 
 import pytest
 from launching import TINY, run
-from run_records import RunRecord
+from run_records import RunRecord, check_kept
 
 EASGD = "EASGD/EASGD.py"
 TOGETHER, ALONE = ("easgd", "easgd-gs"), ("sgd", "msgd", "asgd", "mvasgd")
@@ -35,6 +35,7 @@ def test_every_method_learns_the_digits(tmp_path, method):
 @pytest.mark.parametrize(
     ("method", "ranks", "workers", "options"),
     [
+        ("aeasgd", 3, 2, TINY),  # the options of the other scripts
         ("easgd", 3, 3, ("--period", 2)),
         ("aeasgd", 4, 2, ("--servers", 2, "--period", 3)),
         ("aeasgd", 3, 2, ("--server", "rma", "--period", 1, "--shards", "own")),
@@ -45,15 +46,16 @@ def test_every_method_learns_the_digits(tmp_path, method):
     ],
 )
 def test_short_runs_leave_a_whole_record(tmp_path, method, ranks, workers, options):
-    run(EASGD, "--method", method, *SHORT, *options, "--out", tmp_path / "run", ranks=ranks)
+    words = options if options is TINY else ("--method", method, *SHORT, *options)
+    run(EASGD, *words, "--out", tmp_path / "run", ranks=ranks)
     record = check(tmp_path / "run", ranks, workers)
-    assert record.summary["train_images"] == 3 * 4 * 16 * workers
+    assert record.summary["train_images"] == 3 * 4 * (48 if options is TINY else 16 * workers)
     steps, n = 3 * 4, record.summary["parameters"]
     gamma = 0.01 if "--decay" in options else 0.0
     rates = [record.config["learning_rate"] / math.sqrt(1 + gamma * 4 * t) for t in range(3)]
     assert record.column("lr", rank=ranks - 1) == pytest.approx(rates)
     if method == "aeasgd":
-        period = int(options[options.index("--period") + 1])
+        period = record.config["period"]
         exchanges = workers * math.ceil(steps / period)
         sent = record.summary["bytes_sent"]["inside"] / 4 / n
         assert 2 * exchanges + 3 <= sent + 1e-9 <= 2 * exchanges + 3 + 8, "2 N an exchange; a pull a round to judge; the start"
@@ -95,27 +97,12 @@ def test_a_killed_server_or_worker_ends_the_job_and_the_run_can_be_resumed(tmp_p
 def test_a_worker_that_is_lost_goes_on_from_the_centre(tmp_path, method):
     out = tmp_path / "run"
     run(EASGD, "--method", method, "--period", 1, *SHORT, "--out", out, ranks=3, ECOSPHERE_FAULT="nan:2:train:1")
-    record = RunRecord(out)
-    assert [(m["round"], m["rank"]) for m in record.metrics if m["fitness"] == "-inf"] == [("1", "2")]
-    assert (record.summary["rounds"], record.summary["diverged"]) == (3, False)
-    assert all(math.isfinite(loss) for loss in record.column("train_loss", round=2, rank=2))
-    assert math.isfinite(record.summary["test_loss"])
+    RunRecord(out).check_lost(rank=2, t=1, rounds=3)
 
 
 @pytest.mark.parametrize(("method", "ranks", "when"), [("aeasgd", 2, 2), ("easgd", 1, 1), ("asgd", 1, 1)])
 def test_where_every_worker_is_lost_the_last_finite_centre_is_kept(tmp_path, method, ranks, when):
     """A served worker continues while there are rounds left; synchronous workers stop at once."""
-    out = tmp_path / "run"
-    done = run(
-        EASGD, "--method", method, *SHORT, "--out", out, ranks=ranks, code=1, ECOSPHERE_FAULT=f"nan:{ranks - 1}:train:{when}"
-    )
-    assert len(done.ours) == 1
-    record = RunRecord(out)
+    out, fault = tmp_path / "run", f"nan:{ranks - 1}:train:{when}"
+    record = check_kept(run(EASGD, "--method", method, *SHORT, "--out", out, ranks=ranks, code=1, ECOSPHERE_FAULT=fault), out)
     assert [m["round"] for m in record.metrics if m["fitness"] == "-inf"] == [str(when)]
-    assert record.summary["diverged"] is True
-    assert math.isfinite(record.summary["test_loss"])
-
-
-def test_tiny_options_are_those_of_the_other_scripts(tmp_path):
-    run(EASGD, *TINY, "--out", tmp_path / "run", ranks=3)
-    assert check(tmp_path / "run", 3, 2).config["batch_size"] == 48

@@ -4,8 +4,8 @@ import re
 import shutil
 
 import pytest
-from launching import CIFAR10, ROOT, TINY, run
-from run_records import check_complete
+from launching import CIFAR10, NO_NETWORK, ROOT, TINY, check_refused, run
+from run_records import run_to_end
 
 BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/extending.md").read_text(), re.DOTALL)
 
@@ -31,17 +31,11 @@ def copy(tmp_path):
     imports = "import numpy as np\n\nfrom common.ecosphere.species.moves import Memory, View\n\n\n"
     (tmp_path / "common/ecosphere/species/timid.py").write_text(imports + block("def propose("))
     species = tmp_path / "common/ecosphere/species/__init__.py"
-    put(
-        species,
-        "from common.ecosphere.species.pso import propose_particles\n",
-        "from common.ecosphere.species.timid import propose\n",
-    )
+    put(species, "import propose_particles\n", "from common.ecosphere.species.timid import propose\n")
     put(species, "SPECIES = {\n", block('"timid"'))
     function, line = block("def _rmsprop(").split('BASES["rmsprop"]')
-    content = (tmp_path / "common/optim/bases.py").read_text()
-    (tmp_path / "common/optim/bases.py").write_text(
-        content.replace("def _sgd(", f"{function}\ndef _sgd(", 1) + f'BASES["rmsprop"]{line}'
-    )
+    bases = tmp_path / "common/optim/bases.py"
+    bases.write_text(bases.read_text().replace("def _sgd(", f"{function}\ndef _sgd(", 1) + f'BASES["rmsprop"]{line}')
     put(tmp_path / "common/data/registry.py", "SOURCES = {\n", block('"kmnist"'))
     put(tmp_path / "common/models/__init__.py", "MODELS: dict[str, Callable[[Shape], nn.Module]] = {\n", block('"linear"'))
     return tmp_path
@@ -49,14 +43,13 @@ def copy(tmp_path):
 
 def test_what_the_documentation_adds_works_at_once(copy, tmp_path):
     options = ("--populations", "timid:1:sam+rmsprop,gwo:1:rmsprop", "--model", "linear")
-    run(copy / CIFAR10, *TINY, *options, "--out", tmp_path / "run", ranks=2, PYTHONPATH=str(copy))
-    summary = check_complete(tmp_path / "run", 3, 2).summary
+    _, record = run_to_end(tmp_path / "run", 3, copy / CIFAR10, *TINY, *options, ranks=2, PYTHONPATH=str(copy))
+    summary = record.summary
     assert [(p["species"], p["optimizer"]) for p in summary["populations"]] == [("timid", "sam+rmsprop"), ("gwo", "rmsprop")]
     assert summary["parameters"] == 64 * 10 + 10
 
 
 def test_a_data_set_that_was_added_is_asked_of_torchvision(copy, tmp_path):
-    nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
     options = ("--dataset", "kmnist", "--data-dir", tmp_path / "data", "--out", tmp_path / "run")
-    (line,) = run(copy / CIFAR10, *TINY, *options, code=2, PYTHONPATH=str(copy), **nowhere).ours
-    assert "Kuzushiji-MNIST is not (complete)" in line
+    done = run(copy / CIFAR10, *TINY, *options, code=2, PYTHONPATH=str(copy), **NO_NETWORK)
+    check_refused(done, "Kuzushiji-MNIST is not (complete)", tmp_path / "run")

@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from launching import CIFAR10, CIFAR100, TINY, run
-from run_records import check_complete
+from launching import CIFAR10, CIFAR100, TINY, check_refused, run
+from run_records import run_to_end
 
-COMBINATIONS = {
+COMBINATIONS = {  # ranks, options
     "best, mixed optimizers, no damping": (
         4,
         "--populations gwo:2:sam,woa:2:sgd --exchange best --damping none --base-rate best --sam-scope population "
@@ -24,10 +24,6 @@ COMBINATIONS = {
         2,
         "--damping fixed --base-rate best --fitness-images 30 --val-fraction 0.2 --precision float32 --populations woa,gwo",
     ),
-    "four species, three optimizers, log rates": (
-        8,
-        "--populations gwo:2:sam,woa:2:adamw,pso:2:sgd,de:2:sam --lr-space log --damping none --base-rate best --exchange kin",
-    ),
     "evolution strategy, controls, Muon": (
         4,
         "--populations cmaes:2:muon,hold:1:sgd,random:1:asam+adamw --clip-norm 1.0 --train-images 600 --accumulate 3",
@@ -36,11 +32,17 @@ COMBINATIONS = {
         4,
         "--populations gwo:3,woa:1 --intra-coupling easgd --period 2 --optimizer nesterov",
     ),
+    "foraging": (4, "--base-rate forage --optimizer sgd"),
+    "foraging, mixed optimizers": (2, "--populations gwo:1:sgd,woa:1:adamw --base-rate forage"),
+}
+SLOW = {
+    "four species, three optimizers, log rates": (
+        8,
+        "--populations gwo:2:sam,woa:2:adamw,pso:2:sgd,de:2:sam --lr-space log --damping none --base-rate best --exchange kin",
+    ),
     "weights averaged inside populations": (4, "--intra-coupling average --period 3 --exchange migrate"),
     "the worst copy the best": (4, "--populations gwo,woa,hold,random --exchange exploit"),
     "nothing crosses": (2, "--populations gwo,woa --exchange none --optimizer sgd"),
-    "foraging": (4, "--base-rate forage --optimizer sgd"),
-    "foraging, mixed optimizers": (2, "--populations gwo:1:sgd,woa:1:adamw --base-rate forage"),
     "foraging, four populations, chance": (
         4,
         "--populations gwo,woa,pso,de --base-rate forage --forage-proposals spread --model wrn --depth 10 --width 1",
@@ -49,24 +51,11 @@ COMBINATIONS = {
 }
 
 
-FORAGED = 2  # 12 steps, in rounds of at least 6
-
-
-SLOW = {
-    "the worst copy the best",
-    "nothing crosses",
-    "weights averaged inside populations",
-    "foraging, four populations, chance",
-    "four species, three optimizers, log rates",
-    "scaled damping, Wide ResNet",
-}
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] if n in SLOW else []) for n in COMBINATIONS])
+@pytest.mark.parametrize("name", [*COMBINATIONS, *(pytest.param(n, marks=pytest.mark.slow) for n in SLOW)])
 def test_every_option_does_its_work_in_some_combination(tmp_path, name):
-    ranks, options = COMBINATIONS[name]
-    run(CIFAR10, *TINY, *options.split(), "--out", tmp_path / "run", ranks=ranks)
-    record = check_complete(tmp_path / "run", FORAGED if "forage" in options else 3, ranks)
+    ranks, options = (COMBINATIONS | SLOW)[name]
+    rounds = 2 if "forage" in options else 3  # foraging: 12 steps, in rounds of at least 6
+    _, record = run_to_end(tmp_path / "run", rounds, CIFAR10, *TINY, *options.split(), ranks=ranks)
     summary, config = record.summary, record.config
     wanted = dict(zip(options.split()[::2], options.split()[1::2], strict=True))
     assert all(str(config[option[2:].replace("-", "_")]) == value for option, value in wanted.items())
@@ -77,17 +66,13 @@ def test_every_option_does_its_work_in_some_combination(tmp_path, name):
 
 @pytest.mark.parametrize(("script", "column", "rule"), [(CIFAR10, "cifar10", "best"), (CIFAR100, "cifar100", "blend")])
 def test_the_reference_behaviour_is_announced_and_recorded(tmp_path, script, column, rule):
-    done = run(script, *TINY, "--reference", "--out", tmp_path / "run", ranks=2)
-    record = check_complete(tmp_path / "run", 3, 2)
+    done, record = run_to_end(tmp_path / "run", 3, script, *TINY, "--reference", ranks=2)
     assert record.summary["method"] == "eoa-reference"
     assert f"reference behaviour of the {column} script" in done.out
     config = record.config
     assert (config["scope"], config["sam_scope"], config["momentum"], config["base_rate"]) == ("world", "world", "reset", rule)
-    assert (config["precision"], config["label_smoothing"]) == (
-        "float32",
-        pytest.approx(1 / 9),
-    )  # 0.1 to the wrong ones
-    assert record.summary["precision"] == "float32"
+    assert config["label_smoothing"] == pytest.approx(1 / 9)  # 0.1 to the wrong ones
+    assert config["precision"] == record.summary["precision"] == "float32"
     assert "not reproduced:" in done.out
     assert "theirs are four" in done.out
     # k = N = 2 and no warm-up: wolves start a little above 2 eta0, whales above its square root.
@@ -98,23 +83,18 @@ def test_the_reference_behaviour_is_announced_and_recorded(tmp_path, script, col
 
 def test_the_reference_network_begins_with_a_head_of_zeros(tmp_path):
     options = ("--reference", "--model", "wrn", "--depth", 10, "--rounds", 1, "--label-smoothing", 0.05, "--max-steps", 1)
-    done = run(CIFAR10, *TINY, *options, "--out", tmp_path / "run")
-    record = check_complete(tmp_path / "run", 1, 1)
+    done, record = run_to_end(tmp_path / "run", 1, CIFAR10, *TINY, *options)
     assert (record.config["initialisation"], record.config["label_smoothing"]) == ("fan-in", 0.05)  # given: as it is
     assert "--initialisation fan-in (instead of fan-out)" in done.out
     assert record.column("train_loss") == [pytest.approx(math.log(10), rel=1e-5)]  # all logits of the first step are 0
 
 
-def test_max_steps_ends_a_run_inside_a_round(tmp_path):
-    run(CIFAR100, *TINY, "--max-steps", 5, "--out", tmp_path / "run")
-    record = check_complete(tmp_path / "run", 2, 1)
-    assert record.summary["train_images"] == 5 * 48
-
-
-def test_a_presets_batch_is_rounded_to_the_ranks_and_said_so(tmp_path):
-    done = run(CIFAR10, "--preset", "smoke", "--max-steps", 1, "--out", tmp_path / "run", ranks=3)
+def test_max_steps_ends_a_run_inside_a_round_and_a_presets_batch_is_rounded_to_the_ranks(tmp_path):
+    options = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--max-steps", 5)
+    done, record = run_to_end(tmp_path / "run", 2, CIFAR100, *options, ranks=3)
     assert "batch size 64 of preset smoke rounded to 63" in done.out
-    assert check_complete(tmp_path / "run", 1, 3).summary["batch_size"] == 63
+    assert record.summary["batch_size"] == 63
+    assert record.summary["train_images"] == 5 * 63
 
 
 def test_help_is_printed_once_however_many_ranks_there_are():
@@ -130,8 +110,7 @@ def test_help_is_printed_once_however_many_ranks_there_are():
     ("script", "launcher", "ranks"), [(CIFAR100, "horovodrun", 16), (CIFAR10, "mpirun", 8), (CIFAR10, "python", 1)]
 )
 def test_the_smoke_preset_learns_the_digits(tmp_path, script, launcher, ranks):
-    done = run(script, "--preset", "smoke", "--out", tmp_path / "run", ranks=ranks, launcher=launcher, limit=300)
-    record = check_complete(tmp_path / "run", 12, ranks)
+    done, record = run_to_end(tmp_path / "run", 12, script, "--preset", "smoke", ranks=ranks, launcher=launcher, limit=300)
     assert record.summary["test_accuracy"] >= 0.9
     assert "error" not in done.err
 
@@ -139,11 +118,8 @@ def test_the_smoke_preset_learns_the_digits(tmp_path, script, launcher, ranks):
 def test_the_rates_of_a_run_are_replayed_but_not_those_of_foraging(tmp_path):
     rates, table = (0.03, 0.2, 0.01), tmp_path / "metrics.csv"
     table.write_text("round,rank,optimizer,lr\n" + "".join(f"{t},0,sgd,{rate}\n" for t, rate in enumerate(rates)))
-    options = (*TINY, "--replay", tmp_path)
-    run("baselines/Baselines.py", *options, "--out", tmp_path / "run")
-    record = check_complete(tmp_path / "run", 3, 1)
+    words = ("baselines/Baselines.py", *TINY, "--replay", tmp_path)
+    _, record = run_to_end(tmp_path / "run", 3, *words)
     assert record.column("lr") == list(rates)
     (tmp_path / "config.json").write_text('{"base_rate": "forage", "learning_rate": 1, "adam_rate": 1, "momentum_factor": 0}')
-    done = run("baselines/Baselines.py", *options, "--out", tmp_path / "other", code=2)
-    assert len(done.ours) == 1
-    assert "takes rounds back" in done.ours[0]
+    check_refused(run(*words, "--out", tmp_path / "other", code=2), "takes rounds back", tmp_path / "other")

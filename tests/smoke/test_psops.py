@@ -4,24 +4,21 @@ import math
 
 import pytest
 from launching import run
-from run_records import COLUMNS, RunRecord
+from run_records import COLUMNS, RunRecord, check_complete, check_kept, kill_and_resume
 
 from common.training.swarm_end import COLUMNS as SWARM_COLUMNS
 
 PSOPS, METHOD = "PSO-PS/PSOPS.py", "PSO-PS (our reconstruction)"
 SHORT = ("--preset", "smoke", "--rounds", 3, "--round-steps", 4, "--worker-batch", 16, "--probe-images", 40)
-TOTALS = ("train_images", "bytes_sent", "rounds", "validation_accuracy", "test_accuracy", "test_loss", "swarm")
 
 
 def check(out, ranks, rounds=3):
     """A complete and labelled record, with the bytes that its meetings have sent."""
-    record = RunRecord(out)
+    record = check_complete(out, rounds, ranks, (*COLUMNS, *SWARM_COLUMNS))
     summary, metrics, swarm = record.summary, record.metrics, record.summary["swarm"]
-    assert (summary["experiment"], summary["method"], summary["diverged"]) == ("pso-ps", METHOD, False)
+    assert (summary["experiment"], summary["method"]) == ("pso-ps", METHOD)
     assert [p["species"] for p in summary["populations"]] == [record.config["method"]] == [METHOD]
     assert record.environment["all_reduce"] == ("mpi" if ranks > 1 else "none")
-    assert list(metrics[0]) == [*COLUMNS, *SWARM_COLUMNS]
-    assert [(int(m["round"]), int(m["rank"])) for m in metrics] == [(t, r) for t in range(rounds) for r in range(ranks)]
     last = [m for m in metrics if int(m["round"]) == rounds - 1]
     new, meetings = int(last[0]["new_bests"]), int(last[0]["swarm_rounds"])
     assert len({(m["new_bests"], m["global_best_worker"], m["global_best"], m["global_val_accuracy"]) for m in last}) == 1
@@ -47,24 +44,18 @@ def test_the_smoke_preset_learns_the_digits(tmp_path):
 def test_a_killed_run_resumes_to_the_bits_of_an_uninterrupted_one_however_g_travels(tmp_path):
     """Moves every 3 steps and rounds of 4: a phase goes on after the checkpoint."""
     whole, broken, gathered = (tmp_path / name for name in ("whole", "broken", "gathered"))
-    options = (*SHORT[:-2], "--period", 3, "--swarm", "oz", "--fitness", "phase-mean", "--momentum-factor", 0.9, "--seed", 5)
-    run(PSOPS, *options, "--out", whole, ranks=3)
-    killed = run(PSOPS, *options, "--out", broken, ranks=3, code=None, ECOSPHERE_FAULT="kill:1:train:2")
-    assert killed.code != 0
-    assert not (broken / "summary.json").exists()
-    resumed = run(PSOPS, *options, "--out", broken, "--resume", ranks=3)
-    assert "resuming after round 2 of 3" in resumed.out
-    there, here = check(whole, 3), check(broken, 3)
-    assert here.hash == there.hash
-    assert here.untimed_metrics == there.untimed_metrics
-    assert {k: here.summary[k] for k in TOTALS} == {k: there.summary[k] for k in TOTALS}
+    words = (PSOPS, *SHORT[:-2], "--period", 3, "--swarm", "oz", "--fitness", "phase-mean")
+    words += ("--momentum-factor", 0.9, "--seed", 5)
+    run(*words, "--out", whole, ranks=3)
+    there = check(whole, 3)
+    kill_and_resume(broken, "kill:1:train:2", *words, ranks=3)
+    check(broken, 3).check_equals(there)
     assert there.summary["swarm"]["rounds"] == 4
-    run(PSOPS, *options, "--exchange", "allgather", "--out", gathered, ranks=3)
+    run(*words, "--exchange", "allgather", "--out", gathered, ranks=3)
     assert check(gathered, 3).hash == there.hash
-    summary, floats = RunRecord(gathered).summary, there.summary["parameters"] + there.summary["buffers"]
-    assert summary["bytes_sent"]["inside"] == 4 * (
-        floats * (1 + 3 * 4) + there.summary["buffers"] * 3 * (4 + 3) + 3 * 3
-    )  # 1: a flag
+    n, b = there.summary["parameters"], there.summary["buffers"]
+    sent = (n + b) * (1 + 3 * 4) + b * 3 * (4 + 3) + 3 * 3  # the last: flags
+    assert RunRecord(gathered).summary["bytes_sent"]["inside"] == 4 * sent
 
 
 def test_one_rank_is_enough_and_the_steps_that_are_left_over_count(tmp_path):
@@ -83,18 +74,11 @@ def test_a_worker_that_is_lost_goes_on_from_g(tmp_path):
     out = tmp_path / "run"
     run(PSOPS, *SHORT, "--period", 2, "--momentum-factor", 0.9, "--out", out, ranks=3, ECOSPHERE_FAULT="nan:2:train:1")
     record = RunRecord(out)
-    assert [(m["round"], m["rank"]) for m in record.metrics if m["fitness"] == "-inf"] == [("1", "2")]
-    assert (record.summary["rounds"], record.summary["diverged"]) == (3, False)
-    assert all(math.isfinite(loss) for loss in record.column("train_loss", round=2, rank=2))
-    assert math.isfinite(record.summary["test_loss"])
+    record.check_lost(rank=2, t=1, rounds=3)
     assert math.isfinite(record.column("average_val_accuracy", round=1)[0])
 
 
 def test_where_every_worker_is_lost_the_last_g_is_kept(tmp_path):
     out = tmp_path / "run"
-    done = run(PSOPS, *SHORT, "--period", 2, "--out", out, code=1, ECOSPHERE_FAULT="nan:0:train:1")
-    assert len(done.ours) == 1
-    record = RunRecord(out)
-    assert record.summary["diverged"] is True
-    assert math.isfinite(record.summary["test_loss"])
+    record = check_kept(run(PSOPS, *SHORT, "--period", 2, "--out", out, code=1, ECOSPHERE_FAULT="nan:0:train:1"), out)
     assert record.summary["swarm"]["worker_val_accuracies"] == [None]

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from launching import CIFAR10, FOREIGN, ROOT, TINY, clean_environment
+from launching import CIFAR10, ROOT, TINY, clean_environment, run
 from run_records import RunRecord, check_complete
 
 from experiments.packed import read_runs
@@ -28,10 +28,7 @@ def submitted(tmp_path):
     (tmp_path / "srun").chmod(0o755)
 
     def submit(*words: object, **variables: str) -> subprocess.CompletedProcess:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
-        environment |= {"SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_NTASKS": "2", **variables}
-        if os.geteuid() == 0:
-            environment |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
+        environment = clean_environment(SLURM_SUBMIT_DIR=str(tmp_path), SLURM_NTASKS="2", **variables)
         command = ["bash", str(ROOT / "scripts/slurm/train.sbatch"), *map(str, words)]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
@@ -74,16 +71,12 @@ def test_the_workflow_hands_every_run_to_slurm(fake_slurm, tmp_path):
     soon = ("--slurm-init-seconds-before-status-checks", "1", "--seconds-between-status-checks", "1")
     words = ("--slurm", "--only", "constant-sgd", "salsa", "--results", tmp_path / "results")
     resources = ("--default-resources", "slurm_partition=low", "runtime=9")
-    command = [sys.executable, "-m", "experiments", *words, "--", *soon, *resources]
     real = {"OMPI_MCA_ras": "^slurm", "OMPI_MCA_plm": "rsh"}  # mpirun itself would ask a real Slurm
-    environment = clean_environment(FAKE_SLURM=str(fake_slurm), **real)
-    options = {"env": environment, "capture_output": True, "text": True, "timeout": 240, "check": False}
-    done = subprocess.run([*map(str, command)], cwd=ROOT, **options)
-    assert done.returncode == 0, done.stdout + done.stderr
+    run("-m", "experiments", *words, "--", *soon, *resources, limit=240, FAKE_SLURM=str(fake_slurm), **real)
     packed = read_runs(tmp_path / "results/smoke/step-sizes")
     assert [run.id for run in packed] == ["constant-sgd-seed0", "salsa-seed0"]
     calls = [path.read_text(encoding="utf-8") for path in sorted(fake_slurm.glob("*.call"))]
-    by_ranks = {("mpi" if "mpi/salsa" in call else "serial"): call for call in calls}
     assert len(calls) == 2
-    assert {"--ntasks=2", "--cpus-per-task=1"} <= set(by_ranks["mpi"].splitlines())
+    (on_two_ranks,) = [call for call in calls if "mpi/salsa" in call]
+    assert {"--ntasks=2", "--cpus-per-task=1"} <= set(on_two_ranks.splitlines())
     assert all("low" in call for call in calls)
