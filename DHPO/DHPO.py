@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 
@@ -53,11 +53,6 @@ STRATEGIES: dict[str, Callable[["Args", Space, Order], Strategy]] = {
     "tpe": lambda args, space, order: import_module("common.search.tpe").Tpe(space, order),  # importing Optuna takes a second
 }
 ASYNCHRONOUS = ("async-evolution", "tpe")
-if TYPE_CHECKING:
-    Schedule: TypeAlias = str
-    StrategyName: TypeAlias = str
-else:
-    Schedule, StrategyName = Literal[*SHAPES], Literal[*STRATEGIES]
 
 
 @dataclass(frozen=True)
@@ -68,7 +63,7 @@ class Args(CommonArgs):
 
     resume: bool = False
     """continue the search in --out from its journal; the number of ranks may differ"""
-    strategy: StrategyName = "async-evolution"
+    strategy: Literal[*STRATEGIES] = "async-evolution"
     """strategy that proposes settings (published: grid, random, evolution)"""
     space: PathText = "cifar10"
     """search space: a TOML file, or the name of one in DHPO/spaces"""
@@ -101,7 +96,7 @@ class Args(CommonArgs):
     """threads of a rank; for networks this small more are slower, and another number rounds differently"""
     objective: Literal["train", "eoa"] = "train"
     """objective of a trial: training as in baselines/, or an ecosphere (EOA) of its ranks"""
-    schedule: Annotated[Schedule, For("objective", ("train",))] = "cosine"
+    schedule: Annotated[Literal[*SHAPES], For("objective", ("train",))] = "cosine"
     """learning-rate schedule of --objective train (published: constant)"""
     populations: Annotated[str, For("objective", ("eoa",))] = "auto"
     """populations of --objective eoa, as in EOA-SAM"""

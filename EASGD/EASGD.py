@@ -17,7 +17,7 @@ For example:
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor
@@ -72,17 +72,12 @@ RATES = {
     },
 }
 
-if TYPE_CHECKING:
-    Method: TypeAlias = str
-else:
-    Method = Literal[*METHODS]
-
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
     """Elastic averaging."""
 
-    method: Method = "aeasgd"
+    method: Literal[*METHODS] = "aeasgd"
     """optimization method, which couples the workers"""
     learning_rate: Annotated[float, Range(above=0)] = 0.05
     """eta of a worker, unscaled; the default is the method's own, not the value shown, except in preset smoke"""

@@ -12,7 +12,7 @@ For example:
 """
 
 from dataclasses import asdict, dataclass, fields, replace
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 import numpy as np
 
@@ -33,17 +33,6 @@ from common.training.swarm_end import SwarmEnd
 
 METHOD = "PSO-PS (our reconstruction)"
 
-if TYPE_CHECKING:
-    Swarms: TypeAlias = str
-    Rand: TypeAlias = str
-    Unit: TypeAlias = str
-    FitnessName: TypeAlias = str
-    Memory: TypeAlias = str
-    ExchangeName: TypeAlias = str
-else:
-    Swarms, Rand, Unit, Memory = Literal[*MOTIONS], Literal[*RANDS], Literal[*UNITS], Literal[*MEMORIES]
-    FitnessName, ExchangeName = Literal[*FITNESSES], Literal[*EXCHANGES]
-
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
@@ -55,7 +44,7 @@ class Args(CommonArgs):
     """images per step of all workers together; by default --worker-batch times the workers, not the value shown"""
     period: Annotated[int, Range(1)] = 10
     """n: local steps between two moves of the swarm"""
-    swarm: Swarms = "hull"
+    swarm: Literal[*MOTIONS] = "hull"
     """coefficients of the move: hull (ours; within the hull of x, P and G), clerc (constriction), shi (falling inertia), oz
     (of another method, from a thesis); the next eight options override single coefficients (None: as in --swarm)"""
     inertia: Annotated[float | None, Range(0, 1)] = None
@@ -68,27 +57,27 @@ class Args(CommonArgs):
     """c2: pull to the best position of all workers"""
     decay: bool | None = None
     """shrink c1 and c2 by (1 - 1/K)^k at move k of K; --decay True or --decay False"""
-    rand: Rand | None = None
+    rand: Literal[*RANDS] | None = None
     """r1 and r2 are drawn for every coordinate, for every parameter tensor, or once a move"""
     v_max: Annotated[float | None, Range(0)] = None
     """largest velocity of a coordinate, in units of --v-max-unit; 0 for no limit"""
     v_max_unit: Annotated[
-        Unit | None, Needs(lambda args: args.v_max > 0, "is for a --v-max above 0: add one, or leave it out")
+        Literal[*UNITS] | None, Needs(lambda args: args.v_max > 0, "is for a --v-max above 0: add one, or leave it out")
     ] = None
     """absolute, or multiples of the root mean square of the parameter tensor"""
-    fitness: FitnessName = "probe"
+    fitness: Literal[*FITNESSES] = "probe"
     """fitness of a position: loss on a few training images, the same for all workers; mean loss of the local steps since the
     last move; or loss of the last step (paper: training loss, unknown which)"""
     probe_images: Annotated[int, Range(1), For("fitness", ("probe",))] = 256
     """images of the probe, at most all training images"""
-    memory: Memory = "standard"
+    memory: Literal[*MEMORIES] = "standard"
     """best positions: kept until better ones are found (standard); likewise, but measured again on a new probe at every move
     (reeval); or always the current ones (fresh)"""
     consensus: bool = False
     """after a move all workers take the weights of the worker that found G; each keeps its own velocity"""
     opt_state: Literal["keep", "reset"] = "keep"
     """local momentum at a move"""
-    exchange: ExchangeName = "broadcast"
+    exchange: Literal[*EXCHANGES] = "broadcast"
     """communication of the best position: broadcast; allgather of all positions, with the same result at a higher cost; or
     delayed, overlapped with the next steps, so that a move uses the best position of the previous synchronisation"""
     worker_batch: Annotated[int, Range(1)] = 64

@@ -27,7 +27,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal
 
 from common.coupling.synchronous import GradientAccumulation, LocalSteps, SyncSchedule
 from common.ecosphere.end_of_round import Ecosphere
@@ -65,25 +65,19 @@ SEARCHABLE = (*LOCAL, "independent")  # allow a line search of each worker
 PERIODS = {"sync": 1, **dict.fromkeys(LOCAL, 10)}  # defaults
 WARMUPS = {"linear": 1.0, "sqrt": 1.0}  # defaults, epochs
 
-if TYPE_CHECKING:
-    Method: TypeAlias = str
-    Schedule: TypeAlias = str
-else:
-    Method, Schedule = Literal[*METHODS], Literal[*SHAPES]
-
 
 @dataclass(frozen=True)
 class Args(CommonArgs):
     """Baselines."""
 
-    method: Method = "cosine"
+    method: Literal[*METHODS] = "cosine"
     """coupling of the workers, or learning-rate schedule; replay is implied by --replay"""
     replay: PathText = ""
     """folder (or metrics.csv) of an EOA or pbt run whose rates are used, round by round: the mean, or pbt's lineage"""
     period: Annotated[int, For("method", ("sync", *LOCAL))] = 0
     """n: steps between two exchanges of sync, average, post-local and diloco; by default 1 (sync) or 10 (the others)
     (DiLoCo's paper: 500)"""
-    schedule: Annotated[Schedule, For("method", ("sync", *LOCAL, "independent")), WITH_RATE] = "constant"
+    schedule: Annotated[Literal[*SHAPES], For("method", ("sync", *LOCAL, "independent")), WITH_RATE] = "constant"
     """learning-rate schedule of methods without their own"""
     warmup: Annotated[float, Range(0), For("method", SCHEDULED[:-1])] = 0.0
     """epochs of linear warm-up from 0; linear and sqrt begin at eta0 instead, by default with one epoch"""

@@ -1,23 +1,18 @@
 """Options of the data."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from common.data.registry import SOURCES
 from common.errors import UsageError
 from common.options import PathText, Range
-
-if TYPE_CHECKING:
-    Dataset: TypeAlias = str
-else:
-    Dataset = Literal[*SOURCES, "imagefolder"]
 
 
 @dataclass(frozen=True)
 class DataOptions:
     """Data: data set, splits and augmentation."""
 
-    dataset: Dataset = "cifar10"
+    dataset: Literal[*SOURCES, "imagefolder"] = "cifar10"  # type: ignore[valid-type]
     """data set; digits ships with scikit-learn, topics (a text) with Python, imagefolder reads DATA_DIR/train/CLASS/* and
     DATA_DIR/test/CLASS/* (EXIF orientation applied, transparency over mid-grey), torchvision downloads the others once"""
     data_dir: PathText = "auto"

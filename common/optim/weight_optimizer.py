@@ -192,7 +192,7 @@ class WeightOptimizer:
             closure()
         weights.copy_(before)
 
-    def end_round(self, finite: bool) -> None:
+    def after_exchange(self, finite: bool) -> None:
         """Call after the exchange of weights at the end of a round.
 
         Resets the optimizer state if the settings say so or this worker's weights were not finite; otherwise it stays with its

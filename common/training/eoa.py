@@ -10,12 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from common.coupling.synchronous import couple
 from common.ecosphere.end_of_round import Ecosphere
-from common.ecosphere.exchange import Exchange
+from common.ecosphere.exchange import POLICIES, Exchange
 from common.ecosphere.forage import FORAGE_RULES, ForageRates, round_lengths
-from common.ecosphere.rates import REFERENCE, EcosphereRates, EoaSettings, RateRule
+from common.ecosphere.rates import BASE_RULES, REFERENCE, EcosphereRates, EoaSettings, RateRule
 from common.ecosphere.smoothing import SmoothedWeights
 from common.ecosphere.species import SPECIES
-from common.ecosphere.species.moves import LOG_DAMPINGS, Rules
+from common.ecosphere.species.moves import DAMPINGS, LOG_DAMPINGS, SPACES, Rules
 from common.errors import UsageError
 from common.models import NETWORKS, without
 from common.optim.options import refuse_averages
@@ -44,22 +44,22 @@ class EoaArgs(CommonArgs):
     populations: str = "auto"
     """species:workers:optimizer,... e.g. gwo:4,woa:4 or gwo:50%,woa:50% or pso:4:sgd,de:4:sam+adamw; species are gwo, woa, pso,
     de, cmaes, hold, random (auto: gwo,woa, equal shares; paper: gwo:4,woa:4)"""
-    exchange: Literal["average", "kin", "best", "migrate", "ring", "exploit", "none"] = "average"
+    exchange: Literal[*POLICIES] = "average"  # type: ignore[valid-type]
     """exchange of weights across populations after a round; forage implies kin (paper: average)"""
     scope: Literal["population", "world"] = "population"
     """ranks that gradients are averaged over every step (paper: world)"""
-    base_rate: Literal["best", "blend", "anneal", "forage"] = "blend"
+    base_rate: Literal[*BASE_RULES, "forage"] = "blend"  # type: ignore[valid-type]
     """rule for the base rate of the next round; forage (experimental) finds it from a start that is wrong by decades, needs two
     populations, and splits epochs (--rounds) into shorter rounds, see docs/algorithms.md (paper: best for CIFAR-10 and ViT,
     blend for CIFAR-100)"""
-    forage_rule: Annotated[Literal["improved", "specified"], FORAGING] = "improved"
+    forage_rule: Annotated[Literal[*FORAGE_RULES], FORAGING] = "improved"  # type: ignore[valid-type]
     """variant of --base-rate forage: improved (begins with a short scouting phase) or as first specified, see
     docs/algorithms.md"""
     forage_proposals: Annotated[Literal["species", "spread"], FORAGING] = "species"
     """how --base-rate forage spreads the populations' rates: by their species, or at random"""
-    damping: Literal["none", "proportional", "relative", "annealed", "fixed", "scaled"] = "proportional"
+    damping: Literal[*DAMPINGS] = "proportional"  # type: ignore[valid-type]
     """damping of the moves of the learning rates (paper: annealed for CIFAR-10, relative for CIFAR-100, fixed for ViT)"""
-    lr_space: Literal["linear", "log"] = "linear"
+    lr_space: Literal[*SPACES] = "linear"  # type: ignore[valid-type]
     """whether species move rates or their logarithms (paper: linear)"""
     intra_coupling: Literal["gradients", "easgd", "easgd-gs", "average"] = "gradients"
     """coupling of the workers of a population: gradients every step, or weights every --period steps (common/coupling)"""

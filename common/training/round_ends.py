@@ -116,7 +116,7 @@ class EcosphereEnd(EndOfRound):
         """Diverged if no worker has finite weights and the rate rule has no lower rates to try."""
         end = self.ecosphere.end_round(t, result.fitness, self.worker.rate)
         if not end.lost:
-            self.worker.optimizer.end_round(end.finite)
+            self.worker.optimizer.after_exchange(end.finite)
         fitness = float(end.standings.fitness[self.worker.topology.world.rank])
         return Outcome(fitness, end.rate, end.seconds, end.standings.best_population, end.lost)
 
@@ -218,7 +218,7 @@ class CenterEnd(EndOfRound, Evaluated):
         """Restart this worker, whose weights are not finite, from `weights`; reset momentum and coupling."""
         self.worker.model.parameters.data.copy_(weights)
         self.evaluator.measure_statistics(self.worker.model.module, self.worker.peers)
-        self.worker.optimizer.end_round(finite=False)
+        self.worker.optimizer.after_exchange(finite=False)
 
     def take_final_weights(self, population: int, diverged: bool) -> None:
         """Take the center; the last finite one if the run diverged."""

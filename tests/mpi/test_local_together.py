@@ -181,7 +181,7 @@ def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
         states, momenta, rates = everyones(state), everyones(momentum), everyones(member.rate)
         end = ecosphere.end_round(t, fitness_of(t)[RANK], member.rate)
         member.rate = end.rate
-        optimizer.end_round(end.finite)
+        optimizer.after_exchange(end.finite)
         copies = end.standings.copies
         assert len(copies) >= 1
         copied += len(copies)

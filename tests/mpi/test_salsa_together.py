@@ -248,8 +248,8 @@ def test_a_worker_that_lost_its_weights_makes_its_population_forget_together():
     worker, optimizer = member(topology)
     train_round(worker, shard(topology, 0, 3), seed=3, t=0, plan=replace(PLAN, steps=3))
     assert optimizer.salsa.state
-    optimizer.end_round(finite=True)
+    optimizer.after_exchange(finite=True)
     assert optimizer.salsa.state
-    optimizer.end_round(finite=topology.world.rank != 0)
+    optimizer.after_exchange(finite=topology.world.rank != 0)
     assert bool(optimizer.salsa.state) == (topology.index != 0)
     assert bool(optimizer.salsa.search.h) == (topology.index != 0)

@@ -59,7 +59,7 @@ def trained(topology, settings=PLAIN, rounds=1, plan=PLAN, lr_scale=1.0):
         train_round(worker, shard(topology, t, plan.steps), seed=3, t=t, plan=plan)
         worker.optimizer.end_training()
         if t + 1 < rounds:
-            worker.optimizer.end_round(ecosphere.end_round(t, 0.5, worker.rate).finite)
+            worker.optimizer.after_exchange(ecosphere.end_round(t, 0.5, worker.rate).finite)
     return model.state.detach()
 
 

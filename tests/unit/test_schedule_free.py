@@ -27,7 +27,7 @@ def rounds_of(optimizer, model, rounds=((0, 2), (2, 5)), rate=RATE):
         optimizer.begin_round(rate)
         train(model, optimizer, batches()[first:last], rate)
         optimizer.end_training()
-        optimizer.end_round(True)
+        optimizer.after_exchange(True)
 
 
 @pytest.mark.parametrize("name", [*AVERAGING, "prodigy"])
@@ -106,7 +106,7 @@ def test_weights_that_are_exchanged_take_the_point_along_that_gradients_move(alo
     (before,) = (state["z"].clone() for state in optimizer.inner[0].state.values())
     moved = torch.linspace(-1, 1, len(before))
     model.parameters.data += moved
-    optimizer.end_round(True)
+    optimizer.after_exchange(True)
     (after,) = (state["z"] for state in optimizer.inner[0].state.values())
     torch.testing.assert_close(after - before, moved, rtol=1e-5, atol=1e-6)
 
@@ -121,7 +121,7 @@ def test_lost_weights_begin_anew(alone, name):
     optimizer.end_training()
     fresh, other = adopt(alone, network(7), name)
     model.state.detach().copy_(fresh.state.detach())
-    optimizer.end_round(False)
+    optimizer.after_exchange(False)
     rounds_of(optimizer, model)
     rounds_of(other, fresh)
     assert torch.equal(model.parameters, fresh.parameters)

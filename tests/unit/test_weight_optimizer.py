@@ -173,7 +173,7 @@ def test_momentum_outlives_a_round_unless_reset_is_asked_for_or_weights_were_los
     model, optimizer = adopt(alone, network(), "sgd", reset_momentum=reset)
     train(model, optimizer, batches()[:1])
     before = model.parameters.detach().clone()
-    optimizer.end_round(finite)
+    optimizer.after_exchange(finite)
     assert bool(optimizer.state_tensors()) == kept
     train(model, optimizer, batches()[1:2])
     g = model.gradient
@@ -224,7 +224,7 @@ def test_every_optimizers_saved_state_goes_on_bit_for_bit(alone, name):
     optimizer.begin_round(0.01)
     train(model, optimizer, batches()[:2], 0.01)
     optimizer.end_training()
-    optimizer.end_round(True)
+    optimizer.after_exchange(True)
     again, other = adopt(alone, copy.deepcopy(model.module), name)
     other.load_state_tensors({n: t.clone() for n, t in optimizer.state_tensors().items()})
     for pair in ((model, optimizer), (again, other)):
