@@ -3,6 +3,7 @@
 import os
 import subprocess
 from functools import cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ GIT_VARIABLES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")  # set by hooks, 
 
 
 def commit() -> str:
-    """Short hash of the project's commit, with `+` if tracked files outside results/ differ from it; `unknown` if git fails.
+    """Short hash of the project's commit; `unknown` if git fails.
+
+    If tracked files outside results/ differ from it, `+` and four digits of the difference's SHA-256 follow.
 
     Cached at the first call: a run uses the code it was started with.
     """
@@ -35,7 +38,8 @@ def commit_and_reason() -> tuple[str, str]:
 
     try:
         head = git("rev-parse", "--short", "HEAD")
-        return head + ("+" if git("status", "--porcelain", "-uno", "--", ".", ":!results") else ""), ""
+        difference = git("diff", "--no-ext-diff", "HEAD", "--", ".", ":!results")
+        return head + (f"+{sha256(difference.encode()).hexdigest()[:4]}" if difference else ""), ""
     except subprocess.CalledProcessError as error:
         lines = error.stderr.strip().splitlines()
         return UNKNOWN, lines[0] if lines else f"git ended with exit code {error.returncode}"

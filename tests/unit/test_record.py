@@ -1,6 +1,7 @@
 """The record of a run: strict JSON, one line per round, lines of rounds run again forgotten, weights."""
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -233,6 +234,7 @@ def unasked():
 
 
 DUBIOUS = "fatal: detected dubious ownership in repository"
+CHANGED = hashlib.sha256(b"changed").hexdigest()[:4]
 
 
 @pytest.mark.parametrize(
@@ -242,6 +244,7 @@ DUBIOUS = "fatal: detected dubious ownership in repository"
         ("exec sleep 30", 0.3, ("unknown", "git gave no answer in 0.3 s")),
         # Without locks, and about this checkout.
         ('case "$*" in *rev-parse*) echo "locks$GIT_OPTIONAL_LOCKS$GIT_DIR" ;; esac', 60, ("locks0", "")),
+        ('case "$*" in *rev-parse*) echo abc ;; *diff*) echo changed ;; esac', 60, (f"abc+{CHANGED}", "")),
         ("", 60, ("unknown", "git cannot be run: No such file or directory")),
     ],
 )
