@@ -64,10 +64,13 @@ def check_read(name: str, kind: type, where: Path, train: bool, images: np.ndarr
     kind: the torchvision class that read them below `where`. Data sets that RAW_FILES does not list are checked for counts
     only. The arrays are compared, not the files, since torchvision may read from several places.
     """
-    for file, array in zip(RAW_FILES.get(name, ())[0 if train else 2 :], (images, labels), strict=False):
+    known = list(zip(RAW_FILES.get(name, ())[0 if train else 2 :], (images, labels), strict=False))
+    for file, array in known:  # counts first: a wrong one says more than a checksum
         path = _read_from(where / kind.__name__, train, file)
         if array.shape != file.shape:
             raise UsageError(f"{path} holds {_shape(array.shape)} and not {_shape(file.shape)}: {WAY_OUT}")
+    for file, array in known:
+        path = _read_from(where / kind.__name__, train, file)
         if (digest := _idx_md5(array)) != file.md5:
             raise UsageError(f"{path} is not the published file: its MD5 is {digest}, not {file.md5}; {WAY_OUT}")
     if len(images) != len(labels):
