@@ -4,7 +4,19 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from worlds import RANK, SIZE, build, closure_of, each_engine, each_split, everyones, fitness_of, needs_two, numbers
+from worlds import (
+    RANK,
+    SIZE,
+    build,
+    closure_of,
+    each_engine,
+    each_split,
+    everyones,
+    fitness_of,
+    needs_two,
+    numbers,
+    population_of,
+)
 
 from common.coupling.synchronous import GradientAccumulation, LocalSteps, SyncSchedule
 from common.ecosphere.end_of_round import Ecosphere
@@ -172,7 +184,7 @@ def test_what_is_copied_is_weights_momentum_and_rate_together(sizes):
     member = build_worker(topology, share_model(module, topology.world), rates, OptimizerSettings("sgd"))
     model, optimizer = member.model, member.optimizer
     ecosphere = Ecosphere(topology, model.state, rates, Exchange("exploit"), optimizer.momentum)
-    home = [topology.population_of(r) for r in range(SIZE)]
+    home = population_of(sizes)
     starts, copied = np.cumsum([0, *sizes[:-1]]), 0
     for t in range(4):
         state, (momentum,) = model.state.detach(), optimizer.momentum()
